@@ -1,1 +1,43 @@
-//! placeholder
+//! `aegis-broker`: the one local process that logs in to Aegis, keeps short-lived tokens in
+//! memory that is wiped, signs a DPoP proof for every lease call, and hands local programs an
+//! ephemeral credential only as policy and the person allow, audited before it leaves.
+//!
+//! Data flows one way: door → core → outside → core → door. Modules in reading order:
+//!
+//! | module | what |
+//! |---|---|
+//! | [`model`], [`secret`], [`time`] | the words: plain values, secret types, points in time |
+//! | [`dpop`] | keys, thumbprints and proofs (RFC 9449) |
+//! | [`broker`] | the core: decides, no I/O; its ports and its actor |
+//! | [`aegis`] | outside: the Aegis service over Connect |
+//! | [`audit`], [`keystore`] | outside: the chained log, the place for long-lived secrets |
+//! | [`socket`] | door: `broker.sock`, and the client that commands use |
+//! | [`config`] | files and folders, read once |
+//! | [`daemon`] | the composition root |
+//! | [`cli`] | one file per subcommand |
+//!
+//! `tests/layering.rs` holds which of them may name which.
+
+pub mod model;
+
+pub mod secret;
+
+pub mod time;
+
+pub mod dpop;
+
+pub mod broker;
+
+pub mod aegis;
+
+pub mod audit;
+
+pub mod keystore;
+
+pub mod socket;
+
+pub mod config;
+
+pub mod daemon;
+
+pub mod cli;

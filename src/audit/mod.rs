@@ -1,0 +1,1 @@
+//! Outside: the chained audit log.

@@ -1,0 +1,82 @@
+//! Everything the core can want done. The actor carries effects out in order.
+
+use std::sync::Arc;
+
+use super::event::{Reply, Ticket};
+use super::leases::LeaseKey;
+use super::login::Generation;
+use super::ports::{
+    AuditRecord, BeginDeviceAuthorization, CreateLease, DeviceAuthorization, RevokeReason, Session,
+};
+use crate::model::{LeaseId, ProcessId, Refusal};
+
+/// One thing to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write a record. When that fails, what follows in the same batch and would let a secret
+    /// out or make one is not done: its caller hears `audit_unavailable`.
+    Audit(Box<AuditRecord>),
+    /// Answer a caller.
+    Reply {
+        /// Which.
+        ticket: Ticket,
+        /// With what.
+        answer: Result<Reply, Refusal>,
+    },
+    /// Start a device login.
+    BeginDeviceAuthorization {
+        /// Comes back with the answer.
+        generation: Generation,
+        /// What to ask for.
+        request: BeginDeviceAuthorization,
+    },
+    /// Poll once.
+    ExchangeDeviceAuthorization {
+        /// Comes back with the answer.
+        generation: Generation,
+        /// The login.
+        authorization: Arc<DeviceAuthorization>,
+    },
+    /// Make a lease.
+    CreateLease {
+        /// Comes back with the answer.
+        lease: LeaseKey,
+        /// Comes back with the answer.
+        generation: Generation,
+        /// With this token and key.
+        session: Arc<Session>,
+        /// What.
+        request: CreateLease,
+    },
+    /// Redeem a lease.
+    RedeemLease {
+        /// Comes back with the answer.
+        lease: LeaseKey,
+        /// Comes back with the answer.
+        generation: Generation,
+        /// With this token and key.
+        session: Arc<Session>,
+        /// Which.
+        lease_id: LeaseId,
+    },
+    /// Revoke a lease.
+    RevokeLease {
+        /// With this token and key.
+        session: Arc<Session>,
+        /// Which.
+        lease_id: LeaseId,
+        /// Why.
+        reason: RevokeReason,
+    },
+    /// Tell when this process exits.
+    WatchProcess {
+        /// Which.
+        process: ProcessId,
+    },
+    /// Stop the login's calls that are under way.
+    AbandonLogin,
+    /// Drop the HTTP client, its pool and the nonces.
+    DropConnections,
+    /// Everything is wiped and revoked, as far as it could be: stop.
+    Stop,
+}

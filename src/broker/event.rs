@@ -1,0 +1,230 @@
+//! Everything that can happen to the core, and what a door can ask and be told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::leases::{Delivery, LeaseKey};
+use super::login::Generation;
+use super::policy::Policy;
+use super::ports::{
+    Answer, CreatedLease, DeviceAuthorization, DeviceExchange, RedeemedLease, RevokeReason,
+};
+use crate::model::{
+    Action, CleanText, HolderClass, LeaseId, LeaseView, LoginView, PeerFacts, ProcessId,
+    ProfileName, Selector,
+};
+
+/// One thing that happened. Past tense: it cannot be refused any more, only answered.
+#[derive(Debug)]
+pub enum Event {
+    /// A peer connected.
+    ConnectionOpened {
+        /// Its name from now on.
+        connection: ConnectionId,
+        /// What the kernel says about it.
+        peer: Arc<PeerFacts>,
+    },
+    /// A connection ended; its waits are over.
+    ConnectionClosed {
+        /// Which one.
+        connection: ConnectionId,
+    },
+    /// A watched process exited.
+    ProcessExited {
+        /// Which one.
+        process: ProcessId,
+    },
+    /// A peer asked for something.
+    Requested {
+        /// Where the answer goes.
+        ticket: Ticket,
+        /// On which connection.
+        connection: ConnectionId,
+        /// In which profile; the configured one where it named none.
+        profile: Option<ProfileName>,
+        /// What.
+        request: Request,
+    },
+    /// The device login's first call came back.
+    DeviceAuthorizationAnswered {
+        /// Which login it belongs to.
+        generation: Generation,
+        /// With what.
+        answer: Answer<DeviceAuthorization>,
+    },
+    /// A poll came back.
+    DeviceExchangeAnswered {
+        /// Which login it belongs to.
+        generation: Generation,
+        /// With what.
+        answer: Answer<DeviceExchange>,
+    },
+    /// `CreateCredentialLease` came back.
+    LeaseCreateAnswered {
+        /// Which lease of ours.
+        lease: LeaseKey,
+        /// Which login it belongs to.
+        generation: Generation,
+        /// With what.
+        answer: Answer<CreatedLease>,
+    },
+    /// `RedeemCredentialLease` came back.
+    LeaseRedeemAnswered {
+        /// Which lease of ours.
+        lease: LeaseKey,
+        /// Which login it belongs to.
+        generation: Generation,
+        /// With what.
+        answer: Answer<RedeemedLease>,
+    },
+    /// `RevokeCredentialLease` came back.
+    LeaseRevokeAnswered {
+        /// Which lease at the issuer.
+        lease_id: LeaseId,
+        /// Why it was asked for.
+        reason: RevokeReason,
+        /// With what.
+        answer: Answer<()>,
+    },
+    /// A new policy was read.
+    PolicyReplaced {
+        /// It.
+        policy: Policy,
+    },
+    /// A deadline that the state named may have passed.
+    TimerFired,
+    /// The daemon stops.
+    ShutdownRequested,
+}
+
+/// Names a connection, never reused within a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// Names one waiting caller, never reused within a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// What a door can ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// How everything stands.
+    Status,
+    /// Start the device login, or join the one that runs.
+    LoginBegin,
+    /// Wait until the device login that runs has ended.
+    LoginWait,
+    /// End the device login that runs, for everybody.
+    LoginCancel,
+    /// End the session: revoke, wipe.
+    Logout,
+    /// Like logout, and serve nothing until the person logs in again.
+    Lock,
+    /// The catalogue.
+    TargetList,
+    /// Credential material, from memory or from a new lease.
+    Credential(CredentialRequest),
+    /// A lease, without redeeming it.
+    LeaseCreate(LeaseRequest),
+    /// The material of a lease.
+    LeaseRedeem {
+        /// Which.
+        lease_id: LeaseId,
+    },
+    /// The end of a lease.
+    LeaseRevoke {
+        /// Which.
+        lease_id: LeaseId,
+    },
+    /// The leases of this run.
+    LeaseList,
+}
+
+/// The parameters of `credential.get`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialRequest {
+    /// For what.
+    pub selector: Selector,
+    /// How long it must still be valid.
+    pub min_valid_for: Duration,
+    /// The caller's claim why, at most 200 printable characters.
+    pub reason: Option<CleanText>,
+    /// What the lease dies with.
+    pub holder: HolderClass,
+}
+
+/// The parameters of `lease.create`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseRequest {
+    /// For what.
+    pub selector: Selector,
+    /// How long, 30 s to 1 h; the target's own lifetime where not said. Cut, never exceeded, by
+    /// policy and by the token's end.
+    pub ttl: Option<Duration>,
+    /// How often it can be redeemed, 1 to 10.
+    pub max_redemptions: u32,
+    /// The caller's claim why, at most 200 printable characters.
+    pub reason: Option<CleanText>,
+    /// What the lease dies with.
+    pub holder: HolderClass,
+}
+
+/// What a door is told.
+#[derive(Debug)]
+pub enum Reply {
+    /// To `Status`.
+    Status(Box<StatusView>),
+    /// To the login requests.
+    Login(Box<LoginView>),
+    /// To `Logout` and `Lock`.
+    Ended(EndedView),
+    /// To `TargetList`.
+    Targets(Vec<TargetView>),
+    /// To `Credential` and `LeaseRedeem`: the one reply that carries material.
+    Delivered(Delivery),
+    /// To `LeaseCreate` and `LeaseRevoke`.
+    Lease(Box<LeaseView>),
+    /// To `LeaseList`.
+    Leases(Vec<LeaseView>),
+}
+
+/// How everything stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusView {
+    /// The login of the configured profile.
+    pub login: LoginView,
+    /// Leases that are live.
+    pub live_leases: usize,
+    /// Leases ended here whose end the issuer has not confirmed.
+    pub unconfirmed_revocations: usize,
+    /// Targets whose leases can only run out, for want of a revoke action.
+    pub irrevocable_targets: usize,
+    /// Connections open now.
+    pub connections: usize,
+    /// Where long-lived secrets rest.
+    pub key_store: &'static str,
+    /// How many rules the policy has.
+    pub policy_rules: usize,
+}
+
+/// What ending a session came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedView {
+    /// Leases the issuer confirmed as revoked.
+    pub revoked: usize,
+    /// Leases it did not confirm within 3 s: tried again at the next login, else they run out.
+    pub unconfirmed: usize,
+}
+
+/// One entry of the catalogue, for the peer that asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetView {
+    /// What it is.
+    pub selector: Selector,
+    /// What it is for.
+    pub description: Option<CleanText>,
+    /// What the login asks for.
+    pub actions: Vec<Action>,
+    /// Whether the current session holds all of these.
+    pub granted: bool,
+}

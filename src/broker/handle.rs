@@ -1,0 +1,286 @@
+//! What the doors hold. Every method sends one request to the core and waits for its answer;
+//! dropping the future drops the wait, never the work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+
+use super::actor::Message;
+use crate::model::{ErrorCode, LeaseId, LeaseView, LoginView, PeerFacts, ProfileName, Refusal};
+
+pub use super::event::{
+    ConnectionId, CredentialRequest, EndedView, LeaseRequest, StatusView, TargetView,
+};
+pub use super::leases::Delivery;
+pub use super::ports::{AuditDamage, AuditReport, PeerProcess, PortFuture};
+
+use super::event::{Reply, Request};
+
+/// When the core's queue is full, a caller is told to come back after this long.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A way to the core, for as many doors as want one.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    messages: mpsc::Sender<Message>,
+    next_connection: Arc<AtomicU64>,
+}
+
+impl Handle {
+    pub(super) fn new(messages: mpsc::Sender<Message>) -> Self {
+        Self {
+            messages,
+            next_connection: Arc::new(AtomicU64::new(1)),
+        }
+    }
+
+    /// Introduces a peer whose uid was checked. The core forgets it when the result is dropped.
+    ///
+    /// # Errors
+    /// `rate_limited` when the core's queue is full, `shutting_down` when it is gone.
+    pub fn connect(
+        &self,
+        peer: PeerFacts,
+        process: Arc<dyn PeerProcess>,
+    ) -> Result<Connection, Refusal> {
+        let id = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
+        // The place for the goodbye is taken now, so that it cannot be refused later.
+        let goodbye = self
+            .messages
+            .clone()
+            .try_reserve_owned()
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => full(),
+                mpsc::error::TrySendError::Closed(_) => ErrorCode::ShuttingDown.into(),
+            })?;
+        self.send(Message::Connect {
+            connection: id,
+            peer: Arc::new(peer),
+            process,
+        })?;
+        Ok(Connection {
+            id,
+            handle: self.clone(),
+            goodbye: Some(goodbye),
+        })
+    }
+
+    fn send(&self, message: Message) -> Result<(), Refusal> {
+        self.messages
+            .try_send(message)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => full(),
+                mpsc::error::TrySendError::Closed(_) => ErrorCode::ShuttingDown.into(),
+            })
+    }
+}
+
+/// One peer's connection to the core. Waits that are under way when it is dropped are over.
+#[derive(Debug)]
+pub struct Connection {
+    id: ConnectionId,
+    handle: Handle,
+    goodbye: Option<mpsc::OwnedPermit<Message>>,
+}
+
+impl Connection {
+    /// How everything stands.
+    ///
+    /// # Errors
+    /// `rate_limited`, `shutting_down`.
+    pub async fn status(&self) -> Result<StatusView, Refusal> {
+        match self.ask(None, Request::Status).await? {
+            Reply::Status(view) => Ok(*view),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Starts the device login or joins the one that runs; answers when there is a code to show,
+    /// or at once when somebody is logged in.
+    ///
+    /// # Errors
+    /// `profile_unknown`, `aegis_unavailable`, `aegis_protocol`, `aegis_denied`, `rate_limited`,
+    /// `shutting_down`, `audit_unavailable`.
+    pub async fn login_begin(&self, profile: Option<ProfileName>) -> Result<LoginView, Refusal> {
+        self.login(profile, Request::LoginBegin).await
+    }
+
+    /// Waits until the login that runs has ended; answers at once when none runs.
+    ///
+    /// # Errors
+    /// As [`login_begin`](Self::login_begin), and `access_denied`, `expired_token`,
+    /// `login_cancelled`, `principal_changed`, `login_required` when nobody is logging in.
+    pub async fn login_wait(&self, profile: Option<ProfileName>) -> Result<LoginView, Refusal> {
+        self.login(profile, Request::LoginWait).await
+    }
+
+    /// Ends the login that runs, for everybody who waits for it.
+    ///
+    /// # Errors
+    /// `profile_unknown`, `rate_limited`, `shutting_down`.
+    pub async fn login_cancel(&self, profile: Option<ProfileName>) -> Result<LoginView, Refusal> {
+        self.login(profile, Request::LoginCancel).await
+    }
+
+    async fn login(
+        &self,
+        profile: Option<ProfileName>,
+        request: Request,
+    ) -> Result<LoginView, Refusal> {
+        match self.ask(profile, request).await? {
+            Reply::Login(view) => Ok(*view),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Ends the session: nothing is served from the moment of the call; answers when the issuer
+    /// has confirmed the revocations, or after 3 s.
+    ///
+    /// # Errors
+    /// `profile_unknown`, `rate_limited`, `shutting_down`.
+    pub async fn logout(&self, profile: Option<ProfileName>) -> Result<EndedView, Refusal> {
+        self.end(profile, Request::Logout).await
+    }
+
+    /// Like [`logout`](Self::logout), and nothing is served until the person logs in again.
+    ///
+    /// # Errors
+    /// `rate_limited`, `shutting_down`.
+    pub async fn lock(&self) -> Result<EndedView, Refusal> {
+        self.end(None, Request::Lock).await
+    }
+
+    async fn end(
+        &self,
+        profile: Option<ProfileName>,
+        request: Request,
+    ) -> Result<EndedView, Refusal> {
+        match self.ask(profile, request).await? {
+            Reply::Ended(view) => Ok(view),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// The catalogue.
+    ///
+    /// # Errors
+    /// `profile_unknown`, `rate_limited`, `shutting_down`.
+    pub async fn targets(&self, profile: Option<ProfileName>) -> Result<Vec<TargetView>, Refusal> {
+        match self.ask(profile, Request::TargetList).await? {
+            Reply::Targets(targets) => Ok(targets),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Credential material for a selector: from memory while it stays valid long enough, else
+    /// from a new lease that equal callers share.
+    ///
+    /// # Errors
+    /// Every code of a lease's life; see docs/socket-protocol.md.
+    pub async fn credential(
+        &self,
+        profile: Option<ProfileName>,
+        request: CredentialRequest,
+    ) -> Result<Delivery, Refusal> {
+        match self.ask(profile, Request::Credential(request)).await? {
+            Reply::Delivered(delivery) => Ok(delivery),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Makes a lease.
+    ///
+    /// # Errors
+    /// Every code of a lease's life; see docs/socket-protocol.md.
+    pub async fn lease_create(
+        &self,
+        profile: Option<ProfileName>,
+        request: LeaseRequest,
+    ) -> Result<LeaseView, Refusal> {
+        match self.ask(profile, Request::LeaseCreate(request)).await? {
+            Reply::Lease(view) => Ok(*view),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Redeems a lease once.
+    ///
+    /// # Errors
+    /// `lease_not_found`, `lease_expired`, `lease_revoked`, `lease_exhausted`, and what
+    /// [`credential`](Self::credential) can say.
+    pub async fn lease_redeem(&self, lease_id: LeaseId) -> Result<Delivery, Refusal> {
+        match self.ask(None, Request::LeaseRedeem { lease_id }).await? {
+            Reply::Delivered(delivery) => Ok(delivery),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Ends a lease; answers when the issuer has confirmed it, or with state `revoking` when it
+    /// did not within the call's own limits.
+    ///
+    /// # Errors
+    /// `lease_not_found`, `scope_not_granted`, `rate_limited`, `shutting_down`.
+    pub async fn lease_revoke(&self, lease_id: LeaseId) -> Result<LeaseView, Refusal> {
+        match self.ask(None, Request::LeaseRevoke { lease_id }).await? {
+            Reply::Lease(view) => Ok(*view),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// The leases of this run, newest first; ended ones are listed for a while.
+    ///
+    /// # Errors
+    /// `rate_limited`, `shutting_down`.
+    pub async fn leases(&self) -> Result<Vec<LeaseView>, Refusal> {
+        match self.ask(None, Request::LeaseList).await? {
+            Reply::Leases(leases) => Ok(leases),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Checks the audit log with the keys this daemon holds.
+    ///
+    /// # Errors
+    /// `audit_unavailable` when it cannot be read, `rate_limited`, `shutting_down`.
+    pub async fn audit_verify(&self) -> Result<AuditReport, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.handle.send(Message::VerifyAudit { reply })?;
+        answer.await.unwrap_or(Err(ErrorCode::ShuttingDown.into()))
+    }
+
+    async fn ask(&self, profile: Option<ProfileName>, request: Request) -> Result<Reply, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.handle.send(Message::Request {
+            connection: self.id,
+            profile,
+            request,
+            reply,
+        })?;
+        answer.await.unwrap_or(Err(ErrorCode::ShuttingDown.into()))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(goodbye) = self.goodbye.take() {
+            drop(goodbye.send(Message::Disconnect {
+                connection: self.id,
+            }));
+        }
+    }
+}
+
+fn full() -> Refusal {
+    Refusal {
+        retry_after: Some(FULL_RETRY_AFTER),
+        ..Refusal::new(ErrorCode::RateLimited)
+    }
+}
+
+/// The core answered another question: a mistake of ours, told without its content.
+fn mismatch(_reply: &Reply) -> Refusal {
+    ErrorCode::Internal.into()
+}

@@ -1,0 +1,4 @@
+//! x
+/// x
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {}

@@ -1,0 +1,501 @@
+//! What the core needs from outside, as traits. The outside implements them and knows nothing
+//! of who asked.
+
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::dpop::ProofKey;
+use crate::model::{
+    CleanText, ErrorCode, Exposure, LeaseId, Material, PeerFacts, PopKeyId, Principal, ProfileName,
+    ProofJti, RequestId, Scope, Selector, SessionId, TenantId,
+};
+use crate::secret::SecretString;
+use crate::time::{Now, Timestamp, UnixTime};
+
+/// A call on its way.
+pub type PortFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// The Aegis service, as the core needs it. Every method makes its own calls, proofs, nonces,
+/// retries and deadlines; none takes longer than 30 s in total. Dropping a future abandons the
+/// call.
+pub trait AegisService: Send + Sync + fmt::Debug {
+    /// Starts a device login (RFC 8628 §3.1) with a DPoP key made for it.
+    fn begin_device_authorization(
+        &self,
+        request: BeginDeviceAuthorization,
+    ) -> PortFuture<Answer<DeviceAuthorization>>;
+
+    /// Asks once whether the person has decided (RFC 8628 §3.4). One poll; pace is the core's.
+    fn exchange_device_authorization(
+        &self,
+        authorization: Arc<DeviceAuthorization>,
+    ) -> PortFuture<Answer<DeviceExchange>>;
+
+    /// Makes a lease. Repeated inside only under its idempotency key.
+    fn create_lease(
+        &self,
+        session: Arc<Session>,
+        request: CreateLease,
+    ) -> PortFuture<Answer<CreatedLease>>;
+
+    /// Turns a lease into material. Never repeated unless it certainly was not counted.
+    fn redeem_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: LeaseId,
+    ) -> PortFuture<Answer<RedeemedLease>>;
+
+    /// Ends a lease. Idempotent.
+    fn revoke_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: LeaseId,
+        reason: RevokeReason,
+    ) -> PortFuture<Answer<()>>;
+
+    /// Drops the HTTP client with its pooled connections and buffers, and the nonces (HY-7).
+    fn drop_connections(&self);
+}
+
+/// What a call came to, with what the records need.
+#[derive(Debug)]
+pub struct Answer<T> {
+    /// Of the last HTTP try.
+    pub trace: CallTrace,
+    /// The result.
+    pub outcome: Result<T, Failure>,
+}
+
+/// What ties a local record to the issuer's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallTrace {
+    /// `X-Request-Id` of the answer.
+    pub request_id: Option<RequestId>,
+    /// `jti` of the proof that was sent.
+    pub proof_jti: Option<ProofJti>,
+}
+
+/// A call that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The public code.
+    pub code: ErrorCode,
+    /// What to do about it.
+    pub disposition: Disposition,
+    /// The contract's reason word, or one of ours.
+    pub reason: Option<CleanText>,
+    /// Whether the call may have had its effect at the issuer all the same.
+    pub certainty: Certainty,
+}
+
+/// What the core does about a failed call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// Carry on as before, not sooner than this (a poll's transport error, a throttle).
+    Wait(Option<Duration>),
+    /// May be tried again later; the call's own retries are used up.
+    Retry(Option<Duration>),
+    /// The session is over: log in again.
+    Reauthenticate,
+    /// The key may be compromised: drop key and session, tell the person.
+    Compromised,
+    /// Will not change by trying again.
+    Terminal,
+    /// The server broke its contract, or we did.
+    Fault,
+}
+
+/// Whether a failed call may have been carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certainty {
+    /// The issuer said no, or it was never sent.
+    NotDone,
+    /// No complete answer came back.
+    Unknown,
+}
+
+/// What a device login asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BeginDeviceAuthorization {
+    /// The tenant to log in to.
+    pub tenant: TenantId,
+    /// Exactly the scopes of the profile's targets, never empty, at most 96.
+    pub scopes: Vec<Scope>,
+    /// Lifetime of the access token, 60 to 900 s.
+    pub token_ttl: Duration,
+    /// What the approval page calls us, at most 64 printable characters.
+    pub client_display_name: CleanText,
+}
+
+/// A device login under way (RFC 8628 §3.2), with the key its token will be bound to.
+#[derive(Debug)]
+pub struct DeviceAuthorization {
+    /// What was asked for.
+    pub request: BeginDeviceAuthorization,
+    /// Never leaves the daemon (DG-9).
+    pub device_code: SecretString,
+    /// Shown to the person.
+    pub user_code: CleanText,
+    /// Shown to the person; checked to be https, or http on loopback where allowed.
+    pub verification_uri: CleanText,
+    /// A convenience; checked like the other.
+    pub verification_uri_complete: Option<CleanText>,
+    /// Pause between polls, at least 1 s; 5 s where the server named none.
+    pub interval: Duration,
+    /// When the code ends, counted from before the request was sent.
+    pub expires_at: Timestamp,
+    /// The same on the wall clock, for people.
+    pub expires_at_unix: UnixTime,
+    /// The DPoP key made for this login.
+    pub key: Arc<ProofKey>,
+    /// The name it is registered under.
+    pub pop_key_id: PopKeyId,
+}
+
+/// What one poll said.
+#[derive(Debug)]
+pub enum DeviceExchange {
+    /// Not decided, or decided and not ready; go on.
+    Pending {
+        /// A new interval, where the server named one.
+        interval: Option<Duration>,
+    },
+    /// Polled too early: 5 s more for all later polls.
+    SlowDown {
+        /// At least this interval, where the server named one.
+        interval: Option<Duration>,
+    },
+    /// The person said no. For good.
+    AccessDenied,
+    /// The code ran out. For good.
+    ExpiredToken,
+    /// Logged in.
+    Success(Box<Session>),
+}
+
+/// A login that succeeded: token, key and what they are good for. Shared by the calls that are
+/// under way; token and key are wiped when the last of them ends.
+#[derive(Debug)]
+pub struct Session {
+    /// For whom the token speaks.
+    pub principal: Principal,
+    /// In which tenant.
+    pub tenant: TenantId,
+    /// The issuer's name for the session.
+    pub session_id: Option<SessionId>,
+    /// The access token. Sent in `Authorization` only (DP-17).
+    pub token: SecretString,
+    /// The key the token is bound to.
+    pub key: Arc<ProofKey>,
+    /// The name it is registered under.
+    pub pop_key_id: PopKeyId,
+    /// What was granted: never more than was asked for.
+    pub scopes: Vec<Scope>,
+    /// When the token ends, counted from before the request was sent.
+    pub expires_at: Timestamp,
+    /// The same on the wall clock, for people.
+    pub expires_at_unix: UnixTime,
+    /// Whether the server confirmed the binding to our key; `false` only where the profile
+    /// allows a server that sends no `token_info`.
+    pub binding_checked: bool,
+}
+
+impl Session {
+    /// Whether this exact scope was granted.
+    pub fn grants(&self, scope: &Scope) -> bool {
+        self.scopes.contains(scope)
+    }
+}
+
+/// A lease to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateLease {
+    /// For what.
+    pub selector: Selector,
+    /// 30 to 3600 s.
+    pub ttl: Duration,
+    /// 1 to 10.
+    pub max_redemptions: u32,
+    /// The caller's stated reason, at most 200 printable characters.
+    pub purpose: Option<CleanText>,
+}
+
+/// A lease as the issuer made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedLease {
+    /// Its name.
+    pub lease_id: LeaseId,
+    /// When it ends, counted from before the request was sent.
+    pub expires_at: Timestamp,
+    /// The same on the wall clock.
+    pub expires_at_unix: UnixTime,
+    /// How often it can be redeemed.
+    pub max_redemptions: u32,
+}
+
+/// What one redemption yielded.
+#[derive(Debug)]
+pub struct RedeemedLease {
+    /// The credential.
+    pub material: Material,
+    /// When it ends, counted from before the request was sent: the earlier of lease and material.
+    pub expires_at: Timestamp,
+    /// Redemptions used, as the issuer counts.
+    pub redemptions_used: u32,
+}
+
+/// Why a lease is revoked, in the contract's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RevokeReason {
+    /// The daemon stops, or nobody needs it any more.
+    Released,
+    /// Its holder is gone.
+    HolderExited,
+    /// The person logged out.
+    Logout,
+    /// The person locked the broker.
+    Locked,
+    /// A caller asked for it.
+    UserRequest,
+    /// An answer was lost, or an earlier run left it open.
+    DeliveryUncertain,
+}
+
+impl RevokeReason {
+    /// The word on the wire and in records.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::HolderExited => "holder_exited",
+            Self::Logout => "logout",
+            Self::Locked => "locked",
+            Self::UserRequest => "user_request",
+            Self::DeliveryUncertain => "delivery_uncertain",
+        }
+    }
+}
+
+/// The chained audit log.
+pub trait AuditLog: Send + fmt::Debug {
+    /// Hands one record to the kernel before it returns; sync to disk follows behind (AU-1).
+    ///
+    /// # Errors
+    /// [`AuditError`] when the record was not written, or an earlier one could not be synced:
+    /// then nothing may be delivered.
+    fn append(&mut self, record: &AuditRecord, now: Now) -> Result<(), AuditError>;
+
+    /// Checks the whole log, with the keys this process holds.
+    fn verify(&self) -> PortFuture<Result<AuditReport, AuditError>>;
+}
+
+/// The audit log failed. The cause is logged where it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the audit log failed")]
+pub struct AuditError;
+
+/// What a check of the audit log found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditReport {
+    /// Records that were read.
+    pub records: u64,
+    /// Of these, records whose MAC was checked with a key we hold.
+    pub keyed: u64,
+    /// The first thing wrong, if anything is.
+    pub damage: Option<AuditDamage>,
+    /// A torn last line of a crash was found and is not counted as damage (AU-5).
+    pub torn_tail: bool,
+}
+
+/// Where an audit log stops being what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditDamage {
+    /// In which file.
+    pub file: PathBuf,
+    /// At which line, from 1.
+    pub line: u64,
+    /// What is wrong, from a closed set of sentences.
+    pub what: &'static str,
+}
+
+/// One thing that happened. No secret, no token, no code, no free text of callers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// What.
+    pub action: AuditAction,
+    /// How it went.
+    pub outcome: AuditOutcome,
+    /// In which profile.
+    pub profile: Option<ProfileName>,
+    /// Who asked.
+    pub peer: Option<Arc<PeerFacts>>,
+    /// For what.
+    pub selector: Option<Selector>,
+    /// Which lease.
+    pub lease_id: Option<LeaseId>,
+    /// When that lease ends: an open lease past it needs no revocation after a crash.
+    pub lease_expires_at: Option<UnixTime>,
+    /// How far material was let out.
+    pub exposure: Option<Exposure>,
+    /// Which policy rule decided; `default` where none did.
+    pub rule: Option<CleanText>,
+    /// A code or reason word.
+    pub reason: Option<CleanText>,
+    /// As whom, at the issuer.
+    pub principal: Option<Principal>,
+    /// In which session of the issuer.
+    pub session_id: Option<SessionId>,
+    /// The call behind it.
+    pub trace: CallTrace,
+}
+
+impl AuditRecord {
+    /// A record that says just what and how.
+    pub fn new(action: AuditAction, outcome: AuditOutcome) -> Self {
+        Self {
+            action,
+            outcome,
+            profile: None,
+            peer: None,
+            selector: None,
+            lease_id: None,
+            lease_expires_at: None,
+            exposure: None,
+            rule: None,
+            reason: None,
+            principal: None,
+            session_id: None,
+            trace: CallTrace::default(),
+        }
+    }
+}
+
+/// What the log tells apart (AU-2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuditAction {
+    /// The daemon is up.
+    Start,
+    /// The daemon stops.
+    Stop,
+    /// A policy was loaded.
+    PolicyLoad,
+    /// Where long-lived secrets go was decided.
+    KeyStoreChoice,
+    /// A device login began.
+    LoginBegin,
+    /// A device login ended, one way or another.
+    Login,
+    /// The person logged out.
+    Logout,
+    /// The person locked the broker.
+    Lock,
+    /// A lease was made, or not.
+    LeaseCreate,
+    /// A lease was redeemed, or not.
+    LeaseRedeem,
+    /// Credential material went to a peer.
+    Deliver,
+    /// A lease was ended, or an attempt failed.
+    LeaseRevoke,
+    /// A request was refused before any call left.
+    Deny,
+}
+
+impl AuditAction {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Start,
+        Self::Stop,
+        Self::PolicyLoad,
+        Self::KeyStoreChoice,
+        Self::LoginBegin,
+        Self::Login,
+        Self::Logout,
+        Self::Lock,
+        Self::LeaseCreate,
+        Self::LeaseRedeem,
+        Self::Deliver,
+        Self::LeaseRevoke,
+        Self::Deny,
+    ];
+
+    /// The word in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::PolicyLoad => "policy.load",
+            Self::KeyStoreChoice => "key_store.choice",
+            Self::LoginBegin => "login.begin",
+            Self::Login => "login",
+            Self::Logout => "logout",
+            Self::Lock => "lock",
+            Self::LeaseCreate => "lease.create",
+            Self::LeaseRedeem => "lease.redeem",
+            Self::Deliver => "deliver",
+            Self::LeaseRevoke => "lease.revoke",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// How it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuditOutcome {
+    /// Done.
+    Ok,
+    /// Refused, by us or by the issuer.
+    Denied,
+    /// Failed.
+    Error,
+}
+
+impl AuditOutcome {
+    /// The word in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Denied => "denied",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// A local process that can be watched.
+pub trait PeerProcess: Send + Sync + fmt::Debug {
+    /// Whether it still runs.
+    fn is_alive(&self) -> bool;
+
+    /// Resolves when it has exited.
+    fn exited(&self) -> PortFuture<()>;
+}
+
+/// Where long-lived secrets rest. Short-lived ones never go there (HY-10). Called from a thread
+/// that may block.
+pub trait KeyStore: Send + Sync + fmt::Debug {
+    /// Which one it is, for `status`: `memory`.
+    fn kind(&self) -> &'static str;
+
+    /// Reads a secret; `None` when there is none of that name.
+    ///
+    /// # Errors
+    /// [`KeyStoreError`].
+    fn load(&self, name: &str) -> Result<Option<SecretString>, KeyStoreError>;
+
+    /// Writes a secret, replacing one of that name.
+    ///
+    /// # Errors
+    /// [`KeyStoreError`].
+    fn store(&self, name: &str, secret: SecretString) -> Result<(), KeyStoreError>;
+
+    /// Whether what is stored outlives this process.
+    fn is_persistent(&self) -> bool;
+}
+
+/// The key store failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the key store failed")]
+pub struct KeyStoreError;

@@ -1,0 +1,3 @@
+/// A DPoP key.
+#[derive(Debug)]
+pub struct ProofKey {}

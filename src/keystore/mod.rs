@@ -1,0 +1,1 @@
+//! Outside: where long-lived secrets rest.

@@ -1,0 +1,49 @@
+use super::{CleanText, Principal, ProfileName, Scope};
+use crate::time::UnixTime;
+
+/// What a person needs to approve a login on their own device (RFC 8628 §3.3). The
+/// `device_code` is not part of it and never leaves the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceView {
+    /// The code to type and to compare.
+    pub user_code: CleanText,
+    /// Where to type it; http(s), checked.
+    pub verification_uri: CleanText,
+    /// The same with the code in it, where the server gives one.
+    pub verification_uri_complete: Option<CleanText>,
+    /// When the code ends.
+    pub expires_at: UnixTime,
+    /// What is being asked for.
+    pub scopes: Vec<Scope>,
+}
+
+/// Where a profile's login stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoginPhase {
+    /// Nobody is logged in.
+    LoggedOut,
+    /// Locked by the person: nothing is served until they log in again.
+    Locked,
+    /// A device login waits for the person's approval.
+    AwaitingApproval(DeviceView),
+    /// Logged in.
+    LoggedIn {
+        /// As whom.
+        principal: Principal,
+        /// Until when the access token lives.
+        token_expires_at: UnixTime,
+        /// What was granted.
+        scopes: Vec<Scope>,
+        /// Whether the server confirmed the token's binding to our key.
+        binding_checked: bool,
+    },
+}
+
+/// A profile's login as a door shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginView {
+    /// Which profile.
+    pub profile: ProfileName,
+    /// How it stands.
+    pub phase: LoginPhase,
+}

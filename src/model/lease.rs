@@ -1,0 +1,82 @@
+use super::{LeaseId, Selector};
+use crate::time::UnixTime;
+
+/// What a lease dies with, beside its own expiry, lock, logout, revocation and daemon stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HolderClass {
+    /// Nothing else: the one-shot process that asked is gone before the credential is used.
+    None,
+    /// The client process that asked.
+    Client,
+    /// The connection it was asked on.
+    Connection,
+}
+
+impl HolderClass {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::None, Self::Client, Self::Connection];
+
+    /// The word on `broker.sock`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Client => "client",
+            Self::Connection => "connection",
+        }
+    }
+
+    /// The class of that word.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.as_str() == text)
+    }
+}
+
+/// Where a lease is in its life, as people are shown it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LeaseState {
+    /// Live, with redemptions left.
+    Active,
+    /// Live, without redemptions left; the material it gave out still works.
+    Exhausted,
+    /// Ended here; the issuer has not confirmed it yet.
+    Revoking,
+    /// Ended, confirmed by the issuer.
+    Revoked,
+    /// Ran out.
+    Expired,
+}
+
+impl LeaseState {
+    /// The word in answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Exhausted => "exhausted",
+            Self::Revoking => "revoking",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// A lease as a door shows it. Never holds material.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseView {
+    /// Its handle.
+    pub lease_id: LeaseId,
+    /// What it is for. Unknown only for leases found open in the audit log of an earlier run
+    /// whose record names none.
+    pub selector: Selector,
+    /// Where it is in its life.
+    pub state: LeaseState,
+    /// What it dies with.
+    pub holder: HolderClass,
+    /// When it ends, on the wall clock.
+    pub expires_at: UnixTime,
+    /// Redemptions asked for and used.
+    pub max_redemptions: u32,
+    /// How many of them are used.
+    pub redemptions_used: u32,
+    /// Whether the session may revoke it; without that grant it can only run out.
+    pub revocable: bool,
+}

@@ -1,0 +1,46 @@
+//! The words everything else is said in. Plain values, parsed once at a door or at the wire;
+//! nothing here does I/O, knows a clock or decides anything.
+//!
+//! Start with [`Selector`] (what is asked for) and [`ErrorCode`] (how a no is said).
+
+mod selector;
+
+mod scope;
+
+mod ids;
+
+mod exposure;
+
+mod lease;
+
+mod credential;
+
+mod device;
+
+mod peer;
+
+mod rule;
+
+mod target;
+
+mod text;
+
+mod error_code;
+
+mod refusal;
+
+pub use credential::{Field, FieldValue, Material, MaterialKind};
+pub use device::{DeviceView, LoginPhase, LoginView};
+pub use error_code::ErrorCode;
+pub use exposure::Exposure;
+pub use ids::{
+    IdError, LeaseId, PopKeyId, Principal, ProfileName, ProofJti, RequestId, SessionId, TenantId,
+};
+pub use lease::{HolderClass, LeaseState, LeaseView};
+pub use peer::{PeerFacts, ProcessId};
+pub use refusal::Refusal;
+pub use rule::{Effect, PeerPattern, Rule, SelectorPattern};
+pub use scope::{Action, Scope, ScopeError};
+pub use selector::{Selector, SelectorError, is_segment};
+pub use target::Target;
+pub use text::CleanText;

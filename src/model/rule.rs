@@ -1,0 +1,130 @@
+use std::time::Duration;
+
+use super::{Action, CleanText, Exposure, PeerFacts, Selector, SelectorError, is_segment};
+
+/// What a rule does to a request it matches. `deny` beats `ask` beats `allow`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Effect {
+    /// Let it through.
+    Allow,
+    /// Ask the person.
+    Ask,
+    /// Refuse it.
+    Deny,
+}
+
+/// One `[[rule]]` of the policy: a request that it matches gets its effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Its name, in every decision and record.
+    pub id: CleanText,
+    /// What it does.
+    pub effect: Effect,
+    /// For which selectors; at least one.
+    pub selectors: Vec<SelectorPattern>,
+    /// For which actions; all where the file names none.
+    pub actions: Vec<Action>,
+    /// For which peers; any where the file names none.
+    pub peers: Vec<PeerPattern>,
+    /// The most it lets out. No ceiling for `deny`, which matches every exposure.
+    pub expose: Exposure,
+    /// The longest lease it lets through.
+    pub max_ttl: Option<Duration>,
+}
+
+/// A selector where whole parts may be `*`. For rules only, never for requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SelectorPattern {
+    /// `None` matches any.
+    parts: [Option<Box<str>>; 3],
+}
+
+impl SelectorPattern {
+    /// Reads `provider/app/account` where each part is a segment or `*`.
+    ///
+    /// # Errors
+    /// [`SelectorError::Shape`] or [`SelectorError::Segment`].
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        let mut parts = text.split('/');
+        let (Some(provider), Some(app), Some(account), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(SelectorError::Shape);
+        };
+        Ok(Self {
+            parts: [part(provider)?, part(app)?, part(account)?],
+        })
+    }
+
+    /// Whether it covers that selector.
+    pub fn matches(&self, selector: &Selector) -> bool {
+        let (provider, app, account) = selector.parts();
+        self.parts
+            .iter()
+            .zip([provider, app, account])
+            .all(|(pattern, part)| pattern.as_deref().is_none_or(|wanted| wanted == part))
+    }
+}
+
+fn part(text: &str) -> Result<Option<Box<str>>, SelectorError> {
+    match text {
+        "*" => Ok(None),
+        _ if is_segment(text) => Ok(Some(Box::from(text))),
+        _ => Err(SelectorError::Segment),
+    }
+}
+
+/// A condition on the peer. It narrows; it never authenticates (PE-3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerPattern {
+    /// Its executable is exactly this absolute path.
+    Exe(CleanText),
+    /// An ancestor's executable has this base name.
+    Under(CleanText),
+}
+
+impl PeerPattern {
+    /// Whether the peer fits. A peer that shows no executable fits no `Exe`.
+    pub fn matches(&self, peer: &PeerFacts) -> bool {
+        match self {
+            Self::Exe(path) => peer.exe.as_ref() == Some(path),
+            Self::Under(name) => peer.ancestors.contains(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_matches_whole_parts_only() {
+        let selector = Selector::parse("gcp/billing-prod/deploy-bot").unwrap();
+        let rows = [
+            ("gcp/billing-prod/deploy-bot", true),
+            ("gcp/billing-prod/*", true),
+            ("*/*/*", true),
+            ("gcp/billing/*", false),
+            ("aws/*/*", false),
+            ("gcp/billing-prod/deploy", false),
+        ];
+        for (pattern, expected) in rows {
+            assert_eq!(
+                SelectorPattern::parse(pattern).unwrap().matches(&selector),
+                expected,
+                "{pattern}"
+            );
+        }
+        for bad in [
+            "gcp/billing-*/x",
+            "*",
+            "gcp/*",
+            "gcp/**/x",
+            "GCP/*/*",
+            "a/b/c/d",
+            "",
+        ] {
+            assert!(SelectorPattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

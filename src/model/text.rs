@@ -1,0 +1,69 @@
+use std::fmt;
+use std::sync::Arc;
+
+/// Text from a server, a peer or the file system, made safe to show: without control,
+/// bidirectional and zero-width characters, and cut to a bound (HY-12).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CleanText(Arc<str>);
+
+impl CleanText {
+    /// Drops what may not be shown and keeps at most `max` characters of the rest.
+    pub fn new(text: &str, max: usize) -> Self {
+        let clean: String = text.chars().filter(|c| is_shown(*c)).take(max).collect();
+        Self(Arc::from(clean))
+    }
+
+    /// The text, when nothing had to be dropped or cut; else `None`.
+    pub fn exact(text: &str, max: usize) -> Option<Self> {
+        let shown = text.chars().all(is_shown) && text.chars().count() <= max;
+        shown.then(|| Self(Arc::from(text)))
+    }
+
+    /// The clean text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CleanText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for CleanText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_shown(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// HY-12: nothing that steers a terminal or a reader's eye survives.
+    #[test]
+    fn controls_and_invisible_characters_are_dropped() {
+        let hostile = "a\u{1b}[31mb\r\n\u{202e}c\u{200b}d\u{9b}e\u{feff}";
+        assert_eq!(CleanText::new(hostile, 256).as_str(), "a[31mbcde");
+        assert_eq!(CleanText::exact(hostile, 256), None);
+    }
+
+    #[test]
+    fn the_bound_counts_characters() {
+        assert_eq!(CleanText::new("äöüß", 3).as_str(), "äöü");
+        assert_eq!(CleanText::exact("äöü", 3).unwrap().as_str(), "äöü");
+        assert_eq!(CleanText::exact("äöüß", 3), None);
+    }
+}

@@ -1,0 +1,1 @@
+//! Door: `broker.sock`, and the client that commands use.
