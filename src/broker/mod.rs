@@ -30,3 +30,6 @@ pub mod ports;
 pub mod actor;
 
 pub mod handle;
+
+#[cfg(test)]
+mod tests;

@@ -79,6 +79,13 @@ impl Revocations {
         pending.selector.clone()
     }
 
+    /// The issuer refuses: this session need not try again. Says for which selector.
+    pub(super) fn refused(&mut self, lease_id: &LeaseId) -> Option<Selector> {
+        let pending = self.pending.get_mut(lease_id)?;
+        pending.next_try = None;
+        pending.selector.clone()
+    }
+
     /// The session that did the tries is gone: they wait for the next login.
     pub(super) fn suspend(&mut self) {
         for pending in self.pending.values_mut() {

@@ -720,18 +720,17 @@ impl State {
             Ok(()) => (AuditOutcome::Ok, CleanText::new(reason.as_str(), 64), true),
             Err(failure) => (outcome_of(failure), reason_word(failure), false),
         };
-        let final_word = confirmed
-            || matches!(
-                &answer.outcome,
-                Err(Failure {
-                    disposition: Disposition::Terminal,
-                    ..
-                })
-            );
-        let selector = if final_word {
-            self.revocations.settled(lease_id)
-        } else {
-            self.revocations.failed(lease_id, now.boot)
+        let selector = match &answer.outcome {
+            Ok(()) => self.revocations.settled(lease_id),
+            // Nothing of that name is live there.
+            Err(failure) if failure.code == ErrorCode::LeaseNotFound => {
+                self.revocations.settled(lease_id)
+            }
+            // Asking again with this session does not help; the next login tries once more.
+            Err(failure) if failure.disposition == Disposition::Terminal => {
+                self.revocations.refused(lease_id)
+            }
+            Err(_) => self.revocations.failed(lease_id, now.boot),
         };
         effects.push(Effect::Audit(Box::new(AuditRecord {
             selector,
@@ -745,8 +744,11 @@ impl State {
         }
         if let Some(key) = key {
             self.ending_settled(key, confirmed);
-            for (ticket, _) in self.revoke_tickets.remove(lease_id).unwrap_or_default() {
-                self.show_lease(ticket, key, now, effects);
+        }
+        for (ticket, _) in self.revoke_tickets.remove(lease_id).unwrap_or_default() {
+            match key {
+                Some(key) => self.show_lease(ticket, key, now, effects),
+                None => self.refuse(ticket, ErrorCode::LeaseNotFound.into(), effects),
             }
         }
     }
