@@ -240,17 +240,17 @@ fn check_proof(
 }
 
 fn from_body(body: &RequestProof) -> Result<&str, Refusal> {
-    if !body.mtls_fingerprint.is_empty() {
-        return Err(Refusal::new(
-            Reason::ProofAmbiguous,
-            "a proof is either dpop_jwt or mtls",
-        ));
-    }
     if body.proof_type != "dpop_jwt" {
         return Err(
             Refusal::new(Reason::ProofInvalid, "proof_type is not dpop_jwt")
                 .field("request_proof.proof_type"),
         );
+    }
+    if !body.mtls_fingerprint.is_empty() {
+        return Err(Refusal::new(
+            Reason::ProofAmbiguous,
+            "a proof is either dpop_jwt or mtls",
+        ));
     }
     if body.dpop_jwt.is_empty() {
         return Err(Refusal::new(Reason::ProofMissing, "a proof is required"));
