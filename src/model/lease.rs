@@ -47,6 +47,20 @@ pub enum LeaseState {
 }
 
 impl LeaseState {
+    /// All of them, in the order of a lease's life.
+    pub const ALL: [Self; 5] = [
+        Self::Active,
+        Self::Exhausted,
+        Self::Revoking,
+        Self::Revoked,
+        Self::Expired,
+    ];
+
+    /// The state of that word.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
     /// The word in answers.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,0 +1,1409 @@
+//! JSON-RPC 2.0, strictly: one object a line, an id in every request, no batches, no unknown or
+//! repeated keys. The only place of this door where serde is named.
+//!
+//! `docs/socket-protocol.md` is held equal to this file by its tests.
+
+#![warn(clippy::arithmetic_side_effects)]
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::{self, Write};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::{self, IgnoredAny};
+use serde::ser::SerializeMap as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::API_VERSION;
+use super::client::{AuditStatus, Damage, Status};
+use crate::broker::handle::{
+    AuditReport, CredentialRequest, Delivery, EndedView, LeaseRequest, StatusView, TargetView,
+};
+use crate::model::{
+    Action, CleanText, DeviceView, ErrorCode, Field, FieldValue, HolderClass, LeaseId, LeaseState,
+    LeaseView, LoginPhase, LoginView, Material, MaterialKind, Principal, ProfileName, Refusal,
+    RequestId, Scope, Selector,
+};
+use crate::secret::{SecretBuffer, SecretString};
+use crate::time::UnixTime;
+
+/// What `broker.status` calls us.
+pub(super) const PRODUCT: &str = "aegis-broker";
+
+/// A longer id would be copied into every answer for nothing; a UUID is 36 long.
+const MAX_ID: usize = 128;
+
+/// Beyond an hour nothing lives anyway.
+const MAX_MIN_VALID_FOR_S: u64 = 3600;
+
+/// What Aegis issues: half a minute to an hour.
+const TTL_S: std::ops::RangeInclusive<u64> = 30..=3600;
+
+/// What Aegis issues.
+const MAX_REDEMPTIONS: std::ops::RangeInclusive<u32> = 1..=10;
+
+/// A sentence, in characters.
+const MAX_REASON: usize = 200;
+
+/// The longest answer. One that does not fit is a mistake of ours, and said so.
+pub(super) const MAX_ANSWER: usize = 1024 * 1024;
+
+macro_rules! methods {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal ($($param:literal),*);)*) => {
+        /// A method of this door.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Method { $($(#[$doc])* $variant,)* }
+
+        impl Method {
+            #[cfg(test)]
+            const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Its name, case-sensitive.
+            pub(super) const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            fn parse(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)* _ => None }
+            }
+
+            /// The parameters it takes.
+            const fn takes(self) -> &'static [&'static str] {
+                match self { $(Self::$variant => &[$($param),*],)* }
+            }
+        }
+    };
+}
+
+methods! {
+    /// How everything stands.
+    BrokerStatus = "broker.status" ();
+    /// Start or join the device login.
+    LoginBegin = "login.begin" ("profile");
+    /// Wait for its end.
+    LoginWait = "login.wait" ("profile");
+    /// End it.
+    LoginCancel = "login.cancel" ("profile");
+    /// End the session.
+    Logout = "logout" ("profile");
+    /// End the session and serve nothing.
+    Lock = "lock" ();
+    /// The catalogue.
+    TargetList = "target.list" ("profile");
+    /// Material for a selector.
+    CredentialGet = "credential.get" ("selector", "min_valid_for_s", "reason", "profile", "holder");
+    /// A lease.
+    LeaseCreate = "lease.create" ("selector", "ttl_s", "max_redemptions", "reason", "profile", "holder");
+    /// Its material.
+    LeaseRedeem = "lease.redeem" ("lease_id");
+    /// Its end.
+    LeaseRevoke = "lease.revoke" ("lease_id");
+    /// All of them.
+    LeaseList = "lease.list" ();
+    /// Check the audit log.
+    AuditVerify = "audit.verify" ();
+}
+
+/// A request's id, echoed as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Id {
+    /// Zero or more.
+    Unsigned(u64),
+    /// Less than zero.
+    Signed(i64),
+    /// At most 128 bytes.
+    Text(Box<str>),
+}
+
+/// A request that was understood.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Call {
+    pub(super) id: Id,
+    pub(super) ask: Ask,
+}
+
+/// What is asked for, parsed. Past this line everything is a type.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    Status,
+    LoginBegin(Option<ProfileName>),
+    LoginWait(Option<ProfileName>),
+    LoginCancel(Option<ProfileName>),
+    Logout(Option<ProfileName>),
+    Lock,
+    Targets(Option<ProfileName>),
+    Credential(Option<ProfileName>, CredentialRequest),
+    LeaseCreate(Option<ProfileName>, LeaseRequest),
+    LeaseRedeem(LeaseId),
+    LeaseRevoke(LeaseId),
+    Leases,
+    AuditVerify,
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Status(StatusView),
+    Login(LoginView),
+    Ended(EndedView),
+    Targets(Vec<TargetView>),
+    /// The one that carries material.
+    Delivered(Delivery),
+    Lease(LeaseView),
+    Leases(Vec<LeaseView>),
+    Audit(AuditReport),
+}
+
+/// At which level a request failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Not JSON.
+    Parse,
+    /// JSON, but not a request.
+    Request,
+    /// No such method.
+    Method,
+    /// Not what the method takes.
+    Params,
+    /// Understood and refused.
+    Refused,
+}
+
+impl Fault {
+    /// The number that JSON-RPC 2.0 §5.1 gives it.
+    const fn number(self) -> i32 {
+        match self {
+            Self::Parse => -32700,
+            Self::Request => -32600,
+            Self::Method => -32601,
+            Self::Params => -32602,
+            Self::Refused => -32000,
+        }
+    }
+}
+
+/// One line on its way out.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Whose request it answers; `None` where that could not be read.
+    pub(super) id: Option<Id>,
+    pub(super) content: Result<Outcome, (Fault, Box<Refusal>)>,
+}
+
+impl Answer {
+    /// A refusal.
+    pub(super) fn refusal(id: Option<Id>, fault: Fault, refusal: Refusal) -> Self {
+        Self {
+            id,
+            content: Err((fault, Box::new(refusal))),
+        }
+    }
+
+    /// Whether a secret is in it.
+    pub(super) const fn carries_material(&self) -> bool {
+        matches!(self.content, Ok(Outcome::Delivered(_)))
+    }
+
+    /// Writes it and a line feed into `buffer`, which is cleared first and replaced by a larger
+    /// one where it is too small: nothing ever grows, so no copy of a secret is left behind. An
+    /// answer longer than [`MAX_ANSWER`] becomes `internal`.
+    pub(super) fn encode(&self, buffer: &mut SecretBuffer) {
+        buffer.clear();
+        if self.write(buffer).is_ok() {
+            return;
+        }
+        let mut length = Length(0);
+        let fits = self.write(&mut length).is_ok() && length.0 <= MAX_ANSWER;
+        if fits {
+            *buffer = SecretBuffer::with_capacity(length.0);
+            if self.write(buffer).is_ok() {
+                return;
+            }
+        }
+        buffer.clear();
+        let refusal = Refusal::new(ErrorCode::Internal).with_message("the answer is too long");
+        let instead = Self::refusal(self.id.clone(), Fault::Refused, refusal);
+        if instead.write(buffer).is_err() {
+            // Does not happen: a refusal fits into the smallest buffer. An empty line says
+            // nothing false.
+            buffer.clear();
+        }
+    }
+
+    fn write<W: Write>(&self, out: &mut W) -> Result<(), serde_json::Error> {
+        let jsonrpc = "2.0";
+        let id = self.id.as_ref();
+        match &self.content {
+            Ok(outcome) => serde_json::to_writer(
+                &mut *out,
+                &ResultLine {
+                    jsonrpc,
+                    id,
+                    result: OutcomeWire(outcome),
+                },
+            )?,
+            Err((fault, refusal)) => serde_json::to_writer(
+                &mut *out,
+                &ErrorLine {
+                    jsonrpc,
+                    id,
+                    error: ErrorOut::new(*fault, refusal),
+                },
+            )?,
+        }
+        out.write_all(b"\n").map_err(serde_json::Error::io)
+    }
+}
+
+/// Counts what would be written.
+struct Length(usize);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads one line. What is wrong with it is said without quoting it (HY-5).
+pub(super) fn decode(line: &[u8]) -> Result<Call, Box<Answer>> {
+    match serde_json::from_slice::<Members<Request<'_, Members<Params<'_>>>>>(line) {
+        Ok(request) => understand(request.0),
+        Err(error) => Err(explain(line, &error)),
+    }
+}
+
+fn understand(request: Request<'_, Members<Params<'_>>>) -> Result<Call, Box<Answer>> {
+    let Some(id) = request.id else {
+        return Err(malformed(None, "every request needs an id"));
+    };
+    if request.jsonrpc != "2.0" {
+        return Err(malformed(Some(id), "`jsonrpc` must be \"2.0\""));
+    }
+    let Some(method) = Method::parse(&request.method) else {
+        let refusal = ErrorCode::MethodUnknown.into();
+        return Err(Box::new(Answer::refusal(Some(id), Fault::Method, refusal)));
+    };
+    let params = request.params.map(|params| params.0).unwrap_or_default();
+    match ask(method, &params) {
+        Ok(ask) => Ok(Call { id, ask }),
+        Err((fault, refusal)) => Err(Box::new(Answer::refusal(Some(id), fault, refusal))),
+    }
+}
+
+/// The slow path: finds out what is wrong with a line that is not a request, and whose it is.
+fn explain(line: &[u8], error: &serde_json::Error) -> Box<Answer> {
+    let is_json =
+        std::str::from_utf8(line).is_ok() && serde_json::from_slice::<IgnoredAny>(line).is_ok();
+    if !is_json {
+        let refusal = Refusal::new(ErrorCode::InvalidRequest).with_message("the line is not JSON");
+        return Box::new(Answer::refusal(None, Fault::Parse, refusal));
+    }
+    let first = line.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first == Some(&b'[') {
+        return malformed(None, "batches are not supported: one request a line");
+    }
+    if let Ok(Members(request)) = serde_json::from_slice::<Members<Request<'_, IgnoredAny>>>(line) {
+        // The envelope is whole, so it is the parameters, unless it is something that counts
+        // before them.
+        let bare = Request {
+            jsonrpc: request.jsonrpc,
+            id: request.id.clone(),
+            method: request.method,
+            params: None,
+        };
+        let missing_only = |answer: &Answer| match &answer.content {
+            Err((fault, _)) => *fault == Fault::Params,
+            Ok(_) => false,
+        };
+        if let Err(answer) = understand(bare)
+            && !missing_only(&answer)
+        {
+            return answer;
+        }
+        let refusal = Refusal::new(ErrorCode::InvalidRequest).with_message(&format!(
+            "the parameters have an unknown, repeated or wrongly typed member at byte {}",
+            error.column()
+        ));
+        return Box::new(Answer::refusal(request.id, Fault::Params, refusal));
+    }
+    let id = serde_json::from_slice::<Members<OnlyId>>(line)
+        .ok()
+        .and_then(|request| request.0.id);
+    malformed(id, "the line is not a JSON-RPC 2.0 request")
+}
+
+fn malformed(id: Option<Id>, message: &str) -> Box<Answer> {
+    let refusal = Refusal::new(ErrorCode::InvalidRequest).with_message(message);
+    Box::new(Answer::refusal(id, Fault::Request, refusal))
+}
+
+fn ask(method: Method, params: &Params<'_>) -> Result<Ask, (Fault, Refusal)> {
+    let takes = method.takes();
+    if let Some(name) = params.given().find(|name| !takes.contains(name)) {
+        return Err(wrong(&format!(
+            "{} does not take `{name}`",
+            method.as_str()
+        )));
+    }
+    Ok(match method {
+        Method::BrokerStatus => Ask::Status,
+        Method::LoginBegin => Ask::LoginBegin(params.profile()?),
+        Method::LoginWait => Ask::LoginWait(params.profile()?),
+        Method::LoginCancel => Ask::LoginCancel(params.profile()?),
+        Method::Logout => Ask::Logout(params.profile()?),
+        Method::Lock => Ask::Lock,
+        Method::TargetList => Ask::Targets(params.profile()?),
+        Method::CredentialGet => Ask::Credential(
+            params.profile()?,
+            CredentialRequest {
+                selector: params.selector()?,
+                min_valid_for: params.min_valid_for()?,
+                reason: params.reason()?,
+                holder: params.holder()?,
+            },
+        ),
+        Method::LeaseCreate => Ask::LeaseCreate(
+            params.profile()?,
+            LeaseRequest {
+                selector: params.selector()?,
+                ttl: params.ttl()?,
+                max_redemptions: params.max_redemptions()?,
+                reason: params.reason()?,
+                holder: params.holder()?,
+            },
+        ),
+        Method::LeaseRedeem => Ask::LeaseRedeem(params.lease_id()?),
+        Method::LeaseRevoke => Ask::LeaseRevoke(params.lease_id()?),
+        Method::LeaseList => Ask::Leases,
+        Method::AuditVerify => Ask::AuditVerify,
+    })
+}
+
+fn wrong(message: &str) -> (Fault, Refusal) {
+    let refusal = Refusal::new(ErrorCode::InvalidRequest).with_message(message);
+    (Fault::Params, refusal)
+}
+
+/// A value written as an object. Serde would also take an array for a struct, by position.
+struct Members<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Visitor<T> {
+            type Value = Members<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Members<T>, A::Error> {
+                T::deserialize(de::value::MapAccessDeserializer::new(map)).map(Members)
+            }
+        }
+
+        deserializer.deserialize_map(Visitor(PhantomData))
+    }
+}
+
+/// The envelope. Unknown and repeated keys are errors of serde's own.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request<'a, P> {
+    #[serde(borrow)]
+    jsonrpc: Cow<'a, str>,
+    #[serde(default)]
+    id: Option<Id>,
+    #[serde(borrow)]
+    method: Cow<'a, str>,
+    #[serde(default = "Option::default")]
+    params: Option<P>,
+}
+
+#[derive(Deserialize)]
+struct OnlyId {
+    #[serde(default)]
+    id: Option<Id>,
+}
+
+/// Every parameter there is; which of them a method takes stands in its row. `null` is the same
+/// as leaving it out. The client writes the same type.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Params<'a> {
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub(super) profile: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub(super) selector: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) min_valid_for_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ttl_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) max_redemptions: Option<u32>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub(super) holder: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub(super) lease_id: Option<Cow<'a, str>>,
+}
+
+impl Params<'_> {
+    fn given(&self) -> impl Iterator<Item = &'static str> {
+        [
+            ("profile", self.profile.is_some()),
+            ("selector", self.selector.is_some()),
+            ("min_valid_for_s", self.min_valid_for_s.is_some()),
+            ("ttl_s", self.ttl_s.is_some()),
+            ("max_redemptions", self.max_redemptions.is_some()),
+            ("reason", self.reason.is_some()),
+            ("holder", self.holder.is_some()),
+            ("lease_id", self.lease_id.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(name, given)| given.then_some(name))
+    }
+
+    fn profile(&self) -> Result<Option<ProfileName>, (Fault, Refusal)> {
+        self.profile
+            .as_deref()
+            .map(ProfileName::parse)
+            .transpose()
+            .map_err(|error| wrong(&format!("`profile`: {error}")))
+    }
+
+    fn selector(&self) -> Result<Selector, (Fault, Refusal)> {
+        let text = self.selector.as_deref();
+        let text = text.ok_or_else(|| wrong("`selector` is missing"))?;
+        Selector::parse(text).map_err(|error| {
+            let refusal = Refusal::new(ErrorCode::SelectorInvalid);
+            (Fault::Refused, refusal.with_message(&error.to_string()))
+        })
+    }
+
+    fn min_valid_for(&self) -> Result<Duration, (Fault, Refusal)> {
+        let seconds = self.min_valid_for_s.unwrap_or(0);
+        if seconds > MAX_MIN_VALID_FOR_S {
+            return Err(wrong("`min_valid_for_s` is 0 to 3600"));
+        }
+        Ok(Duration::from_secs(seconds))
+    }
+
+    fn ttl(&self) -> Result<Option<Duration>, (Fault, Refusal)> {
+        match self.ttl_s {
+            Some(seconds) if !TTL_S.contains(&seconds) => Err(wrong("`ttl_s` is 30 to 3600")),
+            given => Ok(given.map(Duration::from_secs)),
+        }
+    }
+
+    fn max_redemptions(&self) -> Result<u32, (Fault, Refusal)> {
+        let count = self.max_redemptions.unwrap_or(1);
+        if !MAX_REDEMPTIONS.contains(&count) {
+            return Err(wrong("`max_redemptions` is 1 to 10"));
+        }
+        Ok(count)
+    }
+
+    fn reason(&self) -> Result<Option<CleanText>, (Fault, Refusal)> {
+        let Some(text) = self.reason.as_deref() else {
+            return Ok(None);
+        };
+        CleanText::exact(text, MAX_REASON)
+            .map(Some)
+            .ok_or_else(|| wrong("`reason` is at most 200 printable characters"))
+    }
+
+    fn holder(&self) -> Result<HolderClass, (Fault, Refusal)> {
+        let Some(text) = self.holder.as_deref() else {
+            return Ok(HolderClass::None);
+        };
+        HolderClass::parse(text)
+            .ok_or_else(|| wrong("`holder` is \"none\", \"client\" or \"connection\""))
+    }
+
+    fn lease_id(&self) -> Result<LeaseId, (Fault, Refusal)> {
+        let text = self.lease_id.as_deref();
+        let text = text.ok_or_else(|| wrong("`lease_id` is missing"))?;
+        LeaseId::parse(text).map_err(|error| wrong(&format!("`lease_id`: {error}")))
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Id;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an integer or a string of at most 128 bytes")
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Id, E> {
+                Ok(Id::Unsigned(value))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Id, E> {
+                Ok(Id::Signed(value))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Id, E> {
+                if text.len() > MAX_ID {
+                    return Err(E::custom("the id is too long"));
+                }
+                Ok(Id::Text(Box::from(text)))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Unsigned(value) => serializer.serialize_u64(*value),
+            Self::Signed(value) => serializer.serialize_i64(*value),
+            Self::Text(text) => serializer.serialize_str(text),
+        }
+    }
+}
+
+// What goes out.
+
+#[derive(Serialize)]
+struct ResultLine<'a> {
+    jsonrpc: &'static str,
+    id: Option<&'a Id>,
+    result: OutcomeWire<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorLine<'a> {
+    jsonrpc: &'static str,
+    id: Option<&'a Id>,
+    error: ErrorOut<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorOut<'a> {
+    code: i32,
+    message: &'a str,
+    data: ErrorData<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorData<'a> {
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason_code: Option<&'a str>,
+    retryable: bool,
+    do_not_retry: bool,
+    fix: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    login: Option<DeviceOut<'a>>,
+}
+
+impl<'a> ErrorOut<'a> {
+    fn new(fault: Fault, refusal: &'a Refusal) -> Self {
+        Self {
+            code: fault.number(),
+            message: refusal.message(),
+            data: ErrorData::new(refusal),
+        }
+    }
+}
+
+impl<'a> ErrorData<'a> {
+    fn new(refusal: &'a Refusal) -> Self {
+        Self {
+            code: refusal.code.as_str(),
+            reason_code: refusal.reason_code.as_ref().map(CleanText::as_str),
+            retryable: refusal.code.is_retryable(),
+            do_not_retry: refusal.code.do_not_retry(),
+            fix: refusal.fix(),
+            // Rounded up: who comes back then is not early.
+            retry_after_s: refusal.retry_after.map(|after| {
+                let part = u64::from(after.subsec_nanos() > 0);
+                after.as_secs().saturating_add(part)
+            }),
+            request_id: refusal.request_id.as_ref().map(RequestId::as_str),
+            login: refusal.login.as_deref().map(DeviceOut::new),
+        }
+    }
+}
+
+/// Anything that shows itself, as a JSON string.
+struct Shown<T>(T);
+
+impl<T: fmt::Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+fn shown_all<T: fmt::Display>(values: &[T]) -> Vec<Shown<&T>> {
+    values.iter().map(Shown).collect()
+}
+
+struct OutcomeWire<'a>(&'a Outcome);
+
+impl Serialize for OutcomeWire<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Outcome::Status(view) => StatusOut {
+                product: PRODUCT,
+                version: env!("CARGO_PKG_VERSION"),
+                api: API_VERSION,
+                login: LoginOut::new(&view.login),
+                live_leases: view.live_leases,
+                unconfirmed_revocations: view.unconfirmed_revocations,
+                irrevocable_targets: view.irrevocable_targets,
+                connections: view.connections,
+                key_store: view.key_store,
+                policy_rules: view.policy_rules,
+            }
+            .serialize(serializer),
+            Outcome::Login(view) => LoginOut::new(view).serialize(serializer),
+            Outcome::Ended(view) => EndedOut {
+                revoked: view.revoked,
+                unconfirmed: view.unconfirmed,
+            }
+            .serialize(serializer),
+            Outcome::Targets(targets) => TargetsOut {
+                targets: targets.iter().map(TargetOut::new).collect(),
+            }
+            .serialize(serializer),
+            Outcome::Delivered(delivery) => DeliveryOut {
+                lease: LeaseOut::new(&delivery.lease),
+                kind: delivery.material.kind.as_str(),
+                fields: Fields(&delivery.material),
+                secret_fields: SecretNames(&delivery.material),
+                expires_at: Shown(delivery.material.expires_at),
+            }
+            .serialize(serializer),
+            Outcome::Lease(view) => LeaseOut::new(view).serialize(serializer),
+            Outcome::Leases(leases) => LeasesOut {
+                leases: leases.iter().map(LeaseOut::new).collect(),
+            }
+            .serialize(serializer),
+            Outcome::Audit(report) => AuditOut {
+                records: report.records,
+                keyed: report.keyed,
+                torn_tail: report.torn_tail,
+                damage: report.damage.as_ref().map(|damage| DamageOut {
+                    file: CleanText::new(&damage.file.to_string_lossy(), 4096),
+                    line: damage.line,
+                    what: damage.what,
+                }),
+            }
+            .serialize(serializer),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct StatusOut<'a> {
+    product: &'static str,
+    version: &'static str,
+    api: u32,
+    login: LoginOut<'a>,
+    live_leases: usize,
+    unconfirmed_revocations: usize,
+    irrevocable_targets: usize,
+    connections: usize,
+    key_store: &'a str,
+    policy_rules: usize,
+}
+
+#[derive(Serialize)]
+struct LoginOut<'a> {
+    profile: &'a str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<DeviceOut<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<SessionOut<'a>>,
+}
+
+const LOGGED_OUT: &str = "logged_out";
+const LOCKED: &str = "locked";
+const AWAITING_APPROVAL: &str = "awaiting_approval";
+const LOGGED_IN: &str = "logged_in";
+
+impl<'a> LoginOut<'a> {
+    fn new(view: &'a LoginView) -> Self {
+        let (state, device, session) = match &view.phase {
+            LoginPhase::LoggedOut => (LOGGED_OUT, None, None),
+            LoginPhase::Locked => (LOCKED, None, None),
+            LoginPhase::AwaitingApproval(device) => {
+                (AWAITING_APPROVAL, Some(DeviceOut::new(device)), None)
+            }
+            LoginPhase::LoggedIn {
+                principal,
+                token_expires_at,
+                scopes,
+                binding_checked,
+            } => {
+                let session = SessionOut {
+                    principal: principal.as_str(),
+                    token_expires_at: Shown(*token_expires_at),
+                    scopes: shown_all(scopes),
+                    binding_checked: *binding_checked,
+                };
+                (LOGGED_IN, None, Some(session))
+            }
+        };
+        Self {
+            profile: view.profile.as_str(),
+            state,
+            device,
+            session,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct SessionOut<'a> {
+    principal: &'a str,
+    token_expires_at: Shown<UnixTime>,
+    scopes: Vec<Shown<&'a Scope>>,
+    binding_checked: bool,
+}
+
+#[derive(Serialize)]
+struct DeviceOut<'a> {
+    user_code: &'a str,
+    verification_uri: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verification_uri_complete: Option<&'a str>,
+    expires_at: Shown<UnixTime>,
+    scopes: Vec<Shown<&'a Scope>>,
+}
+
+impl<'a> DeviceOut<'a> {
+    fn new(view: &'a DeviceView) -> Self {
+        let complete = view.verification_uri_complete.as_ref();
+        Self {
+            user_code: view.user_code.as_str(),
+            verification_uri: view.verification_uri.as_str(),
+            verification_uri_complete: complete.map(CleanText::as_str),
+            expires_at: Shown(view.expires_at),
+            scopes: shown_all(&view.scopes),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct EndedOut {
+    revoked: usize,
+    unconfirmed: usize,
+}
+
+#[derive(Serialize)]
+struct TargetsOut<'a> {
+    targets: Vec<TargetOut<'a>>,
+}
+
+#[derive(Serialize)]
+struct TargetOut<'a> {
+    selector: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    actions: Vec<&'static str>,
+    granted: bool,
+}
+
+impl<'a> TargetOut<'a> {
+    fn new(view: &'a TargetView) -> Self {
+        Self {
+            selector: view.selector.short(),
+            description: view.description.as_ref().map(CleanText::as_str),
+            actions: view.actions.iter().map(|action| action.as_str()).collect(),
+            granted: view.granted,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct LeasesOut<'a> {
+    leases: Vec<LeaseOut<'a>>,
+}
+
+#[derive(Serialize)]
+struct LeaseOut<'a> {
+    lease_id: &'a str,
+    selector: &'a str,
+    state: &'static str,
+    holder: &'static str,
+    expires_at: Shown<UnixTime>,
+    max_redemptions: u32,
+    redemptions_used: u32,
+    revocable: bool,
+}
+
+impl<'a> LeaseOut<'a> {
+    fn new(view: &'a LeaseView) -> Self {
+        Self {
+            lease_id: view.lease_id.as_str(),
+            selector: view.selector.short(),
+            state: view.state.as_str(),
+            holder: view.holder.as_str(),
+            expires_at: Shown(view.expires_at),
+            max_redemptions: view.max_redemptions,
+            redemptions_used: view.redemptions_used,
+            revocable: view.revocable,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct DeliveryOut<'a> {
+    lease: LeaseOut<'a>,
+    kind: &'static str,
+    fields: Fields<'a>,
+    secret_fields: SecretNames<'a>,
+    expires_at: Shown<UnixTime>,
+}
+
+/// Names and values of material, as one object. The one place of this door where a secret is
+/// exposed to go out.
+struct Fields<'a>(&'a Material);
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.fields.len()))?;
+        for field in &self.0.fields {
+            let value = match &field.value {
+                FieldValue::Public(text) => text,
+                FieldValue::Secret(secret) => secret.expose(),
+            };
+            map.serialize_entry(&*field.name, value)?;
+        }
+        map.end()
+    }
+}
+
+struct SecretNames<'a>(&'a Material);
+
+impl Serialize for SecretNames<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let is_secret = |field: &&Field| matches!(field.value, FieldValue::Secret(_));
+        serializer.collect_seq(
+            self.0
+                .fields
+                .iter()
+                .filter(is_secret)
+                .map(|field| &*field.name),
+        )
+    }
+}
+
+#[derive(Serialize)]
+struct AuditOut {
+    records: u64,
+    keyed: u64,
+    torn_tail: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damage: Option<DamageOut>,
+}
+
+#[derive(Serialize)]
+struct DamageOut {
+    #[serde(serialize_with = "text")]
+    file: CleanText,
+    line: u64,
+    what: &'static str,
+}
+
+fn text<S: Serializer>(text: &CleanText, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text.as_str())
+}
+
+// What the client sends and reads. Answers of a later version may have more members.
+
+/// One request line, with its line feed.
+pub(super) fn encode_request(method: Method, params: &Params<'_>) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        jsonrpc: &'static str,
+        id: u64,
+        method: &'static str,
+        params: &'a Params<'a>,
+    }
+    let line = Line {
+        jsonrpc: "2.0",
+        id: CLIENT_ID,
+        method: method.as_str(),
+        params,
+    };
+    // Plain members into memory: there is nothing that could fail.
+    let mut text = serde_json::to_vec(&line).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+/// The client has one request under way at a time, so one id does.
+const CLIENT_ID: u64 = 1;
+
+/// The other end does not speak this version of the protocol. Never quotes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon answered in a way that this version does not understand")]
+pub(super) struct Misunderstood;
+
+/// Where the result stands in a reply, or the refusal it is.
+pub(super) fn decode_reply(line: &[u8]) -> Result<Result<Range<usize>, Refusal>, Misunderstood> {
+    let reply: ReplyIn = read(line)?;
+    if reply.jsonrpc != "2.0" {
+        return Err(Misunderstood);
+    }
+    match (reply.id, reply.result, reply.error) {
+        (Some(Id::Unsigned(CLIENT_ID)), Some(_), None) => {
+            member(line, b"result").map(Ok).ok_or(Misunderstood)
+        }
+        // Without an id: refused before the request was read.
+        (Some(Id::Unsigned(CLIENT_ID)) | None, None, Some(error)) => Ok(Err(error.into_refusal())),
+        _ => Err(Misunderstood),
+    }
+}
+
+/// Where the value of a member of the outermost object stands. The text was parsed before.
+fn member(text: &[u8], name: &[u8]) -> Option<Range<usize>> {
+    let mut depth = 0_usize;
+    let mut string: Option<usize> = None;
+    let mut escaped = false;
+    let mut last_string = 0..0;
+    let mut value: Option<usize> = None;
+    for (at, byte) in text.iter().enumerate() {
+        if let Some(start) = string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => {
+                    last_string = start..at;
+                    string = None;
+                }
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => string = Some(at.saturating_add(1)),
+            b'{' | b'[' => depth = depth.saturating_add(1),
+            b':' if depth == 1 => {
+                let is_it = text.get(last_string.clone()) == Some(name);
+                value = is_it.then_some(at.saturating_add(1));
+            }
+            b',' | b'}' | b']' => {
+                if depth == 1
+                    && let Some(start) = value
+                {
+                    return Some(start..at);
+                }
+                if *byte != b',' {
+                    depth = depth.saturating_sub(1);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn read<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Misunderstood> {
+    // The error would quote what it found.
+    serde_json::from_slice(text).or(Err(Misunderstood))
+}
+
+#[derive(Deserialize)]
+struct ReplyIn {
+    jsonrpc: String,
+    id: Option<Id>,
+    result: Option<IgnoredAny>,
+    error: Option<ErrorIn>,
+}
+
+#[derive(Deserialize)]
+struct ErrorIn {
+    message: String,
+    data: ErrorDataIn,
+}
+
+#[derive(Deserialize)]
+struct ErrorDataIn {
+    code: String,
+    reason_code: Option<String>,
+    fix: Option<String>,
+    retry_after_s: Option<u64>,
+    request_id: Option<String>,
+    login: Option<DeviceIn>,
+}
+
+impl ErrorIn {
+    /// A code of a later version is `internal` with that version's own words.
+    fn into_refusal(self) -> Refusal {
+        let data = self.data;
+        let refusal = Refusal::new(ErrorCode::parse(&data.code).unwrap_or(ErrorCode::Internal));
+        let fix = data.fix.as_deref().unwrap_or(refusal.code.fix());
+        let own_message = self.message == refusal.code.message();
+        let own_fix = fix == refusal.code.fix();
+        Refusal {
+            reason_code: data.reason_code.map(|text| CleanText::new(&text, 64)),
+            message: (!own_message).then(|| CleanText::new(&self.message, 512)),
+            fix: (!own_fix).then(|| CleanText::new(fix, 512)),
+            retry_after: data.retry_after_s.map(Duration::from_secs),
+            request_id: data
+                .request_id
+                .and_then(|text| RequestId::parse(&text).ok()),
+            login: data.login.and_then(|login| login.view().ok()).map(Box::new),
+            code: refusal.code,
+        }
+    }
+}
+
+/// The `error` object as `--json` prints it, with a line feed.
+pub(super) fn encode_refusal(refusal: &Refusal) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        error: Body<'a>,
+    }
+    #[derive(Serialize)]
+    struct Body<'a> {
+        message: &'a str,
+        #[serde(flatten)]
+        data: ErrorData<'a>,
+    }
+    let line = Line {
+        error: Body {
+            message: refusal.message(),
+            data: ErrorData::new(refusal),
+        },
+    };
+    // Plain members into memory: there is nothing that could fail.
+    let mut text = serde_json::to_vec(&line).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+#[derive(Deserialize)]
+struct DeviceIn {
+    user_code: String,
+    verification_uri: String,
+    verification_uri_complete: Option<String>,
+    expires_at: String,
+    scopes: Vec<String>,
+}
+
+impl DeviceIn {
+    fn view(&self) -> Result<DeviceView, Misunderstood> {
+        let complete = self.verification_uri_complete.as_ref();
+        Ok(DeviceView {
+            user_code: CleanText::new(&self.user_code, 64),
+            verification_uri: CleanText::new(&self.verification_uri, 2048),
+            verification_uri_complete: complete.map(|uri| CleanText::new(uri, 2048)),
+            expires_at: time_in(&self.expires_at)?,
+            scopes: scopes_in(&self.scopes)?,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct LoginIn {
+    profile: String,
+    state: String,
+    device: Option<DeviceIn>,
+    session: Option<SessionIn>,
+}
+
+#[derive(Deserialize)]
+struct SessionIn {
+    principal: String,
+    token_expires_at: String,
+    scopes: Vec<String>,
+    binding_checked: bool,
+}
+
+impl LoginIn {
+    fn view(self) -> Result<LoginView, Misunderstood> {
+        let phase = match (self.state.as_str(), self.device, self.session) {
+            (LOGGED_OUT, ..) => LoginPhase::LoggedOut,
+            (LOCKED, ..) => LoginPhase::Locked,
+            (AWAITING_APPROVAL, Some(device), _) => LoginPhase::AwaitingApproval(device.view()?),
+            (LOGGED_IN, _, Some(session)) => LoginPhase::LoggedIn {
+                principal: Principal::parse(&session.principal).or(Err(Misunderstood))?,
+                token_expires_at: time_in(&session.token_expires_at)?,
+                scopes: scopes_in(&session.scopes)?,
+                binding_checked: session.binding_checked,
+            },
+            _ => return Err(Misunderstood),
+        };
+        Ok(LoginView {
+            profile: ProfileName::parse(&self.profile).or(Err(Misunderstood))?,
+            phase,
+        })
+    }
+}
+
+fn time_in(text: &str) -> Result<UnixTime, Misunderstood> {
+    UnixTime::parse_rfc3339(text).ok_or(Misunderstood)
+}
+
+fn scopes_in(texts: &[String]) -> Result<Vec<Scope>, Misunderstood> {
+    let scopes: Result<_, _> = texts.iter().map(|text| Scope::parse(text)).collect();
+    scopes.or(Err(Misunderstood))
+}
+
+fn selector_in(text: &str) -> Result<Selector, Misunderstood> {
+    Selector::parse(text).or(Err(Misunderstood))
+}
+
+#[derive(Deserialize)]
+struct StatusIn {
+    product: String,
+    version: String,
+    api: u32,
+    login: LoginIn,
+    live_leases: u64,
+    unconfirmed_revocations: u64,
+    irrevocable_targets: u64,
+    connections: u64,
+    key_store: String,
+    policy_rules: u64,
+}
+
+/// Version and API of the daemon, before anything else of a status is understood.
+pub(super) fn decode_greeting(text: &[u8]) -> Result<(CleanText, u32), Misunderstood> {
+    #[derive(Deserialize)]
+    struct Greeting {
+        version: String,
+        api: u32,
+    }
+    let greeting: Greeting = read(text)?;
+    Ok((CleanText::new(&greeting.version, 64), greeting.api))
+}
+
+pub(super) fn decode_status(text: &[u8]) -> Result<Status, Misunderstood> {
+    let status: StatusIn = read(text)?;
+    Ok(Status {
+        product: CleanText::new(&status.product, 64),
+        version: CleanText::new(&status.version, 64),
+        api: status.api,
+        login: status.login.view()?,
+        live_leases: status.live_leases,
+        unconfirmed_revocations: status.unconfirmed_revocations,
+        irrevocable_targets: status.irrevocable_targets,
+        connections: status.connections,
+        key_store: CleanText::new(&status.key_store, 64),
+        policy_rules: status.policy_rules,
+    })
+}
+
+pub(super) fn decode_login(text: &[u8]) -> Result<LoginView, Misunderstood> {
+    read::<LoginIn>(text)?.view()
+}
+
+pub(super) fn decode_ended(text: &[u8]) -> Result<EndedView, Misunderstood> {
+    #[derive(Deserialize)]
+    struct EndedIn {
+        revoked: usize,
+        unconfirmed: usize,
+    }
+    let ended: EndedIn = read(text)?;
+    Ok(EndedView {
+        revoked: ended.revoked,
+        unconfirmed: ended.unconfirmed,
+    })
+}
+
+pub(super) fn decode_targets(text: &[u8]) -> Result<Vec<TargetView>, Misunderstood> {
+    #[derive(Deserialize)]
+    struct TargetsIn {
+        targets: Vec<TargetIn>,
+    }
+    #[derive(Deserialize)]
+    struct TargetIn {
+        selector: String,
+        description: Option<String>,
+        actions: Vec<String>,
+        granted: bool,
+    }
+    let view = |target: &TargetIn| {
+        let actions: Option<_> = target
+            .actions
+            .iter()
+            .map(|word| Action::parse(word))
+            .collect();
+        Ok(TargetView {
+            selector: selector_in(&target.selector)?,
+            description: target
+                .description
+                .as_ref()
+                .map(|text| CleanText::new(text, 200)),
+            actions: actions.ok_or(Misunderstood)?,
+            granted: target.granted,
+        })
+    };
+    read::<TargetsIn>(text)?.targets.iter().map(view).collect()
+}
+
+#[derive(Deserialize)]
+struct LeaseIn {
+    lease_id: String,
+    selector: String,
+    state: String,
+    holder: String,
+    expires_at: String,
+    max_redemptions: u32,
+    redemptions_used: u32,
+    revocable: bool,
+}
+
+impl LeaseIn {
+    fn view(&self) -> Result<LeaseView, Misunderstood> {
+        Ok(LeaseView {
+            lease_id: LeaseId::parse(&self.lease_id).or(Err(Misunderstood))?,
+            selector: selector_in(&self.selector)?,
+            state: LeaseState::parse(&self.state).ok_or(Misunderstood)?,
+            holder: HolderClass::parse(&self.holder).ok_or(Misunderstood)?,
+            expires_at: time_in(&self.expires_at)?,
+            max_redemptions: self.max_redemptions,
+            redemptions_used: self.redemptions_used,
+            revocable: self.revocable,
+        })
+    }
+}
+
+pub(super) fn decode_lease(text: &[u8]) -> Result<LeaseView, Misunderstood> {
+    read::<LeaseIn>(text)?.view()
+}
+
+pub(super) fn decode_leases(text: &[u8]) -> Result<Vec<LeaseView>, Misunderstood> {
+    #[derive(Deserialize)]
+    struct LeasesIn {
+        leases: Vec<LeaseIn>,
+    }
+    let leases: LeasesIn = read(text)?;
+    leases.leases.iter().map(LeaseIn::view).collect()
+}
+
+pub(super) fn decode_delivery(text: &[u8]) -> Result<Delivery, Misunderstood> {
+    #[derive(Deserialize)]
+    struct DeliveryIn {
+        lease: LeaseIn,
+        kind: String,
+        fields: FieldsIn,
+        secret_fields: Vec<String>,
+        expires_at: String,
+    }
+    let delivery: DeliveryIn = read(text)?;
+    let field = |(name, value): (Box<str>, SecretString)| {
+        let is_secret = delivery
+            .secret_fields
+            .iter()
+            .any(|secret| **secret == *name);
+        let value = if is_secret {
+            FieldValue::Secret(value)
+        } else {
+            FieldValue::Public(Box::from(value.expose()))
+        };
+        Field { name, value }
+    };
+    Ok(Delivery {
+        lease: delivery.lease.view()?,
+        material: Arc::new(Material {
+            kind: MaterialKind::parse(&delivery.kind).ok_or(Misunderstood)?,
+            fields: delivery.fields.0.into_iter().map(field).collect(),
+            expires_at: time_in(&delivery.expires_at)?,
+        }),
+    })
+}
+
+/// An object of texts, straight into secrets and in its own order.
+struct FieldsIn(Vec<(Box<str>, SecretString)>);
+
+impl<'de> Deserialize<'de> for FieldsIn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = FieldsIn;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<FieldsIn, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((name, value)) = map.next_entry::<Box<str>, SecretIn>()? {
+                    fields.push((name, value.0));
+                }
+                Ok(FieldsIn(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+struct SecretIn(SecretString);
+
+impl<'de> Deserialize<'de> for SecretIn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = SecretIn;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretIn, E> {
+                Ok(SecretIn(SecretString::copy_from(text)))
+            }
+        }
+
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+pub(super) fn decode_audit(text: &[u8]) -> Result<AuditStatus, Misunderstood> {
+    #[derive(Deserialize)]
+    struct AuditIn {
+        records: u64,
+        keyed: u64,
+        torn_tail: bool,
+        damage: Option<DamageIn>,
+    }
+    #[derive(Deserialize)]
+    struct DamageIn {
+        file: String,
+        line: u64,
+        what: String,
+    }
+    let report: AuditIn = read(text)?;
+    Ok(AuditStatus {
+        records: report.records,
+        keyed: report.keyed,
+        torn_tail: report.torn_tail,
+        damage: report.damage.map(|damage| Damage {
+            file: CleanText::new(&damage.file, 4096),
+            line: damage.line,
+            what: CleanText::new(&damage.what, 256),
+        }),
+    })
+}
