@@ -15,7 +15,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("dpop", &["secret", "time"]),
     ("config", &["model"]),
     ("broker", &["model", "dpop", "secret", "time"]),
-    ("aegis", &["broker::ports", "model", "secret", "time", "dpop"]),
+    (
+        "aegis",
+        &["broker::ports", "model", "secret", "time", "dpop"],
+    ),
     ("keystore", &["broker::ports", "model", "secret", "time"]),
     ("audit", &["broker::ports", "model", "secret", "time"]),
     ("socket", &["broker::handle", "model", "secret", "time"]),
@@ -28,7 +31,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "cli",
-        &["daemon", "socket::client", "audit", "config", "model", "secret", "time"],
+        &[
+            "daemon",
+            "socket::client",
+            "audit",
+            "config",
+            "model",
+            "secret",
+            "time",
+        ],
     ),
     ("main", &["cli", "daemon"]),
     ("lib", &[]),
@@ -52,8 +63,18 @@ const PURE: &[&str] = &[
 
 /// What a pure part may not say.
 const IMPURE: &[&str] = &[
-    "async ", ".await", "tokio", "SystemTime", "Instant::", "rand::", "std::fs", "std::net",
-    "std::process", "std::env", "std::io::Read", "clock.now",
+    "async ",
+    ".await",
+    "tokio",
+    "SystemTime",
+    "Instant::",
+    "rand::",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::env",
+    "std::io::Read",
+    "clock.now",
 ];
 
 fn sources() -> Vec<(String, String)> {
@@ -66,7 +87,12 @@ fn sources() -> Vec<(String, String)> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                let name = path
+                    .strip_prefix(root)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
                 found.push((name, std::fs::read_to_string(&path).unwrap()));
             }
         }
@@ -77,12 +103,22 @@ fn sources() -> Vec<(String, String)> {
 
 /// `src/broker/state.rs` → `broker::state`; `src/broker/mod.rs` → `broker`.
 fn module_of(path: &str) -> String {
-    let inner = path.strip_prefix("src/").unwrap().strip_suffix(".rs").unwrap();
-    inner.strip_suffix("/mod").unwrap_or(inner).replace('/', "::")
+    let inner = path
+        .strip_prefix("src/")
+        .unwrap()
+        .strip_suffix(".rs")
+        .unwrap();
+    inner
+        .strip_suffix("/mod")
+        .unwrap_or(inner)
+        .replace('/', "::")
 }
 
 fn is_within(path: &str, row: &str) -> bool {
-    path == row || path.strip_prefix(row).is_some_and(|rest| rest.starts_with("::"))
+    path == row
+        || path
+            .strip_prefix(row)
+            .is_some_and(|rest| rest.starts_with("::"))
 }
 
 /// The code without its tests and comments: tests may use doubles from anywhere.
@@ -123,9 +159,14 @@ fn violations(name: &str, text: &str) -> Vec<String> {
     else {
         return vec![format!("{name}: no row for module {module}")];
     };
-    for path in paths_after(text, "crate::").into_iter().chain(paths_after(text, "aegis_broker::")) {
+    for path in paths_after(text, "crate::")
+        .into_iter()
+        .chain(paths_after(text, "aegis_broker::"))
+    {
         if path.starts_with('{') {
-            found.push(format!("{name}: grouped `use crate::{{…}}` hides its edges"));
+            found.push(format!(
+                "{name}: grouped `use crate::{{…}}` hides its edges"
+            ));
             continue;
         }
         let fits = is_within(&path, row) || allowed.iter().any(|edge| is_within(&path, edge));
@@ -192,15 +233,26 @@ fn the_pure_parts_are_pure() {
 #[test]
 fn serde_stays_at_the_edges() {
     for (name, text) in sources() {
-        let edge = name.ends_with("/wire.rs") || name.contains("/wire/") || name == "src/config/file.rs";
+        let edge =
+            name.ends_with("/wire.rs") || name.contains("/wire/") || name == "src/config/file.rs";
         let code = code(&text);
         if !edge {
-            for word in ["derive(Serialize", "derive(Deserialize", "Serialize)]", "Deserialize)]"] {
+            for word in [
+                "derive(Serialize",
+                "derive(Deserialize",
+                "Serialize)]",
+                "Deserialize)]",
+            ] {
                 assert!(!code.contains(word), "{name} derives serde traits");
             }
         }
         for secret in ["SecretString", "SecretBuffer", "ProofKey"] {
-            for implemented in ["Serialize for", "Deserialize<'de> for", "Clone for", "Display for"] {
+            for implemented in [
+                "Serialize for",
+                "Deserialize<'de> for",
+                "Clone for",
+                "Display for",
+            ] {
                 assert!(
                     !code.contains(&format!("{implemented} {secret}")),
                     "{name}: {implemented} {secret}"

@@ -2,24 +2,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::wire::Line;
-use crate::broker::ports::{AuditAction, AuditOutcome, AuditRecord};
-use crate::model::{LeaseId, Principal, ProfileName, Selector};
+use crate::broker::ports::{AuditAction, AuditOutcome, AuditRecord, OpenLease};
+use crate::model::{LeaseId, Principal, ProfileName};
 use crate::time::UnixTime;
 
 /// How long a lease can live at most, for records that do not say: the cap of the contract.
 const LONGEST_LEASE: Duration = Duration::from_hours(1);
-
-/// A lease that an earlier run made or delivered from and did not end, as far as its log shows
-/// (LC-10). It may still work at the issuer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenLease {
-    /// Its name at the issuer.
-    pub lease_id: LeaseId,
-    /// What it is for, where a record says so.
-    pub selector: Option<Selector>,
-    /// When it ends by itself.
-    pub expires_at: UnixTime,
-}
 
 /// What earlier runs leave to a new one.
 #[derive(Debug, Default)]

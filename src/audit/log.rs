@@ -10,12 +10,12 @@ use std::thread::JoinHandle;
 use super::chain::{Hash, Head, Keys, SegmentKey};
 use super::commit::{self, Shared, State, Wake};
 use super::folder::{self, FolderError};
-use super::history::{History, OpenLease};
+use super::history::History;
 use super::line::{self, Header, MAX_LINE};
 use super::scan::{self, Bound, Scanned, Torn, Unreadable};
 use crate::broker::ports::{
     AuditDamage, AuditError, AuditLog, AuditRecord, AuditReport, KeyStore, KeyStoreError,
-    PortFuture,
+    OpenLease, PortFuture,
 };
 use crate::model::{Principal, ProfileName};
 use crate::time::{Now, UnixTime};

@@ -49,5 +49,4 @@ mod tests;
 
 pub use chain::Keys;
 pub use folder::FolderError;
-pub use history::OpenLease;
 pub use log::{FileAuditLog, OpenError, Opened};

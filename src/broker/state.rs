@@ -17,14 +17,14 @@ use super::event::{ConnectionId, Event, Reply, Request, StatusView, TargetView, 
 use super::leases::{Holder, LeaseTable};
 use super::login::{Generation, Login};
 use super::policy::Policy;
-use super::ports::{AuditAction, AuditOutcome, AuditRecord};
+use super::ports::{AuditAction, AuditOutcome, AuditRecord, OpenLease};
 use super::revocations::{Revocations, deadline_of};
 use super::session::Ending;
 use crate::model::{
     CleanText, ErrorCode, LeaseId, LoginPhase, LoginView, PeerFacts, Principal, ProfileName,
     Refusal, Scope, Selector, Target, TenantId,
 };
-use crate::time::{Now, Timestamp, UnixTime};
+use crate::time::{Now, Timestamp};
 
 /// What the core must know of the configuration.
 #[derive(Debug, Clone)]
@@ -50,17 +50,6 @@ pub struct Resumed {
     pub principal: Option<Principal>,
     /// Leases that were open when the last run ended (LC-10).
     pub open_leases: Vec<OpenLease>,
-}
-
-/// A lease that an earlier run made and did not see end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenLease {
-    /// Its name.
-    pub lease_id: LeaseId,
-    /// What it was for, where the record says.
-    pub selector: Option<Selector>,
-    /// When it runs out.
-    pub expires_at: UnixTime,
 }
 
 /// Everything the core knows.

@@ -13,10 +13,10 @@ use super::login::Generation;
 use super::policy::Policy;
 use super::ports::{
     Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CallTrace, Certainty,
-    CreateLease, CreatedLease, DeviceAuthorization, DeviceExchange, Disposition, Failure,
+    CreateLease, CreatedLease, DeviceAuthorization, DeviceExchange, Disposition, Failure, OpenLease,
     RedeemedLease, RevokeReason, Session,
 };
-use super::state::{OpenLease, Resumed, Settings, State};
+use super::state::{Resumed, Settings, State};
 use crate::dpop::ProofKey;
 use crate::model::{
     Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, Field, FieldValue, HolderClass,
