@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
@@ -88,8 +88,8 @@ fn check(control: &Control, headers: &HeaderMap) -> Result<(), (StatusCode, &'st
     Ok(())
 }
 
-fn refuse(status: StatusCode, why: impl ToString) -> Response {
-    (status, Json(json!({"error": why.to_string()}))).into_response()
+fn refuse(status: StatusCode, why: &str) -> Response {
+    (status, Json(json!({"error": why}))).into_response()
 }
 
 fn done() -> Response {
@@ -99,9 +99,11 @@ fn done() -> Response {
 fn obeyed(result: Result<(), ControlError>) -> Response {
     match result {
         Ok(()) => done(),
-        Err(error @ ControlError::UnknownUserCode) => refuse(StatusCode::NOT_FOUND, error),
+        Err(error @ ControlError::UnknownUserCode) => {
+            refuse(StatusCode::NOT_FOUND, &error.to_string())
+        }
         Err(error @ (ControlError::NotPending | ControlError::NotAMember)) => {
-            refuse(StatusCode::CONFLICT, error)
+            refuse(StatusCode::CONFLICT, &error.to_string())
         }
     }
 }
@@ -175,7 +177,7 @@ async fn policy(State(control): State<Control>, Json(policy): Json<SetPolicy>) -
             control.shared.change_policy(policy);
             done()
         }
-        Err(error) => refuse(StatusCode::BAD_REQUEST, error),
+        Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),
     }
 }
 

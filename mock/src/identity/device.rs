@@ -9,9 +9,9 @@ use crate::encoding::Hash;
 use crate::errors::Reason;
 
 /// How long a code lives.
-pub(crate) const LIFETIME: Duration = Duration::from_secs(600);
+pub(crate) const LIFETIME: Duration = Duration::from_mins(10);
 /// How long after its end a code is still known.
-const REMEMBERED: Duration = Duration::from_secs(3600);
+const REMEMBERED: Duration = Duration::from_hours(1);
 /// RFC 8628 §3.5: what each `slow_down` adds.
 const SLOWER_BY: u32 = 5;
 

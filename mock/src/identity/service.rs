@@ -32,7 +32,7 @@ const MAX_NAME: usize = 64;
 /// Wrong user codes in a minute.
 const MAX_GUESSES: u32 = 5;
 const ID_TOKEN_AUDIENCE: &str = "aegis-console";
-const ID_TOKEN_TTL: Duration = Duration::from_secs(3600);
+const ID_TOKEN_TTL: Duration = Duration::from_hours(1);
 /// The person who approves by the control API.
 const DEMO_UID: &str = "u-demo";
 

@@ -1,10 +1,4 @@
 //! A client made by hand, so that it can be as wrong as a test needs.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a failed setup should abort the test"
-)]
 
 use aegis_mock::{Mock, Options};
 use aws_lc_rs::rand::{SystemRandom, fill};

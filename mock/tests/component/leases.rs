@@ -308,7 +308,7 @@ async fn ended_leases_stay_listed_for_a_day() {
     let id = client.lease(GCP, &json!({})).await;
     client.revoke(&id).await;
     assert_eq!(mock.leases()[0].state, LeaseState::Revoked);
-    mock.advance(Duration::from_secs(24 * 60 * 60 + 300));
+    mock.advance(Duration::from_mins(24 * 60 + 5));
     assert!(mock.leases().is_empty());
 }
 
