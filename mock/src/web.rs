@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json as AxumJson, Router};
+use connectrpc::deadline::DeadlinePolicy;
 use connectrpc::{ConnectError, ConnectRpcService, ErrorCode};
 use serde_json::json;
 use time::format_description::well_known::Rfc2822;
@@ -36,6 +37,8 @@ const MAX_BODY: usize = 64 * 1024;
 const HUGE: usize = 16 * 1024 * 1024;
 /// How far `clock_skew` moves the clock of proofs.
 const SKEW: Duration = Duration::from_hours(1);
+/// What a client may ask for at most with `Connect-Timeout-Ms`.
+const MAX_DEADLINE: Duration = Duration::from_secs(30);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// In an answer's extensions: close the connection instead.
@@ -60,7 +63,8 @@ pub(crate) fn router(shared: Arc<Shared>, stopping: watch::Receiver<bool>) -> Ro
     let services = Arc::new(Broker(Arc::clone(&shared))).register(services);
     let web = Web {
         shared,
-        connect: ConnectRpcService::new(services),
+        connect: ConnectRpcService::new(services)
+            .with_deadline_policy(DeadlinePolicy::new().with_max(MAX_DEADLINE)),
         stopping,
     };
     Router::new()

@@ -262,10 +262,13 @@ impl Shared {
         if !is_member {
             return Err(unknown());
         }
-        let approved = decide(login, &uid, request.approve, now);
-        let mut entry = decision(login, &uid, approved);
-        entry.request_id.clone_from(&call.request_id);
+        let mut entry = call.trace().entry.clone();
+        entry.tenant_id.clone_from(&login.tenant_id);
+        entry.key_thumbprint.clone_from(&login.jkt);
         call.trace().entry = entry.clone();
+        let approved = decide(login, &uid, request.approve, now)
+            .map_err(|reason| Refusal::new(reason, "code has been used"))?;
+        (entry.action, entry.outcome) = decision(request.approve, approved);
         state.ledger.append(entry, now);
         let status = if approved {
             "approved"
@@ -297,9 +300,20 @@ impl Shared {
         if !is_member {
             return Err(ControlError::NotAMember);
         }
-        let approved = decide(login, DEMO_UID, approve, now);
-        let mut entry = decision(login, DEMO_UID, approved);
-        entry.request_id = random_id("req_");
+        let approved = match decide(login, DEMO_UID, approve, now) {
+            Ok(approved) => approved,
+            Err(_used) => return Err(ControlError::NotPending),
+        };
+        let (action, outcome) = decision(approve, approved);
+        let entry = Entry {
+            tenant_id: login.tenant_id.clone(),
+            action,
+            outcome,
+            principal: format!("user:{DEMO_UID}"),
+            key_thumbprint: login.jkt.clone(),
+            request_id: random_id("req_"),
+            ..Entry::default()
+        };
         state.ledger.append(entry, now);
         if approved == approve {
             Ok(())
@@ -489,27 +503,19 @@ impl Shared {
 }
 
 /// Whether the code is approved afterwards.
-fn decide(login: &mut Login, uid: &str, approve: bool, now: Moment) -> bool {
+fn decide(login: &mut Login, uid: &str, approve: bool, now: Moment) -> Result<bool, Reason> {
     if approve {
-        login.approve(uid, now)
-    } else {
-        login.deny();
-        false
+        return login.approve(uid, now);
     }
+    login.deny().map(|()| false)
 }
 
-fn decision(login: &Login, uid: &str, approved: bool) -> Entry {
-    Entry {
-        tenant_id: login.tenant_id.clone(),
-        action: if approved {
-            "login.approve"
-        } else {
-            "login.deny"
-        },
-        outcome: "ok",
-        principal: format!("user:{uid}"),
-        key_thumbprint: login.jkt.clone(),
-        ..Entry::default()
+/// Action and outcome for the audit.
+fn decision(approve: bool, approved: bool) -> (&'static str, &'static str) {
+    match (approve, approved) {
+        (true, true) => ("login.approve", "ok"),
+        (true, false) => ("login.approve", "denied"),
+        (false, _) => ("login.deny", "ok"),
     }
 }
 
