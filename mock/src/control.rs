@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::encoding::sha256;
 use crate::fault::FaultKind;
+use crate::identity::DEMO_UID;
 use crate::policy::Policy;
 use crate::schema::Method;
 use crate::state::Shared;
@@ -28,8 +29,8 @@ pub enum ControlError {
     /// It is denied, expired or consumed.
     #[error("the device authorization is no longer pending")]
     NotPending,
-    /// The demo person does not belong to the tenant it is for.
-    #[error("the demo user is not a member of the tenant")]
+    /// The person does not belong to the tenant it is for.
+    #[error("the user is not a member of the tenant")]
     NotAMember,
 }
 
@@ -115,11 +116,19 @@ struct UserCode {
 }
 
 async fn approve(State(control): State<Control>, Json(code): Json<UserCode>) -> Response {
-    obeyed(control.shared.decide_by_control(&code.user_code, true))
+    obeyed(
+        control
+            .shared
+            .decide_by_control(&code.user_code, DEMO_UID, true),
+    )
 }
 
 async fn deny(State(control): State<Control>, Json(code): Json<UserCode>) -> Response {
-    obeyed(control.shared.decide_by_control(&code.user_code, false))
+    obeyed(
+        control
+            .shared
+            .decide_by_control(&code.user_code, DEMO_UID, false),
+    )
 }
 
 async fn expire(State(control): State<Control>, Json(code): Json<UserCode>) -> Response {

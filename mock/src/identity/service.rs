@@ -33,8 +33,8 @@ const MAX_NAME: usize = 64;
 const MAX_GUESSES: u32 = 5;
 const ID_TOKEN_AUDIENCE: &str = "aegis-console";
 const ID_TOKEN_TTL: Duration = Duration::from_hours(1);
-/// The person who approves by the control API.
-const DEMO_UID: &str = "u-demo";
+/// The person of the built-in policy.
+pub(crate) const DEMO_UID: &str = "u-demo";
 
 /// The identity half of the server.
 #[derive(Debug)]
@@ -282,10 +282,11 @@ impl Shared {
         })
     }
 
-    /// Approves or denies as the demo person.
+    /// Approves or denies as a person of the policy.
     pub(crate) fn decide_by_control(
         &self,
         user_code: &str,
+        uid: &str,
         approve: bool,
     ) -> Result<(), ControlError> {
         let now = self.clock.now();
@@ -295,12 +296,12 @@ impl Shared {
         let login = login.ok_or(ControlError::UnknownUserCode)?;
         let is_member = state
             .policy
-            .user(DEMO_UID)
+            .user(uid)
             .is_some_and(|user| user.tenants.contains(&login.tenant_id));
         if !is_member {
             return Err(ControlError::NotAMember);
         }
-        let approved = match decide(login, DEMO_UID, approve, now) {
+        let approved = match decide(login, uid, approve, now) {
             Ok(approved) => approved,
             Err(_used) => return Err(ControlError::NotPending),
         };
@@ -309,7 +310,7 @@ impl Shared {
             tenant_id: login.tenant_id.clone(),
             action,
             outcome,
-            principal: format!("user:{DEMO_UID}"),
+            principal: format!("user:{uid}"),
             key_thumbprint: login.jkt.clone(),
             request_id: random_id("req_"),
             ..Entry::default()
