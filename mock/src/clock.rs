@@ -109,3 +109,26 @@ fn system_millis() -> i64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, millis)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn tokios_clock_moves_both_readings_and_control_only_lifetimes() {
+        let clock = Clock::start();
+        let (real, now) = (clock.real(), clock.now());
+        tokio::time::advance(Duration::from_mins(10)).await;
+        assert_eq!(clock.real().since(real), Duration::from_mins(10));
+        assert_eq!(clock.now().since(now), Duration::from_mins(10));
+        clock.advance(Duration::from_mins(5));
+        assert_eq!(clock.real().since(real), Duration::from_mins(10));
+        assert_eq!(clock.now().since(now), Duration::from_mins(15));
+    }
+
+    #[test]
+    fn moments_are_written_as_rfc_3339() {
+        let moment = Moment::from_unix_millis(1_795_341_600_000);
+        assert_eq!(moment.rfc3339(), "2026-11-22T10:00:00Z");
+    }
+}

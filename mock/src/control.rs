@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::encoding::sha256;
 use crate::fault::FaultKind;
+use crate::identity::DEMO_UID;
 use crate::policy::Policy;
 use crate::schema::Method;
 use crate::state::Shared;
@@ -28,8 +29,8 @@ pub enum ControlError {
     /// It is denied, expired or consumed.
     #[error("the device authorization is no longer pending")]
     NotPending,
-    /// The demo person does not belong to the tenant it is for.
-    #[error("the demo user is not a member of the tenant")]
+    /// The person does not belong to the tenant it is for.
+    #[error("the user is not a member of the tenant")]
     NotAMember,
 }
 
@@ -88,8 +89,8 @@ fn check(control: &Control, headers: &HeaderMap) -> Result<(), (StatusCode, &'st
     Ok(())
 }
 
-fn refuse(status: StatusCode, why: impl ToString) -> Response {
-    (status, Json(json!({"error": why.to_string()}))).into_response()
+fn refuse(status: StatusCode, why: &str) -> Response {
+    (status, Json(json!({"error": why}))).into_response()
 }
 
 fn done() -> Response {
@@ -99,9 +100,11 @@ fn done() -> Response {
 fn obeyed(result: Result<(), ControlError>) -> Response {
     match result {
         Ok(()) => done(),
-        Err(error @ ControlError::UnknownUserCode) => refuse(StatusCode::NOT_FOUND, error),
+        Err(error @ ControlError::UnknownUserCode) => {
+            refuse(StatusCode::NOT_FOUND, &error.to_string())
+        }
         Err(error @ (ControlError::NotPending | ControlError::NotAMember)) => {
-            refuse(StatusCode::CONFLICT, error)
+            refuse(StatusCode::CONFLICT, &error.to_string())
         }
     }
 }
@@ -113,11 +116,19 @@ struct UserCode {
 }
 
 async fn approve(State(control): State<Control>, Json(code): Json<UserCode>) -> Response {
-    obeyed(control.shared.decide_by_control(&code.user_code, true))
+    obeyed(
+        control
+            .shared
+            .decide_by_control(&code.user_code, DEMO_UID, true),
+    )
 }
 
 async fn deny(State(control): State<Control>, Json(code): Json<UserCode>) -> Response {
-    obeyed(control.shared.decide_by_control(&code.user_code, false))
+    obeyed(
+        control
+            .shared
+            .decide_by_control(&code.user_code, DEMO_UID, false),
+    )
 }
 
 async fn expire(State(control): State<Control>, Json(code): Json<UserCode>) -> Response {
@@ -175,7 +186,7 @@ async fn policy(State(control): State<Control>, Json(policy): Json<SetPolicy>) -
             control.shared.change_policy(policy);
             done()
         }
-        Err(error) => refuse(StatusCode::BAD_REQUEST, error),
+        Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),
     }
 }
 

@@ -321,7 +321,12 @@ mod tests {
                     keys(item, path, found);
                 }
             }
-            _ => {}
+            toml::Value::Table(_)
+            | toml::Value::String(_)
+            | toml::Value::Integer(_)
+            | toml::Value::Float(_)
+            | toml::Value::Boolean(_)
+            | toml::Value::Datetime(_) => {}
         }
     }
 

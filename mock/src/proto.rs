@@ -6,6 +6,7 @@
     clippy::all,
     clippy::pedantic,
     clippy::restriction,
+    clippy::nursery,
     missing_docs,
     missing_debug_implementations,
     single_use_lifetimes,

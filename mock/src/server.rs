@@ -24,6 +24,7 @@ use crate::broker::leases::LeaseRecord;
 use crate::control::{self, ControlError};
 use crate::encoding::random_secret;
 use crate::fault::FaultKind;
+use crate::identity::DEMO_UID;
 use crate::journal::RequestRecord;
 use crate::policy::{Policy, PolicyError};
 use crate::state::{SecretRecord, Shared};
@@ -207,7 +208,15 @@ impl Mock {
     /// # Errors
     /// Where there is nothing to approve.
     pub fn approve(&self, user_code: &str) -> Result<(), ControlError> {
-        self.shared.decide_by_control(user_code, true)
+        self.approve_as(DEMO_UID, user_code)
+    }
+
+    /// Approves a device authorization as another person of the policy.
+    ///
+    /// # Errors
+    /// Where there is nothing to approve.
+    pub fn approve_as(&self, uid: &str, user_code: &str) -> Result<(), ControlError> {
+        self.shared.decide_by_control(user_code, uid, true)
     }
 
     /// Denies a device authorization as the demo user.
@@ -215,7 +224,7 @@ impl Mock {
     /// # Errors
     /// Where there is nothing to deny.
     pub fn deny(&self, user_code: &str) -> Result<(), ControlError> {
-        self.shared.decide_by_control(user_code, false)
+        self.shared.decide_by_control(user_code, DEMO_UID, false)
     }
 
     /// Ends a device authorization's life.

@@ -8,9 +8,10 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json as AxumJson, Router};
+use connectrpc::deadline::DeadlinePolicy;
 use connectrpc::{ConnectError, ConnectRpcService, ErrorCode};
 use serde_json::json;
 use time::format_description::well_known::Rfc2822;
@@ -35,7 +36,9 @@ use crate::state::Shared;
 const MAX_BODY: usize = 64 * 1024;
 const HUGE: usize = 16 * 1024 * 1024;
 /// How far `clock_skew` moves the clock of proofs.
-const SKEW: Duration = Duration::from_secs(3600);
+const SKEW: Duration = Duration::from_hours(1);
+/// What a client may ask for at most with `Connect-Timeout-Ms`.
+const MAX_DEADLINE: Duration = Duration::from_secs(30);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// In an answer's extensions: close the connection instead.
@@ -60,7 +63,8 @@ pub(crate) fn router(shared: Arc<Shared>, stopping: watch::Receiver<bool>) -> Ro
     let services = Arc::new(Broker(Arc::clone(&shared))).register(services);
     let web = Web {
         shared,
-        connect: ConnectRpcService::new(services),
+        connect: ConnectRpcService::new(services)
+            .with_deadline_policy(DeadlinePolicy::new().with_max(MAX_DEADLINE)),
         stopping,
     };
     Router::new()
@@ -168,18 +172,17 @@ async fn rpc(web: Web, request: Request) -> Response {
     let shared = &web.shared;
     let request_id = random_id("req_");
     let path = request.uri().path().to_owned();
-    let mut response = match Rpc::by_path(&path) {
-        Some(method) => offered(&web, method, &request_id, request).await,
-        None => {
-            let name = path.rsplit('/').next().unwrap_or_default();
-            let name: String = name.chars().take(64).collect();
-            let at = shared.clock.real();
-            note(shared, at, name, &request_id, "unimplemented", None);
-            Refusal::bare(ErrorCode::Unimplemented, "no such method")
-                .into_error(&request_id)
-                .with_http_status(StatusCode::NOT_FOUND)
-                .into_response()
-        }
+    let mut response = if let Some(method) = Rpc::by_path(&path) {
+        offered(&web, method, &request_id, request).await
+    } else {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let name: String = name.chars().take(64).collect();
+        let at = shared.clock.real();
+        note(shared, at, name, &request_id, "unimplemented", None);
+        Refusal::bare(ErrorCode::Unimplemented, "no such method")
+            .into_error(&request_id)
+            .with_http_status(StatusCode::NOT_FOUND)
+            .into_response()
     };
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, id);

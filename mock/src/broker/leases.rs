@@ -12,7 +12,7 @@ use crate::proto::{CredentialLease, Target};
 use crate::wire;
 
 /// How long a lease that has ended is still known.
-const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+const REMEMBERED: Duration = Duration::from_hours(24);
 
 /// Where a lease stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

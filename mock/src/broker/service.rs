@@ -130,10 +130,8 @@ impl Shared {
             .field("purpose"));
         }
         let key = request.idempotency_key;
-        if !key.is_empty()
-            && !(IDEMPOTENCY_KEY.contains(&key.len())
-                && key.bytes().all(|byte| byte.is_ascii_graphic()))
-        {
+        let plain = key.bytes().all(|byte| byte.is_ascii_graphic());
+        if !key.is_empty() && (!plain || !IDEMPOTENCY_KEY.contains(&key.len())) {
             return Err(Refusal::new(
                 Reason::TypeMismatch,
                 "idempotency key is 22 to 128 plain characters",

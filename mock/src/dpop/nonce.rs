@@ -8,9 +8,9 @@ use crate::encoding::{base64url, random};
 use crate::policy::NonceMode;
 
 /// After this a new nonce becomes the current one.
-const ROTATION: Duration = Duration::from_secs(60);
+const ROTATION: Duration = Duration::from_mins(1);
 /// For so long a nonce is accepted.
-const LIFETIME: Duration = Duration::from_secs(300);
+const LIFETIME: Duration = Duration::from_mins(5);
 
 /// The nonces that are accepted now.
 #[derive(Debug, Default)]

@@ -9,9 +9,9 @@ use crate::encoding::Hash;
 use crate::errors::Reason;
 
 /// How long a code lives.
-pub(crate) const LIFETIME: Duration = Duration::from_secs(600);
+pub(crate) const LIFETIME: Duration = Duration::from_mins(10);
 /// How long after its end a code is still known.
-const REMEMBERED: Duration = Duration::from_secs(3600);
+const REMEMBERED: Duration = Duration::from_hours(1);
 /// RFC 8628 §3.5: what each `slow_down` adds.
 const SLOWER_BY: u32 = 5;
 
@@ -128,20 +128,25 @@ impl Login {
         now < self.expires_at && self.state == LoginState::Pending
     }
 
-    /// Whether it is approved afterwards. A denial stands.
-    pub(crate) fn approve(&mut self, uid: &str, now: Moment) -> bool {
+    /// Whether it is approved afterwards. A denial stands, and so does the end.
+    pub(crate) fn approve(&mut self, uid: &str, now: Moment) -> Result<bool, Reason> {
+        if self.state == LoginState::Consumed {
+            return Err(Reason::DeviceCodeUsed);
+        }
         if self.is_pending(now) {
             let uid = uid.to_owned();
             self.state = LoginState::Approved { uid };
         }
-        self.is_approved(now)
+        Ok(self.is_approved(now))
     }
 
     /// A denial beats an approval that is not consumed yet.
-    pub(crate) fn deny(&mut self) {
-        if self.state != LoginState::Consumed {
-            self.state = LoginState::Denied;
+    pub(crate) fn deny(&mut self) -> Result<(), Reason> {
+        if self.state == LoginState::Consumed {
+            return Err(Reason::DeviceCodeUsed);
         }
+        self.state = LoginState::Denied;
+        Ok(())
     }
 
     pub(crate) fn expire(&mut self, now: Moment) {
@@ -252,20 +257,20 @@ mod tests {
     #[test]
     fn an_approved_code_is_consumed_once_even_by_an_early_poll() {
         let mut login = login();
-        assert!(login.approve("u", at(1)));
+        assert_eq!(login.approve("u", at(1)), Ok(true));
         let uid = "u".to_owned();
         assert_eq!(login.poll(at(1)), Ok(Poll::Approved { uid }));
         assert_eq!(login.poll(at(9)), Err(Reason::DeviceCodeUsed));
-        login.deny();
-        assert_eq!(login.poll(at(9)), Err(Reason::DeviceCodeUsed));
+        assert_eq!(login.deny(), Err(Reason::DeviceCodeUsed));
+        assert_eq!(login.approve("u", at(9)), Err(Reason::DeviceCodeUsed));
     }
 
     #[test]
     fn a_denial_beats_an_approval_and_stands() {
         let mut login = login();
-        assert!(login.approve("u", at(1)));
-        login.deny();
-        assert!(!login.approve("u", at(2)));
+        assert_eq!(login.approve("u", at(1)), Ok(true));
+        assert_eq!(login.deny(), Ok(()));
+        assert_eq!(login.approve("u", at(2)), Ok(false));
         assert_eq!(login.poll(at(9)), Ok(Poll::Denied));
         assert_eq!(login.poll(at(700)), Ok(Poll::Denied));
     }
@@ -280,9 +285,9 @@ mod tests {
             })
         );
         assert_eq!(pending.poll(at(600)), Ok(Poll::Expired));
-        assert!(!pending.approve("u", at(600)));
+        assert_eq!(pending.approve("u", at(600)), Ok(false));
         let mut approved = login();
-        assert!(approved.approve("u", at(599)));
+        assert_eq!(approved.approve("u", at(599)), Ok(true));
         assert_eq!(approved.poll(at(600)), Ok(Poll::Expired));
     }
 

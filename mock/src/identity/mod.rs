@@ -4,4 +4,4 @@ pub(crate) mod device;
 mod service;
 pub(crate) mod tokens;
 
-pub(crate) use service::Identity;
+pub(crate) use service::{DEMO_UID, Identity};

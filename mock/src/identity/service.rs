@@ -32,9 +32,9 @@ const MAX_NAME: usize = 64;
 /// Wrong user codes in a minute.
 const MAX_GUESSES: u32 = 5;
 const ID_TOKEN_AUDIENCE: &str = "aegis-console";
-const ID_TOKEN_TTL: Duration = Duration::from_secs(3600);
-/// The person who approves by the control API.
-const DEMO_UID: &str = "u-demo";
+const ID_TOKEN_TTL: Duration = Duration::from_hours(1);
+/// The person of the built-in policy.
+pub(crate) const DEMO_UID: &str = "u-demo";
 
 /// The identity half of the server.
 #[derive(Debug)]
@@ -262,10 +262,13 @@ impl Shared {
         if !is_member {
             return Err(unknown());
         }
-        let approved = decide(login, &uid, request.approve, now);
-        let mut entry = decision(login, &uid, approved);
-        entry.request_id.clone_from(&call.request_id);
+        let mut entry = call.trace().entry.clone();
+        entry.tenant_id.clone_from(&login.tenant_id);
+        entry.key_thumbprint.clone_from(&login.jkt);
         call.trace().entry = entry.clone();
+        let approved = decide(login, &uid, request.approve, now)
+            .map_err(|reason| Refusal::new(reason, "code has been used"))?;
+        (entry.action, entry.outcome) = decision(request.approve, approved);
         state.ledger.append(entry, now);
         let status = if approved {
             "approved"
@@ -279,10 +282,11 @@ impl Shared {
         })
     }
 
-    /// Approves or denies as the demo person.
+    /// Approves or denies as a person of the policy.
     pub(crate) fn decide_by_control(
         &self,
         user_code: &str,
+        uid: &str,
         approve: bool,
     ) -> Result<(), ControlError> {
         let now = self.clock.now();
@@ -292,14 +296,25 @@ impl Shared {
         let login = login.ok_or(ControlError::UnknownUserCode)?;
         let is_member = state
             .policy
-            .user(DEMO_UID)
+            .user(uid)
             .is_some_and(|user| user.tenants.contains(&login.tenant_id));
         if !is_member {
             return Err(ControlError::NotAMember);
         }
-        let approved = decide(login, DEMO_UID, approve, now);
-        let mut entry = decision(login, DEMO_UID, approved);
-        entry.request_id = random_id("req_");
+        let approved = match decide(login, uid, approve, now) {
+            Ok(approved) => approved,
+            Err(_used) => return Err(ControlError::NotPending),
+        };
+        let (action, outcome) = decision(approve, approved);
+        let entry = Entry {
+            tenant_id: login.tenant_id.clone(),
+            action,
+            outcome,
+            principal: format!("user:{uid}"),
+            key_thumbprint: login.jkt.clone(),
+            request_id: random_id("req_"),
+            ..Entry::default()
+        };
         state.ledger.append(entry, now);
         if approved == approve {
             Ok(())
@@ -489,27 +504,19 @@ impl Shared {
 }
 
 /// Whether the code is approved afterwards.
-fn decide(login: &mut Login, uid: &str, approve: bool, now: Moment) -> bool {
+fn decide(login: &mut Login, uid: &str, approve: bool, now: Moment) -> Result<bool, Reason> {
     if approve {
-        login.approve(uid, now)
-    } else {
-        login.deny();
-        false
+        return login.approve(uid, now);
     }
+    login.deny().map(|()| false)
 }
 
-fn decision(login: &Login, uid: &str, approved: bool) -> Entry {
-    Entry {
-        tenant_id: login.tenant_id.clone(),
-        action: if approved {
-            "login.approve"
-        } else {
-            "login.deny"
-        },
-        outcome: "ok",
-        principal: format!("user:{uid}"),
-        key_thumbprint: login.jkt.clone(),
-        ..Entry::default()
+/// Action and outcome for the audit.
+fn decision(approve: bool, approved: bool) -> (&'static str, &'static str) {
+    match (approve, approved) {
+        (true, true) => ("login.approve", "ok"),
+        (true, false) => ("login.approve", "denied"),
+        (false, _) => ("login.deny", "ok"),
     }
 }
 

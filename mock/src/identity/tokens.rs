@@ -13,7 +13,7 @@ use crate::encoding::{Hash, base64url, from_base64url, random_id, sha256};
 use crate::jwk::PublicKey;
 
 /// Expired tokens are known as such for a day.
-const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+const REMEMBERED: Duration = Duration::from_hours(24);
 
 /// The server's own signing key.
 #[derive(Debug)]

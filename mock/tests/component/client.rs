@@ -1,10 +1,4 @@
 //! A client made by hand, so that it can be as wrong as a test needs.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a failed setup should abort the test"
-)]
 
 use aegis_mock::{Mock, Options};
 use aws_lc_rs::rand::{SystemRandom, fill};
@@ -165,10 +159,14 @@ impl Client {
 
     /// One that has logged in for these scopes.
     pub(crate) async fn with_scopes(mock: &Mock, scopes: &[String]) -> Self {
+        Self::of_person(mock, "u-demo", scopes).await
+    }
+
+    pub(crate) async fn of_person(mock: &Mock, uid: &str, scopes: &[String]) -> Self {
         let mut client = Self::new(mock);
         let answer = client.begin(&json!({ "requestedScopes": scopes })).await;
         assert_eq!(answer.reason(), "ok", "{}", answer.body);
-        mock.approve(answer.text("/userCode")).unwrap();
+        mock.approve_as(uid, answer.text("/userCode")).unwrap();
         let answer = client.exchange(answer.text("/deviceCode")).await;
         assert_eq!(answer.text("/status"), "success");
         answer.text("/brokerToken").clone_into(&mut client.token);

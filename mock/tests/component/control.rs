@@ -70,7 +70,7 @@ async fn a_whole_login_and_lease_can_be_driven_and_watched() {
     let answer = client.exchange(begin.text("/deviceCode")).await;
     answer.text("/brokerToken").clone_into(&mut client.token);
     client.nonce = answer.header("dpop-nonce").map(str::to_owned);
-    assert_eq!(control.post("deny", code).await, 200);
+    assert_eq!(control.post("deny", code).await, 409);
     let id = client.lease(GCP, &json!({})).await;
 
     let leases = control.get("leases").await;

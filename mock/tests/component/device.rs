@@ -85,7 +85,7 @@ async fn denied_and_expired_codes_say_so() {
 
     let late = client.begin(&json!({})).await;
     mock.approve(late.text("/userCode")).unwrap();
-    mock.advance(Duration::from_secs(600));
+    mock.advance(Duration::from_mins(10));
     let answer = client.exchange(late.text("/deviceCode")).await;
     assert_eq!(answer.text("/status"), "expired_token");
 }
@@ -298,7 +298,7 @@ async fn begin_is_limited_per_address() {
     let answer = client.begin(&json!({})).await;
     assert_eq!((answer.status, answer.reason()), (429, "rate_limited"));
     assert!(answer.header("retry-after").is_some());
-    mock.advance(Duration::from_secs(60));
+    mock.advance(Duration::from_mins(1));
     assert_eq!(client.begin(&json!({})).await.status, 200);
 }
 
@@ -329,7 +329,7 @@ async fn a_person_approves_with_an_id_token_and_five_guesses() {
     let guess = json!({"userCode": "BBBB-BBBB", "approve": true});
     let answer = decide(mock.demo_id_token(), guess).await;
     assert_eq!(answer.reason(), "rate_limited");
-    mock.advance(Duration::from_secs(3600));
+    mock.advance(Duration::from_hours(1));
     let answer = decide(mock.demo_id_token(), json!({})).await;
     assert_eq!(answer.reason(), "field_missing");
 }

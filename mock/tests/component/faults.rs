@@ -135,7 +135,7 @@ async fn a_login_can_be_answered_wrongly() {
     let begin = client.begin(&json!({})).await;
     mock.fault(EXCHANGE, FaultKind::SlowDown, 1);
     mock.fault(EXCHANGE, FaultKind::ApprovedFirst, 2);
-    mock.advance(Duration::from_secs(60));
+    mock.advance(Duration::from_mins(1));
     let statuses = async |count: usize| {
         let mut statuses = Vec::new();
         for _ in 0..count {

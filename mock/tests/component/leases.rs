@@ -253,6 +253,32 @@ async fn a_lease_of_another_key_is_as_unknown_as_none() {
     );
 }
 
+/// A stranger learns nothing; whoever holds the revoke grant may break the glass.
+#[tokio::test]
+async fn another_person_may_revoke_with_a_grant_and_otherwise_sees_nothing() {
+    let other = "[[user]]\nuid = \"u-other\"\ntenants = [\"business-default\"]\n";
+    let mock = spawn_with("").await;
+    mock.set_policy(&format!("{}\n{other}", policy("")))
+        .unwrap();
+    let owner = Client::logged_in(&mock, &[GCP]).await;
+    let id = owner.lease(GCP, &json!({})).await;
+    let stranger = Client::of_person(&mock, "u-other", &[scope("revoke", STAGING)]).await;
+    for lease_id in [id.as_str(), "lse_00000000000000000000000000"] {
+        let answer = stranger.revoke(lease_id).await;
+        assert_eq!((answer.status, answer.reason()), (404, "lease_not_found"));
+    }
+    let scopes = [scope("redeem", GCP), scope("revoke", GCP)];
+    let holder = Client::of_person(&mock, "u-other", &scopes).await;
+    assert_eq!(holder.redeem(&id).await.reason(), "lease_not_found");
+    assert_eq!(holder.revoke(&id).await.reason(), "ok");
+    assert_eq!(owner.redeem(&id).await.reason(), "lease_revoked");
+    let last = mock
+        .audit()
+        .into_iter()
+        .rfind(|event| event.action == "lease.revoke");
+    assert_eq!(last.unwrap().principal, "user:u-other");
+}
+
 #[tokio::test]
 async fn an_idempotency_key_yields_the_same_lease() {
     let mock = spawn().await;
@@ -308,7 +334,7 @@ async fn ended_leases_stay_listed_for_a_day() {
     let id = client.lease(GCP, &json!({})).await;
     client.revoke(&id).await;
     assert_eq!(mock.leases()[0].state, LeaseState::Revoked);
-    mock.advance(Duration::from_secs(24 * 60 * 60 + 300));
+    mock.advance(Duration::from_mins(24 * 60 + 5));
     assert!(mock.leases().is_empty());
 }
 

@@ -178,7 +178,7 @@ async fn a_token_is_of_ours_alive_and_bound() {
         "binding_mismatch"
     );
     client.key = own;
-    mock.advance(Duration::from_secs(600));
+    mock.advance(Duration::from_mins(10));
     let expired = client.create(GCP, &json!({})).await;
     assert_eq!((expired.status, expired.reason()), (401, "token_expired"));
 }
@@ -327,7 +327,7 @@ async fn a_proof_without_a_current_nonce_is_asked_for_one() {
         client.create(GCP, &json!({})).await.reason(),
         "use_dpop_nonce"
     );
-    mock.advance(Duration::from_secs(60));
+    mock.advance(Duration::from_mins(1));
     let newer = client
         .create(GCP, &json!({}))
         .await
