@@ -27,13 +27,13 @@ const MAX_SCOPE: usize = 256;
 
 /// Lifetimes of a token that may be asked for.
 const TOKEN_TTL: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(60)..=Duration::from_secs(900);
+    Duration::from_mins(1)..=Duration::from_mins(15);
 
 /// What a token lives at most, whatever the server says (OA-11).
-const MAX_TOKEN_LIFE: Duration = Duration::from_secs(900);
+const MAX_TOKEN_LIFE: Duration = Duration::from_mins(15);
 
 /// What it lives at most where the server says nothing (`aegis.md` 6).
-const UNSAID_TOKEN_LIFE: Duration = Duration::from_secs(600);
+const UNSAID_TOKEN_LIFE: Duration = Duration::from_mins(10);
 
 /// Of the name on the approval page, in characters.
 const MAX_DISPLAY_NAME: usize = 64;
@@ -42,8 +42,8 @@ const MAX_DISPLAY_NAME: usize = 64;
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where the server names none, and at most (LM).
-const DEFAULT_CODE_LIFE: Duration = Duration::from_secs(600);
-const MAX_CODE_LIFE: Duration = Duration::from_secs(900);
+const DEFAULT_CODE_LIFE: Duration = Duration::from_mins(10);
+const MAX_CODE_LIFE: Duration = Duration::from_mins(15);
 
 /// In bytes; they are about 40.
 const MAX_DEVICE_CODE: usize = 4096;

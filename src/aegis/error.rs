@@ -5,7 +5,7 @@ use crate::dpop::DpopError;
 use crate::model::{CleanText, ErrorCode};
 
 /// Longer pauses than this are not waited for inside a call, nor asked of a poll.
-pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// Why a call to Aegis failed. Holds no body, no message and no URL of the server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -351,17 +351,37 @@ impl AegisError {
     /// `ErrorInfo`, or a request that never left, says that it had none (`aegis.md` 9).
     pub fn certainty(&self) -> Certainty {
         let not_done = match self {
-            Self::Request(_) | Self::Crypto(_) | Self::Client => true,
+            // The nonce faults come with a refusal that names its reason.
+            Self::Request(_)
+            | Self::Crypto(_)
+            | Self::Client
+            | Self::Protocol(ProtocolFault::NonceMissing | ProtocolFault::NonceLoop) => true,
             Self::Unreachable { sent } | Self::Timeout { sent } => !sent,
             Self::Rejected(rejection) | Self::KeySuspect(rejection) => rejection.has_info,
-            // Both come with a refusal that names its reason.
-            Self::Protocol(ProtocolFault::NonceMissing | ProtocolFault::NonceLoop) => true,
             Self::Protocol(_) | Self::Token(_) => false,
         };
         if not_done {
             Certainty::NotDone
         } else {
             Certainty::Unknown
+        }
+    }
+
+    /// The reason of a refusal.
+    pub(super) const fn refusal(&self) -> Option<Reason> {
+        if let Self::Rejected(rejection) = self {
+            rejection.reason
+        } else {
+            None
+        }
+    }
+
+    /// The same refusal, of a key that had too many of them.
+    pub(super) fn of_suspect_key(self) -> Self {
+        if let Self::Rejected(rejection) = self {
+            Self::KeySuspect(rejection)
+        } else {
+            self
         }
     }
 
@@ -507,455 +527,72 @@ mod tests {
     #[test]
     fn every_code_and_reason_has_its_row() {
         type Row = (Code, Option<Reason>, Disposition, Disposition, ErrorCode);
+        #[rustfmt::skip]
         let rows: &[Row] = &[
-            (
-                Code::InvalidArgument,
-                None,
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::UnknownField),
-                Terminal,
-                Terminal,
-                ErrorCode::Internal,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::DuplicateField),
-                Terminal,
-                Terminal,
-                ErrorCode::Internal,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::TypeMismatch),
-                Terminal,
-                Terminal,
-                ErrorCode::Internal,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::FieldMissing),
-                Terminal,
-                Terminal,
-                ErrorCode::Internal,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::ProtocolVersionMissing),
-                Terminal,
-                Terminal,
-                ErrorCode::Internal,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::RevokeReasonUnknown),
-                Terminal,
-                Terminal,
-                ErrorCode::Internal,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::IdempotencyMismatch),
-                Terminal,
-                Terminal,
-                ErrorCode::Internal,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::PopJwkInvalid),
-                Terminal,
-                Terminal,
-                ErrorCode::Internal,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::ScopeActionOnly),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::ScopeWildcard),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::ScopeMalformed),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::ScopeUnknown),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::TargetMalformed),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::TtlOutOfRange),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::InvalidArgument,
-                Some(Reason::RedemptionsOutOfRange),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::Unauthenticated,
-                None,
-                Reauthenticate,
-                Terminal,
-                ErrorCode::LoginRequired,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::UseDpopNonce),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::ProofMissing),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::ProofInvalid),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::ProofReplayed),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::ProofAmbiguous),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::TokenMissing),
-                Reauthenticate,
-                Terminal,
-                ErrorCode::LoginRequired,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::TokenExpired),
-                Reauthenticate,
-                Terminal,
-                ErrorCode::LoginRequired,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::TokenInvalid),
-                Reauthenticate,
-                Terminal,
-                ErrorCode::LoginRequired,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::TokenRevoked),
-                Reauthenticate,
-                Terminal,
-                ErrorCode::LoginRequired,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::BindingMismatch),
-                Reauthenticate,
-                Terminal,
-                ErrorCode::LoginRequired,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::KeyRevoked),
-                Reauthenticate,
-                Terminal,
-                ErrorCode::LoginRequired,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::SessionEnded),
-                Reauthenticate,
-                Terminal,
-                ErrorCode::LoginRequired,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::ClientCertificateMismatch),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::WorkloadTokenInvalid),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::Unauthenticated,
-                Some(Reason::InsecureUserHeader),
-                Terminal,
-                Terminal,
-                ErrorCode::Internal,
-            ),
-            (
-                Code::PermissionDenied,
-                None,
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::PermissionDenied,
-                Some(Reason::ScopeNotGranted),
-                Terminal,
-                Terminal,
-                ErrorCode::ScopeNotGranted,
-            ),
-            (
-                Code::PermissionDenied,
-                Some(Reason::TenantMismatch),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::PermissionDenied,
-                Some(Reason::PolicyDenied),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::PermissionDenied,
-                Some(Reason::RoleRequired),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::FailedPrecondition,
-                None,
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::FailedPrecondition,
-                Some(Reason::LeaseExhausted),
-                Terminal,
-                Terminal,
-                ErrorCode::LeaseExhausted,
-            ),
-            (
-                Code::FailedPrecondition,
-                Some(Reason::LeaseRevoked),
-                Terminal,
-                Terminal,
-                ErrorCode::LeaseRevoked,
-            ),
-            (
-                Code::FailedPrecondition,
-                Some(Reason::LeaseExpired),
-                Terminal,
-                Terminal,
-                ErrorCode::LeaseExpired,
-            ),
-            (
-                Code::FailedPrecondition,
-                Some(Reason::NonceReplayed),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::FailedPrecondition,
-                Some(Reason::ChallengeUsed),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::FailedPrecondition,
-                Some(Reason::ChallengeExpired),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::FailedPrecondition,
-                Some(Reason::DeviceCodeUsed),
-                Terminal,
-                Terminal,
-                ErrorCode::LoginRequired,
-            ),
-            (
-                Code::FailedPrecondition,
-                Some(Reason::SealedByUserKey),
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::NotFound,
-                None,
-                Terminal,
-                Terminal,
-                ErrorCode::LeaseNotFound,
-            ),
-            (
-                Code::NotFound,
-                Some(Reason::LeaseNotFound),
-                Terminal,
-                Terminal,
-                ErrorCode::LeaseNotFound,
-            ),
-            (
-                Code::NotFound,
-                Some(Reason::DeviceCodeUnknown),
-                Terminal,
-                Terminal,
-                ErrorCode::LoginRequired,
-            ),
-            (
-                Code::AlreadyExists,
-                None,
-                Terminal,
-                Terminal,
-                ErrorCode::AegisDenied,
-            ),
-            (
-                Code::AlreadyExists,
-                Some(Reason::PopKeyConflict),
-                Terminal,
-                Terminal,
-                ErrorCode::Internal,
-            ),
-            (
-                Code::ResourceExhausted,
-                None,
-                Retry(None),
-                Wait(None),
-                ErrorCode::RateLimited,
-            ),
-            (
-                Code::ResourceExhausted,
-                Some(Reason::RateLimited),
-                Retry(None),
-                Wait(None),
-                ErrorCode::RateLimited,
-            ),
-            (
-                Code::ResourceExhausted,
-                Some(Reason::BodyTooLarge),
-                Terminal,
-                Terminal,
-                ErrorCode::Internal,
-            ),
-            (
-                Code::Unavailable,
-                None,
-                Retry(None),
-                Wait(None),
-                ErrorCode::AegisUnavailable,
-            ),
-            (
-                Code::Unavailable,
-                Some(Reason::AuditUnavailable),
-                Retry(None),
-                Wait(None),
-                ErrorCode::AegisUnavailable,
-            ),
-            (
-                Code::Internal,
-                None,
-                Retry(None),
-                Wait(None),
-                ErrorCode::AegisUnavailable,
-            ),
-            (
-                Code::Unknown,
-                None,
-                Retry(None),
-                Wait(None),
-                ErrorCode::AegisUnavailable,
-            ),
-            (
-                Code::DataLoss,
-                None,
-                Retry(None),
-                Wait(None),
-                ErrorCode::AegisUnavailable,
-            ),
-            (
-                Code::Aborted,
-                None,
-                Retry(None),
-                Wait(None),
-                ErrorCode::AegisUnavailable,
-            ),
-            (
-                Code::DeadlineExceeded,
-                None,
-                Retry(None),
-                Wait(None),
-                ErrorCode::AegisUnavailable,
-            ),
-            (
-                Code::Unimplemented,
-                None,
-                Terminal,
-                Terminal,
-                ErrorCode::AegisProtocol,
-            ),
-            (
-                Code::OutOfRange,
-                None,
-                Terminal,
-                Terminal,
-                ErrorCode::AegisProtocol,
-            ),
-            (
-                Code::Canceled,
-                None,
-                Terminal,
-                Terminal,
-                ErrorCode::AegisProtocol,
-            ),
+            (Code::InvalidArgument, None, Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::UnknownField), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::DuplicateField), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::TypeMismatch), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::FieldMissing), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::ProtocolVersionMissing), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::RevokeReasonUnknown), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::IdempotencyMismatch), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::PopJwkInvalid), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::ScopeActionOnly), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::ScopeWildcard), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::ScopeMalformed), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::ScopeUnknown), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::TargetMalformed), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::TtlOutOfRange), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::RedemptionsOutOfRange), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, None, Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::UseDpopNonce), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::ProofMissing), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::ProofInvalid), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::ProofReplayed), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::ProofAmbiguous), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::TokenMissing), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::TokenExpired), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::TokenInvalid), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::TokenRevoked), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::BindingMismatch), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::KeyRevoked), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::SessionEnded), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::ClientCertificateMismatch), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::WorkloadTokenInvalid), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::InsecureUserHeader), Terminal, Terminal, ErrorCode::Internal),
+            (Code::PermissionDenied, None, Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::PermissionDenied, Some(Reason::ScopeNotGranted), Terminal, Terminal, ErrorCode::ScopeNotGranted),
+            (Code::PermissionDenied, Some(Reason::TenantMismatch), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::PermissionDenied, Some(Reason::PolicyDenied), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::PermissionDenied, Some(Reason::RoleRequired), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::FailedPrecondition, None, Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::FailedPrecondition, Some(Reason::LeaseExhausted), Terminal, Terminal, ErrorCode::LeaseExhausted),
+            (Code::FailedPrecondition, Some(Reason::LeaseRevoked), Terminal, Terminal, ErrorCode::LeaseRevoked),
+            (Code::FailedPrecondition, Some(Reason::LeaseExpired), Terminal, Terminal, ErrorCode::LeaseExpired),
+            (Code::FailedPrecondition, Some(Reason::NonceReplayed), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::FailedPrecondition, Some(Reason::ChallengeUsed), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::FailedPrecondition, Some(Reason::ChallengeExpired), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::FailedPrecondition, Some(Reason::DeviceCodeUsed), Terminal, Terminal, ErrorCode::LoginRequired),
+            (Code::FailedPrecondition, Some(Reason::SealedByUserKey), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::NotFound, None, Terminal, Terminal, ErrorCode::LeaseNotFound),
+            (Code::NotFound, Some(Reason::LeaseNotFound), Terminal, Terminal, ErrorCode::LeaseNotFound),
+            (Code::NotFound, Some(Reason::DeviceCodeUnknown), Terminal, Terminal, ErrorCode::LoginRequired),
+            (Code::AlreadyExists, None, Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::AlreadyExists, Some(Reason::PopKeyConflict), Terminal, Terminal, ErrorCode::Internal),
+            (Code::ResourceExhausted, None, Retry(None), Wait(None), ErrorCode::RateLimited),
+            (Code::ResourceExhausted, Some(Reason::RateLimited), Retry(None), Wait(None), ErrorCode::RateLimited),
+            (Code::ResourceExhausted, Some(Reason::BodyTooLarge), Terminal, Terminal, ErrorCode::Internal),
+            (Code::Unavailable, None, Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::Unavailable, Some(Reason::AuditUnavailable), Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::Internal, None, Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::Unknown, None, Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::DataLoss, None, Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::Aborted, None, Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::DeadlineExceeded, None, Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::Unimplemented, None, Terminal, Terminal, ErrorCode::AegisProtocol),
+            (Code::OutOfRange, None, Terminal, Terminal, ErrorCode::AegisProtocol),
+            (Code::Canceled, None, Terminal, Terminal, ErrorCode::AegisProtocol),
         ];
         for (code, reason, calling, polling, public) in rows {
             let name = format!("{} {:?}", code.as_str(), reason.map(Reason::as_str));
@@ -989,103 +626,20 @@ mod tests {
     #[test]
     fn faults_that_are_no_answer_have_their_row() {
         let suspect = rejection(Code::Unauthenticated, Some(Reason::ProofInvalid));
+        #[rustfmt::skip]
         let rows = [
-            (
-                "request",
-                AegisError::Request("scopes"),
-                Fault,
-                Fault,
-                ErrorCode::Internal,
-                Certainty::NotDone,
-            ),
-            (
-                "crypto",
-                AegisError::Crypto(DpopError::Signing),
-                Fault,
-                Fault,
-                ErrorCode::Internal,
-                Certainty::NotDone,
-            ),
-            (
-                "client",
-                AegisError::Client,
-                Fault,
-                Fault,
-                ErrorCode::Internal,
-                Certainty::NotDone,
-            ),
-            (
-                "no connection",
-                AegisError::Unreachable { sent: false },
-                Retry(None),
-                Wait(None),
-                ErrorCode::AegisUnavailable,
-                Certainty::NotDone,
-            ),
-            (
-                "broken off",
-                AegisError::Unreachable { sent: true },
-                Retry(None),
-                Wait(None),
-                ErrorCode::AegisUnavailable,
-                Certainty::Unknown,
-            ),
-            (
-                "no turn in time",
-                AegisError::Timeout { sent: false },
-                Retry(None),
-                Wait(None),
-                ErrorCode::AegisUnavailable,
-                Certainty::NotDone,
-            ),
-            (
-                "timeout",
-                AegisError::Timeout { sent: true },
-                Retry(None),
-                Wait(None),
-                ErrorCode::AegisUnavailable,
-                Certainty::Unknown,
-            ),
-            (
-                "redirect",
-                AegisError::Protocol(ProtocolFault::Redirect),
-                Fault,
-                Wait(None),
-                ErrorCode::AegisProtocol,
-                Certainty::Unknown,
-            ),
-            (
-                "malformed",
-                AegisError::Protocol(ProtocolFault::Malformed),
-                Fault,
-                Fault,
-                ErrorCode::AegisProtocol,
-                Certainty::Unknown,
-            ),
-            (
-                "nonce loop",
-                AegisError::Protocol(ProtocolFault::NonceLoop),
-                Fault,
-                Fault,
-                ErrorCode::AegisProtocol,
-                Certainty::NotDone,
-            ),
-            (
-                "wider scope",
-                AegisError::Token(TokenFault::Scope),
-                Fault,
-                Fault,
-                ErrorCode::AegisProtocol,
-                Certainty::Unknown,
-            ),
-            (
-                "suspect key",
-                AegisError::KeySuspect(suspect),
-                Compromised,
-                Compromised,
-                ErrorCode::LoginRequired,
-                Certainty::NotDone,
-            ),
+            ("request", AegisError::Request("scopes"), Fault, Fault, ErrorCode::Internal, Certainty::NotDone),
+            ("crypto", AegisError::Crypto(DpopError::Signing), Fault, Fault, ErrorCode::Internal, Certainty::NotDone),
+            ("client", AegisError::Client, Fault, Fault, ErrorCode::Internal, Certainty::NotDone),
+            ("no connection", AegisError::Unreachable { sent: false }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::NotDone),
+            ("broken off", AegisError::Unreachable { sent: true }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::Unknown),
+            ("no turn in time", AegisError::Timeout { sent: false }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::NotDone),
+            ("timeout", AegisError::Timeout { sent: true }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::Unknown),
+            ("redirect", AegisError::Protocol(ProtocolFault::Redirect), Fault, Wait(None), ErrorCode::AegisProtocol, Certainty::Unknown),
+            ("malformed", AegisError::Protocol(ProtocolFault::Malformed), Fault, Fault, ErrorCode::AegisProtocol, Certainty::Unknown),
+            ("nonce loop", AegisError::Protocol(ProtocolFault::NonceLoop), Fault, Fault, ErrorCode::AegisProtocol, Certainty::NotDone),
+            ("wider scope", AegisError::Token(TokenFault::Scope), Fault, Fault, ErrorCode::AegisProtocol, Certainty::Unknown),
+            ("suspect key", AegisError::KeySuspect(suspect), Compromised, Compromised, ErrorCode::LoginRequired, Certainty::NotDone),
         ];
         for (name, error, calling, polling, public, certainty) in rows {
             assert_eq!(error.disposition(During::Call), calling, "{name}");
@@ -1102,7 +656,7 @@ mod tests {
         for status in [400, 401, 403, 404, 418, 429, 500, 501, 502, 503, 504] {
             let error = AegisError::Rejected(Rejection {
                 readable: false,
-                retry_after: Some(Duration::from_secs(3600)),
+                retry_after: Some(Duration::from_hours(1)),
                 ..rejection(Code::of_status(status), None)
             });
             assert_eq!(

@@ -40,7 +40,10 @@ impl ErrorInfo {
             let (field, wire_type) = (tag >> 3, tag & 7);
             match (field, wire_type) {
                 (0, _) => return None,
-                (1, 2) => info.reason = std::str::from_utf8(bytes_of(&mut rest)?).ok()?.to_owned(),
+                (1, 2) => {
+                    let text = std::str::from_utf8(bytes_of(&mut rest)?).ok()?;
+                    info.reason = String::from(text);
+                }
                 (3, 0) => {
                     // An int32; what does not fit (negative ones come as ten bytes) means nothing.
                     info.retry_after = u32::try_from(varint(&mut rest)?)
@@ -112,41 +115,22 @@ mod tests {
                 retry_after: seconds.map(Duration::from_secs),
             })
         };
+        #[rustfmt::skip]
         let rows = [
             ("empty", String::new(), row("", None)),
             ("reason", b64(b"\x0a\x01a"), row("a", None)),
             ("without padding", "CgFh".to_owned(), row("a", None)),
             ("padded", b64(b"\x0a\x02ab"), row("ab", None)),
-            (
-                "padding left out",
-                b64(b"\x0a\x02ab").replace('=', ""),
-                row("ab", None),
-            ),
+            ("padding left out", b64(b"\x0a\x02ab").replace('=', ""), row("ab", None)),
             ("retry after", b64(b"\x18\x1e"), row("", Some(30))),
             ("retry after zero", b64(b"\x18\x00"), row("", None)),
-            (
-                "negative",
-                b64(b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
-                row("", None),
-            ),
-            (
-                "last one counts",
-                b64(b"\x0a\x01a\x0a\x01b"),
-                row("b", None),
-            ),
-            (
-                "unknown fields",
-                b64(b"\x28\x01\x32\x01x\x39\0\0\0\0\0\0\0\0\x45\0\0\0\0\x0a\x01a"),
-                row("a", None),
-            ),
+            ("negative", b64(b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), row("", None)),
+            ("last one counts", b64(b"\x0a\x01a\x0a\x01b"), row("b", None)),
+            ("unknown fields", b64(b"\x28\x01\x32\x01x\x39\0\0\0\0\0\0\0\0\x45\0\0\0\0\x0a\x01a"), row("a", None)),
             ("not base64", "%%%".to_owned(), None),
             ("url alphabet", "_-_-".to_owned(), None),
             ("length beyond the end", b64(b"\x0a\x05a"), None),
-            (
-                "huge length",
-                b64(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
-                None,
-            ),
+            ("huge length", b64(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), None),
             ("endless varint", b64(&[0xff; 11]), None),
             ("a group", b64(b"\x0b"), None),
             ("field zero", b64(b"\x02\x00"), None),

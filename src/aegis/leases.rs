@@ -23,7 +23,7 @@ use crate::secret::SecretString;
 use crate::time::UnixTime;
 
 /// Lifetimes that may be asked for, and what any material is believed to live at most.
-const TTL: RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_secs(3600);
+const TTL: RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_hours(1);
 
 /// Redemptions that may be asked for.
 const REDEMPTIONS: RangeInclusive<u32> = 1..=10;

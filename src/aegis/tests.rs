@@ -1,6 +1,5 @@
 //! The client against a server that answers scripted bytes.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,8 +15,8 @@ use super::*;
 use crate::broker::ports::{Disposition, Failure};
 use crate::dpop::ProofKey;
 use crate::model::{
-    Action, CleanText, ErrorCode, FieldValue, MaterialKind, PopKeyId, Principal, Scope, Selector,
-    TenantId,
+    Action, CleanText, ErrorCode, FieldValue, MaterialKind, PopKeyId, Principal, ProofJti, Scope,
+    Selector, TenantId,
 };
 use crate::secret::SecretString;
 use crate::time::{Now, Timestamp, UnixTime};
@@ -145,7 +144,9 @@ async fn serve(mut stream: TcpStream, scripts: Vec<Script>, log: Arc<Mutex<Vec<S
         let Some(end) = text.find("\r\n\r\n") else {
             continue;
         };
-        let length: usize = text[..end]
+        let length: usize = text
+            .get(..end)
+            .unwrap()
             .lines()
             .find_map(|line| line.strip_prefix("content-length: "))
             .map_or(0, |length| length.parse().unwrap());
@@ -238,7 +239,7 @@ fn begin_request() -> BeginDeviceAuthorization {
     BeginDeviceAuthorization {
         tenant: TenantId::parse("business-default").unwrap(),
         scopes: Action::ALL.map(scope).to_vec(),
-        token_ttl: Duration::from_secs(600),
+        token_ttl: Duration::from_mins(10),
         client_display_name: CleanText::new("Aegis Broker on host-01", 64),
     }
 }
@@ -278,7 +279,7 @@ fn session() -> Arc<Session> {
 fn lease_request() -> CreateLease {
     CreateLease {
         selector: selector(),
-        ttl: Duration::from_secs(300),
+        ttl: Duration::from_mins(5),
         max_redemptions: 1,
         purpose: Some(CleanText::new("deploy", 200)),
     }
@@ -436,7 +437,7 @@ async fn create_carries_bearer_and_body_proof() {
     assert_eq!(claims["ath"], "tIwG3kH55jVIJEnLlT-9kvfdG35M9jidGIzlQA_2ta8");
     assert_eq!(
         claims["jti"].as_str(),
-        answer.trace.proof_jti.as_ref().map(|jti| jti.as_str())
+        answer.trace.proof_jti.as_ref().map(ProofJti::as_str)
     );
     let body = &request.body;
     assert_eq!(body["target"]["account"], "deploy-bot");
@@ -603,22 +604,11 @@ async fn nonce_loops_end() {
 #[tokio::test]
 async fn a_refused_proof_follows_the_servers_clock_once() {
     let start = START / 1000;
+    #[rustfmt::skip]
     let rows = [
-        (
-            "an hour ahead",
-            "Date: Sun, 22 Nov 2026 11:00:00 GMT\r\n",
-            start + 3600,
-        ),
-        (
-            "an hour behind",
-            "Date: Sun, 22 Nov 2026 09:00:00 GMT\r\n",
-            start - 3600,
-        ),
-        (
-            "two days ahead",
-            "Date: Tue, 24 Nov 2026 10:00:00 GMT\r\n",
-            start,
-        ),
+        ("an hour ahead", "Date: Sun, 22 Nov 2026 11:00:00 GMT\r\n", start + 3600),
+        ("an hour behind", "Date: Sun, 22 Nov 2026 09:00:00 GMT\r\n", start - 3600),
+        ("two days ahead", "Date: Tue, 24 Nov 2026 10:00:00 GMT\r\n", start),
         ("no date", "", start),
         ("nonsense", "Date: yesterday\r\n", start),
     ];
@@ -811,20 +801,12 @@ async fn only_what_may_be_repeated_is() {
 #[tokio::test(start_paused = true)]
 async fn the_whole_call_has_one_deadline() {
     let head = format!("HTTP/1.1 200 X\r\n{JSON}Content-Length: 1000\r\n\r\n").into_bytes();
+    #[rustfmt::skip]
     let rows = [
         ("no answer", vec![Script::Stall]),
         ("headers only", vec![Script::Drip(head.clone())]),
-        (
-            "half a header",
-            vec![Script::Drip(b"HTTP/1.1 200 X\r\nX-A: ".to_vec())],
-        ),
-        (
-            "stalls after a retry",
-            vec![
-                answer(503, "", &json!({"code": "unavailable"})),
-                Script::Stall,
-            ],
-        ),
+        ("half a header", vec![Script::Drip(b"HTTP/1.1 200 X\r\nX-A: ".to_vec())]),
+        ("stalls after a retry", vec![answer(503, "", &json!({"code": "unavailable"})), Script::Stall]),
     ];
     for (name, scripts) in rows {
         let server = Server::start(scripts).await;
@@ -905,69 +887,22 @@ async fn hostile_answers_to_redeem_are_classified() {
     let endless = format!("HTTP/1.1 200 X\r\n{JSON}\r\n").into_bytes();
     let unavailable = (ErrorCode::AegisUnavailable, Disposition::Retry(None));
     let protocol = (ErrorCode::AegisProtocol, Disposition::Fault);
+    #[rustfmt::skip]
     let rows: Vec<(&str, Script, (ErrorCode, Disposition))> = vec![
         ("closes at once", Script::Bytes(Vec::new()), unavailable),
-        (
-            "garbage",
-            Script::Bytes(b"\x16\x03\x01\x00garbage\r\n\r\n".to_vec()),
-            unavailable,
-        ),
-        (
-            "not HTTP",
-            Script::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()),
-            unavailable,
-        ),
+        ("garbage", Script::Bytes(b"\x16\x03\x01\x00garbage\r\n\r\n".to_vec()), unavailable),
+        ("not HTTP", Script::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), unavailable),
         ("truncated body", Script::Bytes(truncated), unavailable),
-        (
-            "bad chunk",
-            Script::Bytes(format!("{chunked}zz\r\n{good}").into_bytes()),
-            unavailable,
-        ),
-        (
-            "unfinished chunks",
-            Script::Bytes(format!("{chunked}{:x}\r\n{good}\r\n", good.len()).into_bytes()),
-            unavailable,
-        ),
-        (
-            "announces 2 MiB",
-            Script::Endless(ok_head(2 * 1024 * 1024)),
-            protocol,
-        ),
-        (
-            "one byte too long",
-            Script::Endless(ok_head(1024 * 1024 + 1)),
-            protocol,
-        ),
+        ("bad chunk", Script::Bytes(format!("{chunked}zz\r\n{good}").into_bytes()), unavailable),
+        ("unfinished chunks", Script::Bytes(format!("{chunked}{:x}\r\n{good}\r\n", good.len()).into_bytes()), unavailable),
+        ("announces 2 MiB", Script::Endless(ok_head(2 * 1024 * 1024)), protocol),
+        ("one byte too long", Script::Endless(ok_head(1024 * 1024 + 1)), protocol),
         ("endless", Script::Endless(endless), protocol),
-        (
-            "headers of 70 KiB",
-            raw(200, &format!("{JSON}X-Long: {long}\r\n"), good.as_bytes()),
-            protocol,
-        ),
-        (
-            "redirect",
-            raw(302, "Location: http://169.254.169.254/\r\n", b""),
-            protocol,
-        ),
-        (
-            "redirect that keeps the method",
-            raw(307, &format!("{JSON}Location: /x\r\n"), good.as_bytes()),
-            protocol,
-        ),
-        (
-            "gzip",
-            raw(
-                200,
-                &format!("{JSON}Content-Encoding: gzip\r\n"),
-                good.as_bytes(),
-            ),
-            protocol,
-        ),
-        (
-            "html",
-            raw(200, "Content-Type: text/html\r\n", good.as_bytes()),
-            protocol,
-        ),
+        ("headers of 70 KiB", raw(200, &format!("{JSON}X-Long: {long}\r\n"), good.as_bytes()), protocol),
+        ("redirect", raw(302, "Location: http://169.254.169.254/\r\n", b""), protocol),
+        ("redirect that keeps the method", raw(307, &format!("{JSON}Location: /x\r\n"), good.as_bytes()), protocol),
+        ("gzip", raw(200, &format!("{JSON}Content-Encoding: gzip\r\n"), good.as_bytes()), protocol),
+        ("html", raw(200, "Content-Type: text/html\r\n", good.as_bytes()), protocol),
         ("no content type", raw(200, "", good.as_bytes()), protocol),
         ("no body", raw(200, JSON, b""), protocol),
         ("not JSON", raw(200, JSON, b"{'credential'}"), protocol),
@@ -976,60 +911,20 @@ async fn hostile_answers_to_redeem_are_classified() {
         ("a name twice", raw(200, JSON, twice.as_bytes()), protocol),
         ("empty object", ok(&json!({})), protocol),
         ("list", ok(&json!([redeemed()])), protocol),
-        (
-            "credential is text",
-            ok(&json!({"credential": MATERIAL})),
-            protocol,
-        ),
-        (
-            "error in a 200",
-            ok(&with(redeemed(), "error", json!({"code": "x"}))),
-            protocol,
-        ),
-        (
-            "token in a refusal",
-            answer(
-                403,
-                "",
-                &json!({"code": "permission_denied", "brokerToken": TOKEN}),
-            ),
-            protocol,
-        ),
-        (
-            "credential in a refusal",
-            answer(500, "", &redeemed()),
-            protocol,
-        ),
+        ("credential is text", ok(&json!({"credential": MATERIAL})), protocol),
+        ("error in a 200", ok(&with(redeemed(), "error", json!({"code": "x"}))), protocol),
+        ("token in a refusal", answer(403, "", &json!({"code": "permission_denied", "brokerToken": TOKEN})), protocol),
+        ("credential in a refusal", answer(500, "", &redeemed()), protocol),
         ("201", answer(201, "", &redeemed()), protocol),
         ("204", raw(204, "", b""), unavailable),
         ("400 without a body", raw(400, "", b""), unavailable),
-        (
-            "401 html",
-            raw(401, "Content-Type: text/html\r\n", b"<html>"),
-            (ErrorCode::LoginRequired, Disposition::Reauthenticate),
-        ),
-        (
-            "403 html",
-            raw(403, "Content-Type: text/html\r\n", b"<html>"),
-            (ErrorCode::AegisDenied, Disposition::Terminal),
-        ),
-        (
-            "404 text",
-            raw(404, "Content-Type: text/plain\r\n", b"no"),
-            (ErrorCode::AegisProtocol, Disposition::Terminal),
-        ),
+        ("401 html", raw(401, "Content-Type: text/html\r\n", b"<html>"), (ErrorCode::LoginRequired, Disposition::Reauthenticate)),
+        ("403 html", raw(403, "Content-Type: text/html\r\n", b"<html>"), (ErrorCode::AegisDenied, Disposition::Terminal)),
+        ("404 text", raw(404, "Content-Type: text/plain\r\n", b"no"), (ErrorCode::AegisProtocol, Disposition::Terminal)),
         ("429 empty", raw(429, "", b""), unavailable),
         ("418", raw(418, "", b""), unavailable),
-        (
-            "502 html",
-            raw(502, "Content-Type: text/html\r\n", b"<html>"),
-            unavailable,
-        ),
-        (
-            "503 endless",
-            Script::Endless(format!("HTTP/1.1 503 X\r\n{JSON}\r\n").into_bytes()),
-            unavailable,
-        ),
+        ("502 html", raw(502, "Content-Type: text/html\r\n", b"<html>"), unavailable),
+        ("503 endless", Script::Endless(format!("HTTP/1.1 503 X\r\n{JSON}\r\n").into_bytes()), unavailable),
     ];
     for (name, script, (code, disposition)) in rows {
         let (answer, count) = redeem_once(script).await;
@@ -1080,90 +975,26 @@ async fn begin_answers_are_checked() {
         "deviceCode": DEVICE_CODE, "userCode": "BCDF-GHJK",
         "verificationUri": "https://aegis.example/device",
     });
+    #[rustfmt::skip]
     let bad: Vec<(&str, Value)> = vec![
         ("no device code", without(good.clone(), "deviceCode")),
-        (
-            "empty device code",
-            with(good.clone(), "deviceCode", json!("")),
-        ),
-        (
-            "device code with a line feed",
-            with(good.clone(), "deviceCode", json!("a\nb")),
-        ),
-        (
-            "device code is a number",
-            with(good.clone(), "deviceCode", json!(7)),
-        ),
+        ("empty device code", with(good.clone(), "deviceCode", json!(""))),
+        ("device code with a line feed", with(good.clone(), "deviceCode", json!("a\nb"))),
+        ("device code is a number", with(good.clone(), "deviceCode", json!(7))),
         ("no user code", without(good.clone(), "userCode")),
-        (
-            "blank user code",
-            with(good.clone(), "userCode", json!(" ")),
-        ),
-        (
-            "user code with an escape",
-            with(good.clone(), "userCode", json!("\u{1b}[2JAB")),
-        ),
-        (
-            "user code reversed",
-            with(good.clone(), "userCode", json!("\u{202e}AB")),
-        ),
-        (
-            "user code of 33",
-            with(good.clone(), "userCode", json!("A".repeat(33))),
-        ),
+        ("blank user code", with(good.clone(), "userCode", json!(" "))),
+        ("user code with an escape", with(good.clone(), "userCode", json!("\u{1b}[2JAB"))),
+        ("user code reversed", with(good.clone(), "userCode", json!("\u{202e}AB"))),
+        ("user code of 33", with(good.clone(), "userCode", json!("A".repeat(33)))),
         ("no uri", without(good.clone(), "verificationUri")),
-        (
-            "plain http",
-            with(
-                good.clone(),
-                "verificationUri",
-                json!("http://aegis.example/device"),
-            ),
-        ),
-        (
-            "http by name",
-            with(
-                good.clone(),
-                "verificationUri",
-                json!("http://localhost/device"),
-            ),
-        ),
-        (
-            "javascript",
-            with(
-                good.clone(),
-                "verificationUri",
-                json!("javascript:alert(1)"),
-            ),
-        ),
-        (
-            "file",
-            with(good.clone(), "verificationUri", json!("file:///etc/passwd")),
-        ),
-        (
-            "an option",
-            with(good.clone(), "verificationUri", json!("--help")),
-        ),
-        (
-            "user info",
-            with(
-                good.clone(),
-                "verificationUri",
-                json!("https://aegis.example@evil.example/"),
-            ),
-        ),
-        (
-            "too long",
-            with(
-                good.clone(),
-                "verificationUri",
-                json!(format!("https://h/{}", "a".repeat(2048))),
-            ),
-        ),
-        (
-            "negative life",
-            with(good.clone(), "expiresInSeconds", json!(-1)),
-        ),
+        ("plain http", with(good.clone(), "verificationUri", json!("http://aegis.example/device"))),
+        ("http by name", with(good.clone(), "verificationUri", json!("http://localhost/device"))),
+        ("javascript", with(good.clone(), "verificationUri", json!("javascript:alert(1)"))),
+        ("file", with(good.clone(), "verificationUri", json!("file:///etc/passwd"))),
+        ("an option", with(good.clone(), "verificationUri", json!("--help"))),
+        ("user info", with(good.clone(), "verificationUri", json!("https://aegis.example@evil.example/"))),
+        ("too long", with(good.clone(), "verificationUri", json!(format!("https://h/{}", "a".repeat(2048))))),
+        ("negative life", with(good.clone(), "expiresInSeconds", json!(-1))),
         ("error beside it", with(good.clone(), "error", json!("x"))),
     ];
     for (name, body) in bad {
@@ -1176,74 +1007,16 @@ async fn begin_answers_are_checked() {
             .unwrap_err();
         assert_eq!(failure.code, ErrorCode::AegisProtocol, "{name}");
     }
+    #[rustfmt::skip]
     let life_and_pause: Vec<(&str, Value, u64, u64)> = vec![
         ("nothing said", good.clone(), 600, 5),
-        (
-            "zero",
-            with(
-                with(good.clone(), "expiresInSeconds", json!(0)),
-                "intervalSeconds",
-                json!(0),
-            ),
-            600,
-            5,
-        ),
-        (
-            "as text",
-            with(
-                with(good.clone(), "expiresInSeconds", json!("300")),
-                "intervalSeconds",
-                json!("7"),
-            ),
-            300,
-            7,
-        ),
-        (
-            "snake case",
-            with(
-                with(good.clone(), "expires_in_seconds", json!(60)),
-                "interval_seconds",
-                json!(1),
-            ),
-            60,
-            1,
-        ),
-        (
-            "words",
-            with(
-                with(good.clone(), "expiresInSeconds", json!("soon")),
-                "intervalSeconds",
-                json!("often"),
-            ),
-            600,
-            5,
-        ),
-        (
-            "negative interval",
-            with(good.clone(), "intervalSeconds", json!(-5)),
-            600,
-            5,
-        ),
-        (
-            "fractions",
-            with(
-                with(good.clone(), "expiresInSeconds", json!(90.9)),
-                "intervalSeconds",
-                json!(2.9),
-            ),
-            90,
-            2,
-        ),
-        (
-            "huge",
-            with(
-                with(good.clone(), "expiresInSeconds", json!(1e18)),
-                "intervalSeconds",
-                json!(u64::MAX),
-            ),
-            900,
-            900,
-        ),
+        ("zero", with(with(good.clone(), "expiresInSeconds", json!(0)), "intervalSeconds", json!(0)), 600, 5),
+        ("as text", with(with(good.clone(), "expiresInSeconds", json!("300")), "intervalSeconds", json!("7")), 300, 7),
+        ("snake case", with(with(good.clone(), "expires_in_seconds", json!(60)), "interval_seconds", json!(1)), 60, 1),
+        ("words", with(with(good.clone(), "expiresInSeconds", json!("soon")), "intervalSeconds", json!("often")), 600, 5),
+        ("negative interval", with(good.clone(), "intervalSeconds", json!(-5)), 600, 5),
+        ("fractions", with(with(good.clone(), "expiresInSeconds", json!(90.9)), "intervalSeconds", json!(2.9)), 90, 2),
+        ("huge", with(with(good.clone(), "expiresInSeconds", json!(1e18)), "intervalSeconds", json!(u64::MAX)), 900, 900),
     ];
     for (name, body, life, pause) in life_and_pause {
         let server = Server::start(vec![ok(&body)]).await;
@@ -1306,53 +1079,18 @@ async fn a_taken_key_name_gets_another_key_once() {
 /// `aegis.md` 5: the table of statuses.
 #[tokio::test]
 async fn poll_statuses_are_told_apart() {
+    #[rustfmt::skip]
     let rows: Vec<(&str, Value, Result<&str, Disposition>)> = vec![
-        (
-            "pending",
-            json!({"status": "authorization_pending", "intervalSeconds": 8}),
-            Ok("Pending { interval: Some(8s) }"),
-        ),
-        (
-            "approved",
-            json!({"status": "approved"}),
-            Ok("Pending { interval: None }"),
-        ),
-        (
-            "slow down",
-            json!({"status": "slow_down", "intervalSeconds": "10"}),
-            Ok("SlowDown { interval: Some(10s) }"),
-        ),
-        (
-            "denied",
-            json!({"status": "access_denied"}),
-            Ok("AccessDenied"),
-        ),
-        (
-            "expired",
-            json!({"status": "expired_token"}),
-            Ok("ExpiredToken"),
-        ),
-        (
-            "success without a token",
-            json!({"status": "success"}),
-            Err(Disposition::Fault),
-        ),
-        (
-            "token while pending",
-            json!({"status": "authorization_pending", "brokerToken": TOKEN}),
-            Err(Disposition::Fault),
-        ),
+        ("pending", json!({"status": "authorization_pending", "intervalSeconds": 8}), Ok("Pending { interval: Some(8s) }")),
+        ("approved", json!({"status": "approved"}), Ok("Pending { interval: None }")),
+        ("slow down", json!({"status": "slow_down", "intervalSeconds": "10"}), Ok("SlowDown { interval: Some(10s) }")),
+        ("denied", json!({"status": "access_denied"}), Ok("AccessDenied")),
+        ("expired", json!({"status": "expired_token"}), Ok("ExpiredToken")),
+        ("success without a token", json!({"status": "success"}), Err(Disposition::Fault)),
+        ("token while pending", json!({"status": "authorization_pending", "brokerToken": TOKEN}), Err(Disposition::Fault)),
         ("no status", json!({}), Err(Disposition::Fault)),
-        (
-            "unknown status",
-            json!({"status": "Success"}),
-            Err(Disposition::Fault),
-        ),
-        (
-            "status is a number",
-            json!({"status": 1}),
-            Err(Disposition::Fault),
-        ),
+        ("unknown status", json!({"status": "Success"}), Err(Disposition::Fault)),
+        ("status is a number", json!({"status": 1}), Err(Disposition::Fault)),
     ];
     for (name, body, expected) in rows {
         let server = Server::start(vec![ok(&body)]).await;
@@ -1372,6 +1110,7 @@ async fn polls_wait_out_what_passes_and_end_on_the_rest() {
     use Disposition::{Fault, Terminal, Wait};
     let said = |status: u16, code: &str| answer(status, "", &json!({ "code": code }));
     let html = |status: u16| raw(status, "Content-Type: text/html\r\n", b"<html>");
+    #[rustfmt::skip]
     let rows: Vec<(&str, Script, Disposition)> = vec![
         ("closed", Script::Bytes(Vec::new()), Wait(None)),
         ("stalled", Script::Stall, Wait(None)),
@@ -1381,84 +1120,27 @@ async fn polls_wait_out_what_passes_and_end_on_the_rest() {
         ("data loss", said(500, "data_loss"), Wait(None)),
         ("deadline", said(504, "deadline_exceeded"), Wait(None)),
         ("aborted", said(409, "aborted"), Wait(None)),
-        (
-            "throttled",
-            refusal(
-                429,
-                "Retry-After: 7\r\n",
-                "resource_exhausted",
-                "rate_limited",
-            ),
-            Wait(Some(Duration::from_secs(7))),
-        ),
+        ("throttled", refusal(429, "Retry-After: 7\r\n", "resource_exhausted", "rate_limited"), Wait(Some(Duration::from_secs(7)))),
         ("502 html", html(502), Wait(None)),
         ("401 html", html(401), Wait(None)),
         ("404 html", html(404), Wait(None)),
-        (
-            "redirect",
-            raw(302, "Location: /portal\r\n", b""),
-            Wait(None),
-        ),
-        (
-            "too large",
-            refusal(429, "", "resource_exhausted", "body_too_large"),
-            Terminal,
-        ),
-        (
-            "code used",
-            refusal(400, "", "failed_precondition", "device_code_used"),
-            Terminal,
-        ),
-        (
-            "code unknown",
-            refusal(404, "", "not_found", "device_code_unknown"),
-            Terminal,
-        ),
-        (
-            "denied",
-            refusal(403, "", "permission_denied", "policy_denied"),
-            Terminal,
-        ),
-        (
-            "bad request",
-            refusal(400, "", "invalid_argument", "unknown_field"),
-            Terminal,
-        ),
-        (
-            "proof replayed",
-            refusal(401, "", "unauthenticated", "proof_replayed"),
-            Terminal,
-        ),
-        (
-            "proof invalid",
-            refusal(401, "", "unauthenticated", "proof_invalid"),
-            Terminal,
-        ),
+        ("redirect", raw(302, "Location: /portal\r\n", b""), Wait(None)),
+        ("too large", refusal(429, "", "resource_exhausted", "body_too_large"), Terminal),
+        ("code used", refusal(400, "", "failed_precondition", "device_code_used"), Terminal),
+        ("code unknown", refusal(404, "", "not_found", "device_code_unknown"), Terminal),
+        ("denied", refusal(403, "", "permission_denied", "policy_denied"), Terminal),
+        ("bad request", refusal(400, "", "invalid_argument", "unknown_field"), Terminal),
+        ("proof replayed", refusal(401, "", "unauthenticated", "proof_replayed"), Terminal),
+        ("proof invalid", refusal(401, "", "unauthenticated", "proof_invalid"), Terminal),
         ("unauthenticated", said(401, "unauthenticated"), Terminal),
-        (
-            "token expired",
-            refusal(401, "", "unauthenticated", "token_expired"),
-            Terminal,
-        ),
+        ("token expired", refusal(401, "", "unauthenticated", "token_expired"), Terminal),
         ("unimplemented", said(501, "unimplemented"), Terminal),
         ("out of range", said(400, "out_of_range"), Terminal),
         ("canceled", said(499, "canceled"), Terminal),
         ("exists", said(409, "already_exists"), Terminal),
-        (
-            "200 html",
-            raw(200, "Content-Type: text/html\r\n", b"<html>"),
-            Fault,
-        ),
+        ("200 html", raw(200, "Content-Type: text/html\r\n", b"<html>"), Fault),
         ("200 not JSON", raw(200, JSON, b"{"), Fault),
-        (
-            "token in a refusal",
-            answer(
-                503,
-                "",
-                &json!({"code": "unavailable", "brokerToken": TOKEN}),
-            ),
-            Fault,
-        ),
+        ("token in a refusal", answer(503, "", &json!({"code": "unavailable", "brokerToken": TOKEN})), Fault),
     ];
     for (name, script, disposition) in rows {
         let server = Server::start(vec![script]).await;
@@ -1474,6 +1156,8 @@ async fn polls_wait_out_what_passes_and_end_on_the_rest() {
     }
 }
 
+type Change = Box<dyn Fn(Value) -> Value>;
+
 /// OA-12, DP-14, `aegis.md` 6 and 17.6: a token is believed only as asked for.
 #[tokio::test]
 async fn tokens_that_were_not_asked_for_are_thrown_away() {
@@ -1481,96 +1165,34 @@ async fn tokens_that_were_not_asked_for_are_thrown_away() {
         .to_string()
         .replace("deploy-bot", "root");
     let missing = "token_info_missing";
-    type Change = Box<dyn Fn(Value) -> Value>;
     let set = |name: &'static str, value: Value| -> Change {
         Box::new(move |info| with(info, name, value.clone()))
     };
     let cut = |name: &'static str| -> Change { Box::new(move |info| without(info, name)) };
+    #[rustfmt::skip]
     let rows: Vec<(&str, Change, Option<&str>)> = vec![
         ("as asked", Box::new(|info| info), None),
-        (
-            "fewer scopes",
-            set("grantedScopes", json!([scope(Action::Redeem).to_string()])),
-            None,
-        ),
+        ("fewer scopes", set("grantedScopes", json!([scope(Action::Redeem).to_string()])), None),
         ("no key name", cut("popKeyId"), None),
         ("no session", cut("sessionId"), None),
         ("no thumbprint", cut("thumbprint"), Some(missing)),
         ("no binding", cut("binding"), Some(missing)),
         ("no tenant", cut("tenantId"), Some(missing)),
         ("no scopes", cut("grantedScopes"), Some(missing)),
-        (
-            "empty scopes",
-            set("grantedScopes", json!([])),
-            Some(missing),
-        ),
+        ("empty scopes", set("grantedScopes", json!([])), Some(missing)),
         ("no principal", cut("principal"), Some(missing)),
-        (
-            "other thumbprint",
-            set(
-                "thumbprint",
-                json!("0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"),
-            ),
-            Some("token_thumbprint_mismatch"),
-        ),
-        (
-            "other binding",
-            set("binding", json!("x5t#S256")),
-            Some("token_binding_mismatch"),
-        ),
-        (
-            "other tenant",
-            set("tenantId", json!("business-other")),
-            Some("token_tenant_mismatch"),
-        ),
-        (
-            "other key name",
-            set("popKeyId", json!("pop-x")),
-            Some("token_pop_key_id_mismatch"),
-        ),
-        (
-            "another account",
-            set("grantedScopes", json!([other])),
-            Some("token_scope_wider"),
-        ),
-        (
-            "action only",
-            set("grantedScopes", json!(["credential.lease.create"])),
-            Some("token_scope_wider"),
-        ),
-        (
-            "wildcard",
-            set(
-                "grantedScopes",
-                json!(["credential.lease.create:provider:gcp:app:*:account:x"]),
-            ),
-            Some("token_scope_wider"),
-        ),
-        (
-            "bootstrap",
-            set("grantedScopes", json!(["spiffe.bootstrap"])),
-            Some("token_scope_wider"),
-        ),
-        (
-            "negative life",
-            set("expiresInSeconds", json!(-1)),
-            Some("token_lifetime"),
-        ),
-        (
-            "already over",
-            set("expiresAt", json!("2026-11-22T09:59:59Z")),
-            Some("token_lifetime"),
-        ),
-        (
-            "session over",
-            set("sessionExpiresAt", json!("2026-11-22T10:00:00Z")),
-            Some("token_lifetime"),
-        ),
-        (
-            "principal with an escape",
-            set("principal", json!("user:\u{1b}[2J")),
-            Some("field principal"),
-        ),
+        ("other thumbprint", set("thumbprint", json!("0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I")), Some("token_thumbprint_mismatch")),
+        ("other binding", set("binding", json!("x5t#S256")), Some("token_binding_mismatch")),
+        ("other tenant", set("tenantId", json!("business-other")), Some("token_tenant_mismatch")),
+        ("other key name", set("popKeyId", json!("pop-x")), Some("token_pop_key_id_mismatch")),
+        ("another account", set("grantedScopes", json!([other])), Some("token_scope_wider")),
+        ("action only", set("grantedScopes", json!(["credential.lease.create"])), Some("token_scope_wider")),
+        ("wildcard", set("grantedScopes", json!(["credential.lease.create:provider:gcp:app:*:account:x"])), Some("token_scope_wider")),
+        ("bootstrap", set("grantedScopes", json!(["spiffe.bootstrap"])), Some("token_scope_wider")),
+        ("negative life", set("expiresInSeconds", json!(-1)), Some("token_lifetime")),
+        ("already over", set("expiresAt", json!("2026-11-22T09:59:59Z")), Some("token_lifetime")),
+        ("session over", set("sessionExpiresAt", json!("2026-11-22T10:00:00Z")), Some("token_lifetime")),
+        ("principal with an escape", set("principal", json!("user:\u{1b}[2J")), Some("field principal")),
     ];
     for (name, change, reason) in rows {
         let authorization = authorization();
@@ -1626,28 +1248,14 @@ async fn a_missing_token_info_is_believed_only_where_allowed() {
 /// OA-11, HY-17: the earlier of two lifetimes, at most 15 min, whatever they look like.
 #[tokio::test]
 async fn token_lifetimes_are_the_earlier_and_capped() {
+    #[rustfmt::skip]
     let rows: Vec<(&str, Value, Value, u64)> = vec![
         ("both", json!(600), json!("2026-11-22T10:10:00Z"), 600),
-        (
-            "point earlier",
-            json!(600),
-            json!("2026-11-22T10:01:00Z"),
-            60,
-        ),
-        (
-            "seconds earlier",
-            json!(60),
-            json!("2026-11-22T10:10:00Z"),
-            60,
-        ),
+        ("point earlier", json!(600), json!("2026-11-22T10:01:00Z"), 60),
+        ("seconds earlier", json!(60), json!("2026-11-22T10:10:00Z"), 60),
         ("seconds as text", json!("60"), Value::Null, 60),
         ("fraction", json!(60.9), Value::Null, 60),
-        (
-            "point only",
-            Value::Null,
-            json!("2026-11-22T10:02:00.5Z"),
-            120,
-        ),
+        ("point only", Value::Null, json!("2026-11-22T10:02:00.5Z"), 120),
         ("neither", Value::Null, Value::Null, 600),
         ("a word", json!("long"), Value::Null, 600),
         ("zero is missing", json!(0), Value::Null, 600),
@@ -1680,48 +1288,22 @@ async fn token_lifetimes_are_the_earlier_and_capped() {
 #[tokio::test]
 async fn created_leases_are_checked() {
     let good = lease("active");
+    #[rustfmt::skip]
     let bad: Vec<(&str, Value)> = vec![
         ("no lease", json!({})),
         ("no id", json!({"lease": without(good.clone(), "leaseId")})),
-        (
-            "hostile id",
-            json!({"lease": with(good.clone(), "leaseId", json!("lse_\u{1b}[2J"))}),
-        ),
+        ("hostile id", json!({"lease": with(good.clone(), "leaseId", json!("lse_\u{1b}[2J"))})),
         ("no state", json!({"lease": without(good.clone(), "state")})),
         ("revoked", json!({"lease": lease("revoked")})),
         ("unknown state", json!({"lease": lease("Active")})),
-        (
-            "no target",
-            json!({"lease": without(good.clone(), "target")}),
-        ),
-        (
-            "other target",
-            json!({"lease": with(good.clone(), "target", json!({"provider": "gcp", "app": "billing-prod", "account": "root"}))}),
-        ),
-        (
-            "half a target",
-            json!({"lease": with(good.clone(), "target", json!({"provider": "gcp"}))}),
-        ),
-        (
-            "no end",
-            json!({"lease": without(good.clone(), "expiresAt")}),
-        ),
-        (
-            "end is a word",
-            json!({"lease": with(good.clone(), "expiresAt", json!("soon"))}),
-        ),
-        (
-            "end is a number",
-            json!({"lease": with(good.clone(), "expiresAt", json!(1))}),
-        ),
-        (
-            "ends before it begins",
-            json!({"lease": with(good.clone(), "expiresAt", json!("2026-11-22T09:00:00Z"))}),
-        ),
-        (
-            "negative count",
-            json!({"lease": with(good.clone(), "maxRedemptions", json!(-1))}),
-        ),
+        ("no target", json!({"lease": without(good.clone(), "target")})),
+        ("other target", json!({"lease": with(good.clone(), "target", json!({"provider": "gcp", "app": "billing-prod", "account": "root"}))})),
+        ("half a target", json!({"lease": with(good.clone(), "target", json!({"provider": "gcp"}))})),
+        ("no end", json!({"lease": without(good.clone(), "expiresAt")})),
+        ("end is a word", json!({"lease": with(good.clone(), "expiresAt", json!("soon"))})),
+        ("end is a number", json!({"lease": with(good.clone(), "expiresAt", json!(1))})),
+        ("ends before it begins", json!({"lease": with(good.clone(), "expiresAt", json!("2026-11-22T09:00:00Z"))})),
+        ("negative count", json!({"lease": with(good.clone(), "maxRedemptions", json!(-1))})),
     ];
     for (name, body) in bad {
         let server = Server::start(vec![ok(&body)]).await;
@@ -1738,41 +1320,14 @@ async fn created_leases_are_checked() {
         );
         assert_eq!(server.count(), 1, "{name}");
     }
+    #[rustfmt::skip]
     let lives: Vec<(&str, Value, u64, u32)> = vec![
         ("as asked", good.clone(), 300, 1),
-        (
-            "shorter",
-            with(good.clone(), "expiresAt", json!("2026-11-22T10:01:00Z")),
-            60,
-            1,
-        ),
-        (
-            "longer",
-            with(good.clone(), "expiresAt", json!("2026-11-22T11:00:00Z")),
-            300,
-            1,
-        ),
-        (
-            "by the server's clock",
-            without(
-                with(good.clone(), "expiresAt", json!("2026-11-22T10:01:00Z")),
-                "createdAt",
-            ),
-            60,
-            1,
-        ),
-        (
-            "more redemptions",
-            with(good.clone(), "maxRedemptions", json!("10")),
-            300,
-            1,
-        ),
-        (
-            "redemptions unsaid",
-            without(good, "maxRedemptions"),
-            300,
-            1,
-        ),
+        ("shorter", with(good.clone(), "expiresAt", json!("2026-11-22T10:01:00Z")), 60, 1),
+        ("longer", with(good.clone(), "expiresAt", json!("2026-11-22T11:00:00Z")), 300, 1),
+        ("by the server's clock", without(with(good.clone(), "expiresAt", json!("2026-11-22T10:01:00Z")), "createdAt"), 60, 1),
+        ("more redemptions", with(good.clone(), "maxRedemptions", json!("10")), 300, 1),
+        ("redemptions unsaid", without(good, "maxRedemptions"), 300, 1),
     ];
     for (name, lease, life, redemptions) in lives {
         let server = Server::start(vec![ok(&json!({ "lease": lease }))]).await;
@@ -1884,75 +1439,25 @@ async fn material_out_of_shape_is_refused() {
     let many: serde_json::Map<String, Value> = (0..65)
         .map(|index| (format!("f{index}"), json!("v")))
         .collect();
+    #[rustfmt::skip]
     let rows: Vec<(&str, Value)> = vec![
-        (
-            "no kind",
-            credential(&|credential| without(credential, "kind")),
-        ),
-        (
-            "unknown kind",
-            credential(&|credential| with(credential, "kind", json!("github_token"))),
-        ),
-        (
-            "kind of another member",
-            credential(&|credential| with(credential, "kind", json!("generic_secret"))),
-        ),
-        (
-            "no member",
-            credential(&|credential| without(credential, "gcpAccessToken")),
-        ),
-        (
-            "two members",
-            credential(&|credential| {
-                with(credential, "genericSecret", json!({"fields": {"a": "b"}}))
-            }),
-        ),
-        (
-            "two members, one unknown to us",
-            credential(&|credential| with(credential, "githubToken", json!({"token": "t"}))),
-        ),
+        ("no kind", credential(&|credential| without(credential, "kind"))),
+        ("unknown kind", credential(&|credential| with(credential, "kind", json!("github_token")))),
+        ("kind of another member", credential(&|credential| with(credential, "kind", json!("generic_secret")))),
+        ("no member", credential(&|credential| without(credential, "gcpAccessToken"))),
+        ("two members", credential(&|credential| { with(credential, "genericSecret", json!({"fields": {"a": "b"}})) })),
+        ("two members, one unknown to us", credential(&|credential| with(credential, "githubToken", json!({"token": "t"})))),
         ("no token", token(Value::Null)),
         ("empty token", token(json!(""))),
         ("token with a line feed", token(json!("a\nb"))),
         ("token with NUL", token(json!("a\u{0}b"))),
-        (
-            "token of 64 KiB and one",
-            token(json!("t".repeat(64 * 1024 + 1))),
-        ),
+        ("token of 64 KiB and one", token(json!("t".repeat(64 * 1024 + 1)))),
         ("token is a number", token(json!(1))),
-        (
-            "no end",
-            without(
-                credential(&|credential| without(credential, "expiresAt")),
-                "lease",
-            ),
-        ),
-        (
-            "over",
-            credential(&|credential| with(credential, "expiresAt", json!("2026-11-22T09:00:00Z"))),
-        ),
-        (
-            "other lease",
-            with(
-                good.clone(),
-                "lease",
-                with(lease("active"), "leaseId", json!("lse_other")),
-            ),
-        ),
-        (
-            "revoked lease",
-            with(good.clone(), "lease", lease("revoked")),
-        ),
-        (
-            "escape in a public value",
-            credential(&|credential| {
-                with(
-                    credential,
-                    "gcpAccessToken",
-                    json!({"accessToken": "t", "projectId": "\u{1b}[2J"}),
-                )
-            }),
-        ),
+        ("no end", without(credential(&|credential| without(credential, "expiresAt")), "lease")),
+        ("over", credential(&|credential| with(credential, "expiresAt", json!("2026-11-22T09:00:00Z")))),
+        ("other lease", with(good.clone(), "lease", with(lease("active"), "leaseId", json!("lse_other")))),
+        ("revoked lease", with(good.clone(), "lease", lease("revoked"))),
+        ("escape in a public value", credential(&|credential| { with(credential, "gcpAccessToken", json!({"accessToken": "t", "projectId": "\u{1b}[2J"})) })),
         ("no fields", generic(json!({}))),
         ("65 fields", generic(Value::Object(many))),
         ("empty value", generic(json!({"a": ""}))),
@@ -1975,38 +1480,15 @@ async fn material_out_of_shape_is_refused() {
 /// LC-5: only an answer that says so confirms a revocation.
 #[tokio::test]
 async fn revocations_are_confirmed_or_not() {
+    #[rustfmt::skip]
     let rows: Vec<(&str, Script, Result<(), ErrorCode>)> = vec![
         ("revoked", ok(&json!({"lease": lease("revoked")})), Ok(())),
-        (
-            "expired",
-            ok(&json!({"lease": lease("expired"), "alreadyTerminal": true})),
-            Ok(()),
-        ),
-        (
-            "terminal, no lease",
-            ok(&json!({"already_terminal": true})),
-            Ok(()),
-        ),
-        (
-            "still active",
-            ok(&json!({"lease": lease("active")})),
-            Err(ErrorCode::AegisProtocol),
-        ),
-        (
-            "nothing said",
-            ok(&json!({})),
-            Err(ErrorCode::AegisProtocol),
-        ),
-        (
-            "other lease",
-            ok(&json!({"lease": with(lease("revoked"), "leaseId", json!("lse_other"))})),
-            Err(ErrorCode::AegisProtocol),
-        ),
-        (
-            "not found",
-            refusal(404, "", "not_found", "lease_not_found"),
-            Err(ErrorCode::LeaseNotFound),
-        ),
+        ("expired", ok(&json!({"lease": lease("expired"), "alreadyTerminal": true})), Ok(())),
+        ("terminal, no lease", ok(&json!({"already_terminal": true})), Ok(())),
+        ("still active", ok(&json!({"lease": lease("active")})), Err(ErrorCode::AegisProtocol)),
+        ("nothing said", ok(&json!({})), Err(ErrorCode::AegisProtocol)),
+        ("other lease", ok(&json!({"lease": with(lease("revoked"), "leaseId", json!("lse_other"))})), Err(ErrorCode::AegisProtocol)),
+        ("not found", refusal(404, "", "not_found", "lease_not_found"), Err(ErrorCode::LeaseNotFound)),
     ];
     for (name, script, expected) in rows {
         let server = Server::start(vec![script]).await;
@@ -2066,8 +1548,7 @@ async fn nothing_secret_is_logged() {
     let polled = client.exchange_device_authorization(authorization).await;
     let redeemed = client.redeem_lease(session(), lease_id()).await;
     let failed = client.redeem_lease(session(), lease_id()).await;
-    let mut debug = String::new();
-    write!(debug, "{polled:?} {redeemed:?} {failed:?} {client:?}").unwrap();
+    let debug = format!("{polled:?} {redeemed:?} {failed:?} {client:?}");
     drop(guard);
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(text.contains("aegis call failed"), "the log is looked at");

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ use crate::broker::ports::{CallTrace, Certainty};
 use crate::dpop::{Htm, Htu, Nonce, Proof, ProofClaims, ProofKey, TokenHash};
 use crate::model::{CleanText, ProofJti, RequestId};
 use crate::secret::{SecretBuffer, SecretString};
-use crate::time::{Clock, Now, UnixTime};
+use crate::time::{Clock, Now, Timestamp, UnixTime};
 
 /// For a whole call with all its tries (LM); the server clamps to the same.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
@@ -70,7 +71,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(8);
 
 /// Three refused proofs within this are a possible key compromise (`aegis.md` 12).
-const REFUSAL_WINDOW: Duration = Duration::from_secs(5 * 60);
+const REFUSAL_WINDOW: Duration = Duration::from_mins(5);
 
 /// That many of them.
 const MAX_REFUSALS: usize = 3;
@@ -78,8 +79,9 @@ const MAX_REFUSALS: usize = 3;
 /// How many refused proofs are remembered, over all keys.
 const MAX_REMEMBERED_REFUSALS: usize = 16;
 
-/// How far a server's clock may be from ours before we stop following it (`aegis.md` 4).
-const MAX_CLOCK_OFFSET: Duration = Duration::from_secs(24 * 60 * 60);
+/// How far a server's clock must be from ours to be followed, `Date` being in whole seconds,
+/// and how far it may be at most (`aegis.md` 4).
+const CLOCK_OFFSET: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_hours(24);
 
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
 const TIMEOUT_MS: HeaderName = HeaderName::from_static("connect-timeout-ms");
@@ -180,8 +182,8 @@ struct Memory {
     /// The newest of the one origin we talk to (DP-12).
     nonce: Option<Nonce>,
     offset: Option<ClockOffset>,
-    /// Thumbprint and time (`Timestamp` of the clock) of refused proofs.
-    refusals: VecDeque<(Box<str>, Now)>,
+    /// Thumbprint and time of refused proofs.
+    refusals: VecDeque<(Box<str>, Timestamp)>,
 }
 
 /// How far the server's clock is from ours, learnt once for a key, which is once per login.
@@ -239,10 +241,6 @@ impl Transport {
         })
     }
 
-    pub(super) fn now(&self) -> Now {
-        self.clock.now()
-    }
-
     /// Forgets client, pool, buffers, nonce and clock offset (HY-7). Calls under way keep their
     /// connection until they end.
     pub(super) fn drop_connections(&self) {
@@ -280,8 +278,10 @@ impl Transport {
             if let NonceHeader::One(nonce) = &marks.nonce {
                 self.memory().nonce = Some(nonce.clone());
             }
-            trace.request_id = marks.request_id.take();
-            trace.proof_jti = marks.jti.take();
+            if marks.sent {
+                trace.request_id = marks.request_id.take();
+                trace.proof_jti = marks.jti.take();
+            }
             let error = match result {
                 Ok(body) => {
                     tracing::debug!(
@@ -335,11 +335,7 @@ impl Transport {
         marks: &mut Marks,
         repeats: &mut Repeats,
     ) -> Next {
-        let reason = match &error {
-            AegisError::Rejected(rejection) => rejection.reason,
-            _ => None,
-        };
-        if let (Some(key), Some(reason)) = (call.key, reason) {
+        if let (Some(key), Some(reason)) = (call.key, error.refusal()) {
             if reason == Reason::UseDpopNonce {
                 return match std::mem::take(&mut marks.nonce) {
                     NonceHeader::One(_) if repeats.nonce => {
@@ -356,12 +352,7 @@ impl Transport {
             }
             if reason.refuses_proof() {
                 if self.is_suspect(key) {
-                    return match error {
-                        AegisError::Rejected(rejection) => {
-                            Next::End(AegisError::KeySuspect(rejection))
-                        }
-                        other => Next::End(other),
-                    };
+                    return Next::End(error.of_suspect_key());
                 }
                 if reason == Reason::ProofInvalid && !repeats.proof {
                     repeats.proof = true;
@@ -371,66 +362,10 @@ impl Transport {
                 return Next::End(error);
             }
         }
-        match self.pause(&error, call.rpc, repeats) {
+        match pause(&error, call.rpc, repeats) {
             Some(pause) => Next::Later { error, pause },
             None => Next::End(error),
         }
-    }
-
-    /// How long to wait before the next try, if there is to be one.
-    fn pause(&self, error: &AegisError, rpc: Rpc, repeats: &mut Repeats) -> Option<Duration> {
-        if !rpc.repeats() {
-            return None;
-        }
-        let (limit, retry_after) = match error {
-            AegisError::Unreachable { .. } => (MAX_TRIES, None),
-            AegisError::Rejected(rejection) => match rejection.code {
-                ConnectCode::ResourceExhausted
-                    if rejection.reason == Some(Reason::BodyTooLarge) =>
-                {
-                    return None;
-                }
-                ConnectCode::ResourceExhausted | ConnectCode::Unavailable => {
-                    (MAX_TRIES, rejection.retry_after)
-                }
-                ConnectCode::Internal
-                | ConnectCode::Unknown
-                | ConnectCode::DataLoss
-                | ConnectCode::Aborted
-                | ConnectCode::DeadlineExceeded => (
-                    MAX_INTERNAL_REPEATS.saturating_add(1),
-                    rejection.retry_after,
-                ),
-                ConnectCode::Canceled
-                | ConnectCode::InvalidArgument
-                | ConnectCode::NotFound
-                | ConnectCode::AlreadyExists
-                | ConnectCode::PermissionDenied
-                | ConnectCode::FailedPrecondition
-                | ConnectCode::OutOfRange
-                | ConnectCode::Unimplemented
-                | ConnectCode::Unauthenticated => return None,
-            },
-            AegisError::Request(_)
-            | AegisError::Crypto(_)
-            | AegisError::Client
-            | AegisError::Timeout { .. }
-            | AegisError::Protocol(_)
-            | AegisError::Token(_)
-            | AegisError::KeySuspect(_) => return None,
-        };
-        repeats.failures = repeats.failures.saturating_add(1);
-        if repeats.failures >= limit || retry_after.is_some_and(|after| after > MAX_RETRY_AFTER) {
-            return None;
-        }
-        let ceiling = FIRST_PAUSE
-            .saturating_mul(2_u32.saturating_pow(repeats.failures.saturating_sub(1)))
-            .min(MAX_PAUSE);
-        Some(
-            retry_after
-                .unwrap_or_default()
-                .saturating_add(jitter(ceiling)),
-        )
     }
 
     /// One HTTP exchange.
@@ -502,8 +437,9 @@ impl Transport {
         if (300..400).contains(&status) {
             return Err(AegisError::Protocol(ProtocolFault::Redirect));
         }
-        let retry_after = single(headers, &RETRY_AFTER)
-            .and_then(|value| parse_retry_after(value, marks.date.unwrap_or(self.now().unix)));
+        let retry_after = single(headers, &RETRY_AFTER).and_then(|value| {
+            parse_retry_after(value, marks.date.unwrap_or(self.clock.now().unix))
+        });
         if !is_plain_json(headers) {
             return Err(match status {
                 200 => AegisError::Protocol(ProtocolFault::NotPlainJson),
@@ -547,14 +483,8 @@ impl Transport {
                 if offset.ahead {
                     now.plus(offset.by)
                 } else {
-                    UnixTime::from_millis(
-                        UnixTime::from_millis(0)
-                            .until(now)
-                            .saturating_sub(offset.by)
-                            .as_millis()
-                            .try_into()
-                            .unwrap_or(u64::MAX),
-                    )
+                    let behind = u64::try_from(offset.by.as_millis()).unwrap_or(u64::MAX);
+                    UnixTime::from_millis(now.as_millis().saturating_sub(behind))
                 }
             }
             Some(_) | None => now,
@@ -576,7 +506,7 @@ impl Transport {
             .offset
             .as_ref()
             .is_some_and(|offset| *offset.thumbprint == *key.thumbprint());
-        if known || by > MAX_CLOCK_OFFSET {
+        if known || !CLOCK_OFFSET.contains(&by) {
             return;
         }
         tracing::warn!(
@@ -593,11 +523,11 @@ impl Transport {
 
     /// Notes a refused proof and says whether it is the third of its key in five minutes.
     fn is_suspect(&self, key: &ProofKey) -> bool {
-        let now = self.clock.now();
+        let now = self.clock.now().boot;
         let mut memory = self.memory();
         memory
             .refusals
-            .retain(|(_, at)| at.boot.until(now.boot) < REFUSAL_WINDOW);
+            .retain(|(_, at)| at.until(now) < REFUSAL_WINDOW);
         while memory.refusals.len() >= MAX_REMEMBERED_REFUSALS {
             memory.refusals.pop_front();
         }
@@ -695,6 +625,60 @@ pub(super) fn is_loopback(url: &Url) -> bool {
         Some(Host::Ipv6(address)) => Ipv6Addr::is_loopback(&address),
         Some(Host::Domain(_)) | None => false,
     }
+}
+
+/// How long to wait before the next try, if there is to be one.
+fn pause(error: &AegisError, rpc: Rpc, repeats: &mut Repeats) -> Option<Duration> {
+    if !rpc.repeats() {
+        return None;
+    }
+    let (limit, retry_after) = match error {
+        AegisError::Unreachable { .. } => (MAX_TRIES, None),
+        AegisError::Rejected(rejection) => match rejection.code {
+            ConnectCode::ResourceExhausted if rejection.reason == Some(Reason::BodyTooLarge) => {
+                return None;
+            }
+            ConnectCode::ResourceExhausted | ConnectCode::Unavailable => {
+                (MAX_TRIES, rejection.retry_after)
+            }
+            ConnectCode::Internal
+            | ConnectCode::Unknown
+            | ConnectCode::DataLoss
+            | ConnectCode::Aborted
+            | ConnectCode::DeadlineExceeded => (
+                MAX_INTERNAL_REPEATS.saturating_add(1),
+                rejection.retry_after,
+            ),
+            ConnectCode::Canceled
+            | ConnectCode::InvalidArgument
+            | ConnectCode::NotFound
+            | ConnectCode::AlreadyExists
+            | ConnectCode::PermissionDenied
+            | ConnectCode::FailedPrecondition
+            | ConnectCode::OutOfRange
+            | ConnectCode::Unimplemented
+            | ConnectCode::Unauthenticated => return None,
+        },
+        AegisError::Request(_)
+        | AegisError::Crypto(_)
+        | AegisError::Client
+        | AegisError::Timeout { .. }
+        | AegisError::Protocol(_)
+        | AegisError::Token(_)
+        | AegisError::KeySuspect(_) => return None,
+    };
+    repeats.failures = repeats.failures.saturating_add(1);
+    if repeats.failures >= limit || retry_after.is_some_and(|after| after > MAX_RETRY_AFTER) {
+        return None;
+    }
+    let ceiling = FIRST_PAUSE
+        .saturating_mul(2_u32.saturating_pow(repeats.failures.saturating_sub(1)))
+        .min(MAX_PAUSE);
+    Some(
+        retry_after
+            .unwrap_or_default()
+            .saturating_add(jitter(ceiling)),
+    )
 }
 
 fn deadline() -> Instant {
@@ -895,6 +879,8 @@ fn jitter(ceiling: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use ConnectCode as Code;
+
     use super::*;
 
     fn settings(base: &str, loopback: bool) -> AegisSettings {
@@ -908,79 +894,25 @@ mod tests {
     /// OA-7: https, or http on a loopback literal where allowed.
     #[test]
     fn only_https_and_allowed_loopback_are_called() {
+        #[rustfmt::skip]
         let rows = [
             ("https", "https://aegis.example", false, Ok(false)),
-            (
-                "https with a path",
-                "https://aegis.example/a/",
-                false,
-                Ok(false),
-            ),
-            (
-                "http",
-                "http://aegis.example",
-                true,
-                Err(SettingsError::Insecure),
-            ),
-            (
-                "loopback, not allowed",
-                "http://127.0.0.1:7460",
-                false,
-                Err(SettingsError::Insecure),
-            ),
+            ("https with a path", "https://aegis.example/a/", false, Ok(false)),
+            ("http", "http://aegis.example", true, Err(SettingsError::Insecure)),
+            ("loopback, not allowed", "http://127.0.0.1:7460", false, Err(SettingsError::Insecure)),
             ("loopback", "http://127.0.0.1:7460", true, Ok(true)),
             ("other loopback", "http://127.9.9.9", true, Ok(true)),
             ("loopback 6", "http://[::1]:7460", true, Ok(true)),
             ("https on loopback", "https://127.0.0.1", true, Ok(false)),
-            (
-                "a name for loopback",
-                "http://localhost:7460",
-                true,
-                Err(SettingsError::Insecure),
-            ),
-            (
-                "looks like loopback",
-                "http://127.0.0.1.example",
-                true,
-                Err(SettingsError::Insecure),
-            ),
-            (
-                "any address",
-                "http://0.0.0.0",
-                true,
-                Err(SettingsError::Insecure),
-            ),
-            (
-                "user",
-                "https://u@aegis.example",
-                false,
-                Err(SettingsError::Shape),
-            ),
-            (
-                "password",
-                "https://:p@aegis.example",
-                false,
-                Err(SettingsError::Shape),
-            ),
-            (
-                "query",
-                "https://aegis.example/?a=b",
-                false,
-                Err(SettingsError::Shape),
-            ),
-            (
-                "fragment",
-                "https://aegis.example/#a",
-                false,
-                Err(SettingsError::Shape),
-            ),
+            ("a name for loopback", "http://localhost:7460", true, Err(SettingsError::Insecure)),
+            ("looks like loopback", "http://127.0.0.1.example", true, Err(SettingsError::Insecure)),
+            ("any address", "http://0.0.0.0", true, Err(SettingsError::Insecure)),
+            ("user", "https://u@aegis.example", false, Err(SettingsError::Shape)),
+            ("password", "https://:p@aegis.example", false, Err(SettingsError::Shape)),
+            ("query", "https://aegis.example/?a=b", false, Err(SettingsError::Shape)),
+            ("fragment", "https://aegis.example/#a", false, Err(SettingsError::Shape)),
             ("no host", "data:x", false, Err(SettingsError::Shape)),
-            (
-                "other scheme",
-                "ftp://aegis.example",
-                false,
-                Err(SettingsError::Insecure),
-            ),
+            ("other scheme", "ftp://aegis.example", false, Err(SettingsError::Insecure)),
         ];
         for (name, base, loopback, expected) in rows {
             assert_eq!(check_base(&settings(base, loopback)), expected, "{name}");
@@ -1052,106 +984,29 @@ mod tests {
         let with = |code: &str, details: &str| {
             format!(r#"{{"code":"{code}","message":"\u001b[2J","details":{details}}}"#)
         };
-        let read = |status: u16, body: &str| match refusal(status, body.as_bytes(), None) {
-            AegisError::Rejected(rejection) => Ok((
-                rejection.code,
-                rejection.reason,
-                rejection.readable,
-                rejection.has_info,
-            )),
-            other => Err(other),
+        let read = |status: u16, body: &str| {
+            let error = refusal(status, body.as_bytes(), None);
+            if let AegisError::Rejected(said) = error {
+                Ok((said.code, said.reason, said.readable, said.has_info))
+            } else {
+                Err(error)
+            }
         };
-        use ConnectCode as Code;
+        #[rustfmt::skip]
         let rows = [
-            (
-                "with info",
-                401,
-                with("unauthenticated", info),
-                Ok((
-                    Code::Unauthenticated,
-                    Some(Reason::UseDpopNonce),
-                    true,
-                    true,
-                )),
-            ),
-            (
-                "debug alone counts for nothing",
-                403,
-                with(
-                    "permission_denied",
-                    r#"[{"type":"aegis.v1.ErrorInfo","debug":{"reason":"policy_denied"}}]"#,
-                ),
-                Ok((Code::PermissionDenied, None, true, false)),
-            ),
-            (
-                "bad base64",
-                403,
-                with(
-                    "permission_denied",
-                    r#"[{"type":"aegis.v1.ErrorInfo","value":"%"}]"#,
-                ),
-                Ok((Code::PermissionDenied, None, true, false)),
-            ),
-            (
-                "another detail",
-                403,
-                with("permission_denied", r#"[{"type":"x","value":"CgFh"}]"#),
-                Ok((Code::PermissionDenied, None, true, false)),
-            ),
-            (
-                "no details",
-                404,
-                r#"{"code":"not_found"}"#.to_owned(),
-                Ok((Code::NotFound, None, true, false)),
-            ),
-            (
-                "code beats status",
-                500,
-                r#"{"code":"unavailable"}"#.to_owned(),
-                Ok((Code::Unavailable, None, true, false)),
-            ),
-            (
-                "unknown code",
-                503,
-                r#"{"code":"odd"}"#.to_owned(),
-                Ok((Code::Unavailable, None, false, false)),
-            ),
-            (
-                "no code",
-                400,
-                "{}".to_owned(),
-                Ok((Code::Internal, None, false, false)),
-            ),
-            (
-                "html",
-                502,
-                "<html>".to_owned(),
-                Ok((Code::Unavailable, None, false, false)),
-            ),
-            (
-                "empty",
-                403,
-                String::new(),
-                Ok((Code::PermissionDenied, None, false, false)),
-            ),
-            (
-                "code is a number",
-                401,
-                r#"{"code":7}"#.to_owned(),
-                Ok((Code::Unauthenticated, None, false, false)),
-            ),
-            (
-                "a token in it",
-                401,
-                r#"{"code":"unauthenticated","brokerToken":"t"}"#.to_owned(),
-                Err(AegisError::Protocol(ProtocolFault::SecretInRefusal)),
-            ),
-            (
-                "a credential in it",
-                500,
-                r#"{"credential":{"kind":"x"}}"#.to_owned(),
-                Err(AegisError::Protocol(ProtocolFault::SecretInRefusal)),
-            ),
+            ("with info", 401, with("unauthenticated", info), Ok((Code::Unauthenticated, Some(Reason::UseDpopNonce), true, true))),
+            ("debug alone counts for nothing", 403, with("permission_denied", r#"[{"type":"aegis.v1.ErrorInfo","debug":{"reason":"policy_denied"}}]"#), Ok((Code::PermissionDenied, None, true, false))),
+            ("bad base64", 403, with("permission_denied", r#"[{"type":"aegis.v1.ErrorInfo","value":"%"}]"#), Ok((Code::PermissionDenied, None, true, false))),
+            ("another detail", 403, with("permission_denied", r#"[{"type":"x","value":"CgFh"}]"#), Ok((Code::PermissionDenied, None, true, false))),
+            ("no details", 404, r#"{"code":"not_found"}"#.to_owned(), Ok((Code::NotFound, None, true, false))),
+            ("code beats status", 500, r#"{"code":"unavailable"}"#.to_owned(), Ok((Code::Unavailable, None, true, false))),
+            ("unknown code", 503, r#"{"code":"odd"}"#.to_owned(), Ok((Code::Unavailable, None, false, false))),
+            ("no code", 400, "{}".to_owned(), Ok((Code::Internal, None, false, false))),
+            ("html", 502, "<html>".to_owned(), Ok((Code::Unavailable, None, false, false))),
+            ("empty", 403, String::new(), Ok((Code::PermissionDenied, None, false, false))),
+            ("code is a number", 401, r#"{"code":7}"#.to_owned(), Ok((Code::Unauthenticated, None, false, false))),
+            ("a token in it", 401, r#"{"code":"unauthenticated","brokerToken":"t"}"#.to_owned(), Err(AegisError::Protocol(ProtocolFault::SecretInRefusal))),
+            ("a credential in it", 500, r#"{"credential":{"kind":"x"}}"#.to_owned(), Err(AegisError::Protocol(ProtocolFault::SecretInRefusal))),
         ];
         for (name, status, body, expected) in rows {
             assert_eq!(read(status, &body), expected, "{name}");

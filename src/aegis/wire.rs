@@ -196,6 +196,7 @@ pub(super) struct CreateResponse {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the contract's names")]
 pub(super) struct Lease {
     #[serde(alias = "lease_id")]
     pub(super) lease_id: Option<String>,
@@ -615,6 +616,7 @@ mod tests {
     /// OA-11, HY-17: numbers of every kind, none of them a panic.
     #[test]
     fn numbers_are_read_whatever_they_look_like() {
+        #[rustfmt::skip]
         let rows = [
             ("missing", "{}", Ok(None)),
             ("null", r#"{"n":null}"#, Ok(None)),
@@ -628,23 +630,11 @@ mod tests {
             ("small fraction", r#"{"n":0.4}"#, Ok(Some(0))),
             ("exponent", r#"{"n":6e2}"#, Ok(Some(600))),
             ("exponent text", r#"{"n":"6e2"}"#, Ok(Some(600))),
-            (
-                "u64 max",
-                r#"{"n":18446744073709551615}"#,
-                Ok(Some(i64::MAX)),
-            ),
-            (
-                "beyond u64",
-                r#"{"n":99999999999999999999999}"#,
-                Ok(Some(i64::MAX)),
-            ),
+            ("u64 max", r#"{"n":18446744073709551615}"#, Ok(Some(i64::MAX))),
+            ("beyond u64", r#"{"n":99999999999999999999999}"#, Ok(Some(i64::MAX))),
             ("huge", r#"{"n":1e300}"#, Ok(Some(i64::MAX))),
             ("huge negative", r#"{"n":-1e300}"#, Ok(Some(i64::MIN))),
-            (
-                "huge text",
-                r#"{"n":"99999999999999999999"}"#,
-                Ok(Some(i64::MAX)),
-            ),
+            ("huge text", r#"{"n":"99999999999999999999"}"#, Ok(Some(i64::MAX))),
             ("infinite", r#"{"n":1e999}"#, Err(WireError)),
             ("word", r#"{"n":"soon"}"#, Ok(None)),
             ("infinity as text", r#"{"n":"inf"}"#, Ok(None)),
@@ -662,35 +652,16 @@ mod tests {
     /// any depth, known or not; unknown members and other casings are passed over.
     #[test]
     fn names_are_read_in_two_spellings_and_once() {
+        #[rustfmt::skip]
         let rows = [
-            (
-                "lowerCamel",
-                r#"{"brokerToken":"t","status":"success"}"#,
-                Some(true),
-            ),
-            (
-                "snake_case",
-                r#"{"broker_token":"t","status":"success"}"#,
-                Some(true),
-            ),
+            ("lowerCamel", r#"{"brokerToken":"t","status":"success"}"#, Some(true)),
+            ("snake_case", r#"{"broker_token":"t","status":"success"}"#, Some(true)),
             ("both", r#"{"broker_token":"t","brokerToken":"t"}"#, None),
             ("twice", r#"{"brokerToken":"t","brokerToken":"t"}"#, None),
-            (
-                "twice by escape",
-                r#"{"brokerToken":"t","broker\u0054oken":"t"}"#,
-                None,
-            ),
+            ("twice by escape", r#"{"brokerToken":"t","broker\u0054oken":"t"}"#, None),
             ("upper case", r#"{"BrokerToken":"t"}"#, Some(false)),
-            (
-                "unknown",
-                r#"{"brokerToken":"t","new":{"a":[1,2]}}"#,
-                Some(true),
-            ),
-            (
-                "unknown twice",
-                r#"{"brokerToken":"t","new":1,"new":2}"#,
-                None,
-            ),
+            ("unknown", r#"{"brokerToken":"t","new":{"a":[1,2]}}"#, Some(true)),
+            ("unknown twice", r#"{"brokerToken":"t","new":1,"new":2}"#, None),
             ("twice inside unknown", r#"{"new":[{"a":1,"a":2}]}"#, None),
             ("wrong type", r#"{"brokerToken":1}"#, None),
             ("null", r#"{"brokerToken":null}"#, Some(false)),
