@@ -6,7 +6,7 @@
 
 mod build;
 
-mod hardening;
+pub mod hardening;
 
 mod log;
 
@@ -19,5 +19,4 @@ mod run;
 
 mod signals;
 
-pub use hardening::harden_process;
 pub use run::{Options, run};

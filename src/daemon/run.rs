@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::build::{self, Built, Plan};
 use super::{hardening, log, readiness, signals};
 use crate::model::{ErrorCode, Refusal};
-use crate::socket;
+use crate::socket::folder::SOCKET;
+use crate::socket::listener;
 
 /// After this long without an end to its drain, the daemon leaves all the same: the core takes
 /// 2 s at most, its doors as long.
@@ -56,15 +57,16 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         handle,
         mut instance,
         policy_file,
-        _mock,
+        #[cfg(feature = "mock")]
+            bundled: _bundled,
     } = build::build(plan, shutdown.clone()).await?;
 
     let reload_handle = handle.clone();
     let signals = signals::handle(shutdown.clone(), move || {
         build::reload_policy(&policy_file, &reload_handle);
     })?;
-    let listener = socket::bind(&mut instance)?;
-    let door = tokio::spawn(socket::serve(listener, handle.clone(), doors_shut.clone()));
+    let listener = instance.bind(SOCKET)?;
+    let door = tokio::spawn(listener::serve(listener, handle.clone(), doors_shut.clone()));
     let signals = tokio::spawn(signals);
     readiness::ready();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");

@@ -13,12 +13,14 @@ use zeroize::Zeroizing;
 use super::folder::{self, RuntimeFolder};
 use super::wire::{self, Method, Misunderstood, Params};
 use super::{API_VERSION, folder::FolderError};
-use crate::broker::handle::{Delivery, EndedView, TargetView};
+use crate::broker::handle::TargetView;
 use crate::model::{
     CleanText, ErrorCode, LeaseId, LeaseView, LoginView, ProfileName, Refusal, Selector,
 };
 use crate::secret::SecretBuffer;
 use crate::time::{Clock as _, SystemClock, Timestamp};
+
+pub use crate::broker::handle::{Delivery, EndedView as Ended};
 
 /// How long a busy daemon may take to have room for a connection. The kernel does the waiting.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -215,10 +217,7 @@ impl Client {
     ///
     /// # Errors
     /// What the daemon says.
-    pub fn logout(
-        &mut self,
-        profile: Option<&ProfileName>,
-    ) -> Result<ClientReply<EndedView>, Refusal> {
+    pub fn logout(&mut self, profile: Option<&ProfileName>) -> Result<ClientReply<Ended>, Refusal> {
         self.exchange(Method::Logout, &of_profile(profile), QUICK)?
             .understood(wire::decode_ended)
     }
@@ -227,7 +226,7 @@ impl Client {
     ///
     /// # Errors
     /// What the daemon says.
-    pub fn lock(&mut self) -> Result<ClientReply<EndedView>, Refusal> {
+    pub fn lock(&mut self) -> Result<ClientReply<Ended>, Refusal> {
         self.exchange(Method::Lock, &Params::default(), QUICK)?
             .understood(wire::decode_ended)
     }

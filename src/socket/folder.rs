@@ -74,6 +74,8 @@ impl From<FolderError> for Refusal {
         };
         let refusal = Self::new(code).with_message(&error.to_string());
         match error {
+            // The daemon makes it.
+            FolderError::Missing => Self::new(code),
             FolderError::NoRuntimeFolder => {
                 refusal.with_fix("set XDG_RUNTIME_DIR, or name the socket with --socket")
             }
@@ -81,8 +83,7 @@ impl From<FolderError> for Refusal {
             FolderError::Io(cause) => {
                 Self::new(code).with_message(&format!("the runtime folder cannot be used: {cause}"))
             }
-            FolderError::Missing
-            | FolderError::NotAFolder
+            FolderError::NotAFolder
             | FolderError::OtherOwner
             | FolderError::Open
             | FolderError::NotASocket

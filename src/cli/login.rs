@@ -1,0 +1,150 @@
+//! `aegis-broker login`: the device login (RFC 8628), shown and waited for.
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use super::{Context, render};
+use crate::model::{DeviceView, ErrorCode, LoginPhase, LoginView, ProfileName, Refusal};
+use crate::socket::client::ClientReply;
+use crate::time::{Clock as _, SystemClock};
+
+/// How often the time that is left is shown anew.
+const REFRESH: Duration = Duration::from_secs(1);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The profile, where not the configured one
+    #[arg(long, value_name = "NAME", value_parser = super::profile)]
+    profile: Option<ProfileName>,
+    /// Only start the login and show its code
+    #[arg(long, conflicts_with = "cancel")]
+    no_wait: bool,
+    /// End the login that is running
+    #[arg(long)]
+    cancel: bool,
+}
+
+pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<(), Refusal> {
+    let profile = arguments.profile.as_ref();
+    if arguments.cancel {
+        let reply = context.connect()?.login_cancel(profile)?;
+        return finish(context, &reply);
+    }
+    let begun = context.connect()?.login_begin(profile)?;
+    let LoginPhase::AwaitingApproval(device) = &begun.view.phase else {
+        return finish(context, &begun);
+    };
+    render::progress(&invitation(device));
+    if context.json {
+        render::json(begun.expose_json())?;
+    }
+    if arguments.no_wait {
+        return Ok(());
+    }
+    // Connected here, so that a daemon that is gone is said before any waiting begins.
+    let mut waiting = context.connect()?;
+    let (ended, end) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            // Whoever waits below does so until this is sent.
+            drop(ended.send(waiting.login_wait(profile)));
+        });
+        let answer = wait(&end, device);
+        finish(context, &answer?)
+    })
+}
+
+type Answer = Result<ClientReply<LoginView>, Refusal>;
+
+/// Waits for the answer and counts down meanwhile, in place, where there is a terminal.
+fn wait(end: &mpsc::Receiver<Answer>, device: &DeviceView) -> Answer {
+    let lost = || Err(ErrorCode::Internal.into());
+    if !render::progress_is_terminal() {
+        return end.recv().unwrap_or_else(|_| lost());
+    }
+    loop {
+        let left = SystemClock.now().unix.until(device.expires_at);
+        render::progress(&format!("\r\x1b[Kwaiting, {} left", minutes(left)));
+        let answer = match end.recv_timeout(REFRESH) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => lost(),
+        };
+        render::progress("\r\x1b[K");
+        return answer;
+    }
+}
+
+fn finish(context: &Context, reply: &ClientReply<LoginView>) -> Result<(), Refusal> {
+    render::progress(&format!("{}\n", outcome(&reply.view)));
+    if context.json {
+        render::json(reply.expose_json())?;
+    }
+    Ok(())
+}
+
+fn invitation(device: &DeviceView) -> String {
+    let complete = device
+        .verification_uri_complete
+        .as_ref()
+        .map(|uri| format!("  or open        {uri}\n                 (the code is in it)\n"))
+        .unwrap_or_default();
+    format!(
+        "to log in, on any device:\n  open           {}\n  and enter      {}\n{complete}\
+         approve only if the page shows this code. Ctrl-C stops the waiting, not the login.\n",
+        device.verification_uri, device.user_code
+    )
+}
+
+fn outcome(view: &LoginView) -> String {
+    match &view.phase {
+        LoginPhase::LoggedOut => "logged out".to_owned(),
+        LoginPhase::Locked => "locked".to_owned(),
+        LoginPhase::AwaitingApproval(_) => "awaiting approval".to_owned(),
+        LoginPhase::LoggedIn {
+            principal,
+            token_expires_at,
+            ..
+        } => format!("logged in as {principal} until {token_expires_at}"),
+    }
+}
+
+fn minutes(left: Duration) -> String {
+    let seconds = left.as_secs();
+    format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::CleanText;
+    use crate::time::UnixTime;
+
+    #[test]
+    fn the_invitation_names_address_and_code_and_what_ctrl_c_does() {
+        let mut device = DeviceView {
+            user_code: CleanText::new("ABCD-EFGH", 64),
+            verification_uri: CleanText::new("https://login.example/device", 2048),
+            verification_uri_complete: None,
+            expires_at: UnixTime::from_millis(0),
+            scopes: Vec::new(),
+        };
+        let text = invitation(&device);
+        assert!(text.contains("https://login.example/device\n"));
+        assert!(text.contains("ABCD-EFGH\n"));
+        assert!(text.contains("Ctrl-C stops the waiting, not the login"));
+        assert!(!text.contains("the code is in it"));
+        device.verification_uri_complete = Some(CleanText::new(
+            "https://login.example/device?user_code=ABCD-EFGH",
+            2048,
+        ));
+        assert!(invitation(&device).contains("?user_code=ABCD-EFGH\n"));
+    }
+
+    #[test]
+    fn the_time_left_is_minutes_and_seconds() {
+        assert_eq!(minutes(Duration::from_secs(599)), "9:59");
+        assert_eq!(minutes(Duration::ZERO), "0:00");
+    }
+}

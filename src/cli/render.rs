@@ -1,0 +1,98 @@
+//! The only place that writes. Standard output is data, standard error is progress.
+//!
+//! Both are written without a buffer of ours: the library's own would keep a secret for as long
+//! as the process lives.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd;
+
+use super::Context;
+use crate::model::{ErrorCode, Refusal};
+use crate::secret::SecretBuffer;
+use crate::socket::client;
+
+/// Writes data to standard output.
+pub(super) fn data(bytes: &[u8]) -> Result<(), Refusal> {
+    write_all(&io::stdout(), bytes).map_err(|error| {
+        Refusal::new(ErrorCode::Io)
+            .with_message(&format!("standard output cannot be written: {error}"))
+    })
+}
+
+/// Writes secret data to standard output.
+pub(super) fn secret(text: &SecretBuffer) -> Result<(), Refusal> {
+    data(text.expose())
+}
+
+/// Writes a JSON object and a line feed to standard output.
+pub(super) fn json(object: &[u8]) -> Result<(), Refusal> {
+    data(object)?;
+    data(b"\n")
+}
+
+/// Writes progress to standard error. A stream that is closed there is no reason to stop.
+pub(super) fn progress(text: &str) {
+    drop(write_all(&io::stderr(), text.as_bytes()));
+}
+
+/// Whether standard output is a terminal.
+pub(super) fn output_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Whether standard error is a terminal.
+pub(super) fn progress_is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Says what ending a session came to.
+pub(super) fn ended(
+    context: &Context,
+    what: &str,
+    reply: &client::ClientReply<client::Ended>,
+) -> Result<(), Refusal> {
+    if context.json {
+        return json(reply.expose_json());
+    }
+    let mut text = format!("{what}; {} leases revoked", reply.view.revoked);
+    if reply.view.unconfirmed > 0 {
+        text = format!(
+            "{text}, {} not confirmed: they are tried again, else run out",
+            reply.view.unconfirmed
+        );
+    }
+    progress(&format!("{text}\n"));
+    Ok(())
+}
+
+/// Says what went wrong: to people on standard error, with `--json` as data.
+pub(super) fn refusal(context: &Context, refusal: &Refusal) {
+    if context.json {
+        // The exit status says the rest where standard output is closed.
+        drop(data(&client::refusal_json(refusal)));
+        return;
+    }
+    let mut text = format!("error: {}", refusal.message());
+    if let Some(reason) = &refusal.reason_code {
+        text = format!("{text} ({reason})");
+    }
+    text = format!("{text}\nhint: {}\n", refusal.fix());
+    if let Some(after) = refusal.retry_after {
+        text = format!("{text}hint: try again in {} s\n", after.as_secs());
+    }
+    if let Some(login) = &refusal.login {
+        text = format!(
+            "{text}hint: a login is running: open {} and compare the code {}\n",
+            login.verification_uri, login.user_code
+        );
+    }
+    if let Some(request_id) = &refusal.request_id {
+        text = format!("{text}request id: {request_id}\n");
+    }
+    progress(&text);
+}
+
+fn write_all(stream: &impl AsFd, bytes: &[u8]) -> io::Result<()> {
+    let own = stream.as_fd().try_clone_to_owned()?;
+    std::fs::File::from(own).write_all(bytes)
+}
