@@ -7,9 +7,7 @@ use serde_json::json;
 use super::household::{Household, OUTSIDE, SELECTOR};
 use super::{Failed, Options, Report, Step};
 use crate::audit;
-use crate::model::{
-    ErrorCode, FieldValue, LeaseId, LoginPhase, Material, Refusal, Selector,
-};
+use crate::model::{ErrorCode, FieldValue, LeaseId, LoginPhase, Material, Refusal, Selector};
 use crate::secret::SecretString;
 use crate::socket::client::Client;
 use crate::time::{Clock as _, SystemClock, Timestamp};
@@ -27,7 +25,9 @@ pub(super) fn tell(options: Options, say: &mut dyn FnMut(&str)) -> Result<Report
     let lenient = planted == Some(Step::Replay);
     let mut household = Household::start(lenient).map_err(|error| Step::Start.failed(error))?;
     if planted == Some(Step::Start) {
-        household.kill().map_err(|error| Step::Start.failed(error))?;
+        household
+            .kill()
+            .map_err(|error| Step::Start.failed(error))?;
     }
     let mut client = household
         .connect()
@@ -117,7 +117,9 @@ impl Story {
             return Err(step.failed("the daemon is not logged in"));
         };
         let polls = self.calls("ExchangeMcpOauthDeviceAuthorization");
-        let served = polls.iter().find(|call| call.result == "ok" && call.reason.is_none());
+        let served = polls
+            .iter()
+            .find(|call| call.result == "ok" && call.reason.is_none());
         let signed = served.is_some_and(|call| call.proof.is_some());
         step.wants(signed, "the server did not see a proof with the exchange")?;
         let approved = self
@@ -147,10 +149,15 @@ impl Story {
             .map_err(|refusal| step.failed(refusal))?;
         let lease_id = made.view.lease_id;
         let state = self.state_at_server(step, &lease_id)?;
-        step.wants(state == LeaseState::Active, "the server holds no active lease")?;
+        step.wants(
+            state == LeaseState::Active,
+            "the server holds no active lease",
+        )?;
         self.report.lease_id = lease_id.to_string();
         self.note_state(state);
-        say(&format!("Lease: {lease_id} for {SELECTOR}, active at the server."));
+        say(&format!(
+            "Lease: {lease_id} for {SELECTOR}, active at the server."
+        ));
         Ok(lease_id)
     }
 
@@ -173,11 +180,17 @@ impl Story {
         };
         let handed_out = self.household.mock.secrets();
         step.wants(
-            handed_out.iter().any(|secret| secret.value == token.expose()),
+            handed_out
+                .iter()
+                .any(|secret| secret.value == token.expose()),
             "the material is not what the server handed out",
         )?;
         self.report.selector = SELECTOR.to_owned();
-        self.report.fields = material.fields.iter().map(|field| field.name.to_string()).collect();
+        self.report.fields = material
+            .fields
+            .iter()
+            .map(|field| field.name.to_string())
+            .collect();
         say(&format!(
             "       Redeemed over the socket: {} (values stay out of this story).",
             self.report.fields.join(", ")
@@ -195,7 +208,10 @@ impl Story {
             self.household.mock.advance(Duration::from_hours(2));
         }
         self.report.whoami_before = self.whoami(step, material)?;
-        step.wants(self.report.whoami_before == 200, "the material opens nothing")?;
+        step.wants(
+            self.report.whoami_before == 200,
+            "the material opens nothing",
+        )?;
         say("       It opens /fake/gcp/whoami: 200.");
         Ok(())
     }
@@ -254,7 +270,11 @@ impl Story {
 
     fn outside_the_grant(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
         let step = Step::Refused;
-        let selector = if self.is_planted(step) { SELECTOR } else { OUTSIDE };
+        let selector = if self.is_planted(step) {
+            SELECTOR
+        } else {
+            OUTSIDE
+        };
         let selector = Selector::parse(selector).map_err(|error| step.failed(error))?;
         let before = self.household.mock.requests().len();
         let refusal = match self.client.credential(&selector, None, None, None) {
@@ -270,7 +290,10 @@ impl Story {
             self.household.mock.requests().len() == before,
             "a call for it left the broker",
         )?;
-        say(&format!("Denied: {OUTSIDE} is outside the grant: {}.", refusal.code.as_str()));
+        say(&format!(
+            "Denied: {OUTSIDE} is outside the grant: {}.",
+            refusal.code.as_str()
+        ));
         Ok(())
     }
 
@@ -287,7 +310,10 @@ impl Story {
             .lease_revoke(lease_id)
             .map_err(|refusal| step.failed(refusal))?;
         let state = self.state_at_server(step, lease_id)?;
-        step.wants(state == LeaseState::Revoked, "the lease lives on at the server")?;
+        step.wants(
+            state == LeaseState::Revoked,
+            "the lease lives on at the server",
+        )?;
         self.note_state(state);
         say("Revoke: done, and confirmed by the server.");
         Ok(())
@@ -306,7 +332,10 @@ impl Story {
             SecretString::copy_from(material.expose())
         };
         self.report.whoami_after = self.whoami(step, &shown)?;
-        step.wants(self.report.whoami_after == 401, "the material outlived its lease")?;
+        step.wants(
+            self.report.whoami_after == 401,
+            "the material outlived its lease",
+        )?;
         say("       The same material opens nothing any more: 401.");
         Ok(())
     }
@@ -317,7 +346,12 @@ impl Story {
             .client
             .credential(&selector, None, None, None)
             .map_err(|refusal| step.failed(refusal))?;
-        match delivery.view.material.field("access_token").map(|field| &field.value) {
+        match delivery
+            .view
+            .material
+            .field("access_token")
+            .map(|field| &field.value)
+        {
             Some(FieldValue::Secret(token)) => Ok(SecretString::copy_from(token.expose())),
             Some(FieldValue::Public(_)) | None => Err(step.failed("no access token")),
         }
@@ -340,7 +374,11 @@ impl Story {
         say(&format!(
             "Audit: {} records, chain intact{}.",
             checked.records,
-            if self.report.keyed { ", every one under the daemon's key" } else { "" }
+            if self.report.keyed {
+                ", every one under the daemon's key"
+            } else {
+                ""
+            }
         ));
         Ok(())
     }
@@ -355,7 +393,10 @@ impl Story {
             .filter(|entry| entry.record.outcome.as_str() == "ok")
             .filter_map(|entry| {
                 let trace = entry.record.trace;
-                let jti = trace.proof_jti.map(|jti| jti.to_string()).unwrap_or_default();
+                let jti = trace
+                    .proof_jti
+                    .map(|jti| jti.to_string())
+                    .unwrap_or_default();
                 Some((trace.request_id?.to_string(), jti))
             })
             .collect();
@@ -389,7 +430,9 @@ impl Story {
         if self.is_planted(step) {
             self.household.kill().map_err(|error| step.failed(error))?;
         } else {
-            self.client.logout(None).map_err(|refusal| step.failed(refusal))?;
+            self.client
+                .logout(None)
+                .map_err(|refusal| step.failed(refusal))?;
         }
         drop(self.client);
         let status = self.household.stop().map_err(|error| step.failed(error))?;
@@ -452,7 +495,10 @@ fn tamper(folder: &std::path::Path) -> std::io::Result<()> {
     let newest = std::fs::read_dir(folder)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "jsonl")
+        })
         .max()
         .ok_or_else(|| std::io::Error::other("no segment"))?;
     let mut bytes = std::fs::read(&newest)?;
