@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::household::{Household, OUTSIDE, SELECTOR};
 use super::{Failed, Options, Report, Step};
-use crate::audit;
+use crate::audit::{self, Keys};
 use crate::model::{ErrorCode, FieldValue, LeaseId, LoginPhase, Material, Refusal, Selector};
 use crate::secret::SecretString;
 use crate::socket::client::Client;
@@ -83,13 +83,13 @@ impl Story {
 
     fn plant(&self, step: Step, method: &str, kind: FaultKind) {
         if self.is_planted(step) {
-            self.household.mock.fault(method, kind, ALWAYS);
+            self.household.server.mock.fault(method, kind, ALWAYS);
         }
     }
 
     /// What the server wrote down of calls to that method.
     fn calls(&self, method: &str) -> Vec<RequestRecord> {
-        let mut calls = self.household.mock.requests();
+        let mut calls = self.household.server.mock.requests();
         calls.retain(|call| call.method == method);
         calls
     }
@@ -106,9 +106,12 @@ impl Story {
             device.user_code, device.verification_uri
         ));
         let decided = if self.is_planted(step) {
-            self.household.mock.deny(device.user_code.as_str())
+            self.household.server.mock.deny(device.user_code.as_str())
         } else {
-            self.household.mock.approve(device.user_code.as_str())
+            self.household
+                .server
+                .mock
+                .approve(device.user_code.as_str())
         };
         decided.map_err(|error| step.failed(error))?;
         say("       The demonstration approves it by itself; no person was asked.");
@@ -178,7 +181,7 @@ impl Story {
         else {
             return Err(step.failed("the material has no access token"));
         };
-        let handed_out = self.household.mock.secrets();
+        let handed_out = self.household.server.mock.secrets();
         step.wants(
             handed_out
                 .iter()
@@ -205,7 +208,7 @@ impl Story {
     ) -> Result<(), Failed> {
         let step = Step::WhoamiBefore;
         if self.is_planted(step) {
-            self.household.mock.advance(Duration::from_hours(2));
+            self.household.server.mock.advance(Duration::from_hours(2));
         }
         self.report.whoami_before = self.whoami(step, material)?;
         step.wants(
@@ -235,14 +238,14 @@ impl Story {
             .ok_or_else(|| step.failed("the server wrote no token down"))?;
         let url = format!(
             "{}aegis.v1.BrokerService/RedeemCredentialLease",
-            self.household.mock.api()
+            self.household.server.mock.api()
         );
         let body = json!({
             "tenantId": "business-default",
             "leaseId": self.report.lease_id,
             "requestProof": { "proofType": "dpop_jwt", "dpopJwt": captured },
         });
-        let answer = self.household.runtime.block_on(async {
+        let answer = self.household.server.block_on(async {
             http()?
                 .post(url)
                 .bearer_auth(token.expose())
@@ -276,7 +279,7 @@ impl Story {
             OUTSIDE
         };
         let selector = Selector::parse(selector).map_err(|error| step.failed(error))?;
-        let before = self.household.mock.requests().len();
+        let before = self.household.server.mock.requests().len();
         let refusal = match self.client.credential(&selector, None, None, None) {
             Ok(_) => return Err(step.failed("a selector outside the grant was served")),
             Err(refusal) => refusal,
@@ -287,7 +290,7 @@ impl Story {
             "it was refused for another reason",
         )?;
         step.wants(
-            self.household.mock.requests().len() == before,
+            self.household.server.mock.requests().len() == before,
             "a call for it left the broker",
         )?;
         say(&format!(
@@ -304,7 +307,10 @@ impl Story {
             // The server does it and the answer is lost: the broker's second try succeeds, and
             // the server has an event that no local record knows.
             let lost = FaultKind::CloseAfterCommit;
-            self.household.mock.fault("RevokeCredentialLease", lost, 1);
+            self.household
+                .server
+                .mock
+                .fault("RevokeCredentialLease", lost, 1);
         }
         self.client
             .lease_revoke(lease_id)
@@ -387,7 +393,7 @@ impl Story {
     /// and proof, and the other way round.
     fn reconcile(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
         let step = Step::Reconcile;
-        let ours: BTreeSet<_> = audit::read(&self.household.audit_folder(), usize::MAX)
+        let ours: BTreeSet<_> = audit::verify::read(&self.household.audit_folder(), usize::MAX)
             .map_err(|error| step.failed(error))?
             .into_iter()
             .filter(|entry| entry.record.outcome.as_str() == "ok")
@@ -437,7 +443,7 @@ impl Story {
         drop(self.client);
         let status = self.household.stop().map_err(|error| step.failed(error))?;
         step.wants(status.success(), "the daemon did not stop cleanly")?;
-        let offline = audit::verify(&self.household.audit_folder(), &audit::Keys::none())
+        let offline = audit::verify::verify(&self.household.audit_folder(), &Keys::none())
             .map_err(|error| step.failed(error))?;
         step.wants(offline.damage.is_none(), "the log at rest does not verify")?;
         let folder = self.household.folder().to_owned();
@@ -449,6 +455,7 @@ impl Story {
 
     fn state_at_server(&self, step: Step, lease_id: &LeaseId) -> Result<LeaseState, Failed> {
         self.household
+            .server
             .mock
             .leases()
             .into_iter()
@@ -466,8 +473,8 @@ impl Story {
     }
 
     fn whoami(&self, step: Step, material: &SecretString) -> Result<u16, Failed> {
-        let url = format!("{}fake/gcp/whoami", self.household.mock.api());
-        let status = self.household.runtime.block_on(async {
+        let url = format!("{}fake/gcp/whoami", self.household.server.mock.api());
+        let status = self.household.server.block_on(async {
             Ok::<_, reqwest::Error>(
                 http()?
                     .get(url)
