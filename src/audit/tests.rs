@@ -967,6 +967,25 @@ fn a_failed_sync_closes_delivery_until_one_works() {
     assert_eq!(verify(&folder, &Keys::none()).unwrap().damage, None);
 }
 
+/// AU-1: while the disk hangs, what it has not got is bounded; when it answers, delivery goes on.
+#[test]
+fn a_disk_that_hangs_closes_delivery_before_memory_grows() {
+    let (_home, folder) = new_folder();
+    let Opened { mut log, .. } = opened(&folder, &TestStore::default());
+    let shared = Arc::clone(log.shared());
+    let turn = shared.turn();
+    let mut taken = 0;
+    while log.append(&sample(0), at(1)).is_ok() {
+        taken += 1;
+        assert!(taken < 10_000, "nothing bounds it");
+    }
+    drop(turn);
+    log.flush().unwrap();
+    log.append(&sample(1), at(2)).unwrap();
+    let report = in_runtime(log.verify()).unwrap();
+    assert_eq!((report.damage, report.records), (None, taken + 1));
+}
+
 /// AU-1: a segment that was removed, cut or replaced under the writer closes delivery.
 #[test]
 fn a_segment_changed_under_the_writer_closes_delivery() {
