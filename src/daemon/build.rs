@@ -55,8 +55,9 @@ impl Plan {
         };
         let environment = ProcessEnvironment::new();
         let paths = Paths::resolve(&environment, &overrides).map_err(no_path)?;
-        let config = config::load(&paths, &overrides, &environment).map_err(mistake)?;
-        let rules = config::load_policy(&config.policy_file).map_err(mistake)?;
+        let config =
+            config::load(&paths, &overrides, &environment).map_err(|error| mistake(&error))?;
+        let rules = config::load_policy(&config.policy_file).map_err(|error| mistake(&error))?;
         Ok(Self {
             config,
             rules,
@@ -90,7 +91,7 @@ pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Bui
         open_leases,
         torn_tail,
         mut last_principals,
-    } = FileAuditLog::open(&config.audit_dir, &key_store, now).map_err(no_audit)?;
+    } = FileAuditLog::open(&config.audit_dir, &key_store, now).map_err(|error| no_audit(&error))?;
     if let Some(file) = torn_tail {
         tracing::warn!(file = %file.display(), "a crash left half a line; it was moved aside");
     }
@@ -172,7 +173,7 @@ fn no_path(error: PathError) -> Refusal {
     Refusal::new(code).with_message(&error.to_string())
 }
 
-fn mistake(error: ConfigError) -> Refusal {
+fn mistake(error: &ConfigError) -> Refusal {
     let message = error.to_string();
     match error {
         ConfigError::Missing(_) => Refusal::new(ErrorCode::ConfigInvalid)
@@ -184,7 +185,7 @@ fn mistake(error: ConfigError) -> Refusal {
     }
 }
 
-fn no_audit(error: OpenError) -> Refusal {
+fn no_audit(error: &OpenError) -> Refusal {
     let message = error.to_string();
     match error {
         OpenError::Damaged(_) => Refusal::new(ErrorCode::AuditDamaged)

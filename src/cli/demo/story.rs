@@ -189,7 +189,7 @@ impl Story {
                 .any(|secret| secret.value == token.expose()),
             "the material is not what the server handed out",
         )?;
-        self.report.selector = SELECTOR.to_owned();
+        SELECTOR.clone_into(&mut self.report.selector);
         self.report.fields = material
             .fields
             .iter()
@@ -282,11 +282,13 @@ impl Story {
         };
         let selector = Selector::parse(selector).map_err(|error| step.failed(error))?;
         let before = self.household.server.mock.requests().len();
-        let refusal = match self.client.credential(&selector, None, None, None) {
-            Ok(_) => return Err(step.failed("a selector outside the grant was served")),
-            Err(refusal) => refusal,
+        let Err(refusal) = self.client.credential(&selector, None, None, None) else {
+            return Err(step.failed("a selector outside the grant was served"));
         };
-        self.report.outside_grant = refusal.code.as_str().to_owned();
+        refusal
+            .code
+            .as_str()
+            .clone_into(&mut self.report.outside_grant);
         step.wants(
             refusal.code == ErrorCode::TargetUnknown,
             "it was refused for another reason",
