@@ -1,0 +1,59 @@
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::house::BROKER;
+
+const STEPS: [&str; 12] = [
+    "start", "login", "lease", "delivered", "whoami-before", "replay", "refused", "revoke",
+    "whoami-after", "audit", "reconcile", "stop",
+];
+
+fn demo(temporary: &std::path::Path, arguments: &[&str]) -> (Option<i32>, Value) {
+    let output = Command::new(BROKER)
+        .args(["demo", "--json"])
+        .args(arguments)
+        .env("TMPDIR", temporary)
+        .output()
+        .unwrap();
+    let answer = serde_json::from_slice(&output.stdout).unwrap();
+    (output.status.code(), answer)
+}
+
+/// The one command that shows the product: everything in it comes true, and it leaves nothing.
+#[test]
+fn the_demonstration_shows_what_it_says() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (status, report) = demo(temporary.path(), &[]);
+    assert_eq!(status, Some(0), "{report}");
+    assert_eq!(report["ok"], true);
+    assert_eq!(report["login"]["principal"], "user:u-demo");
+    assert_eq!(report["lease"]["states"][1], "revoked");
+    assert_eq!(report["delivered"]["fields"][0], "access_token");
+    assert_eq!(report["whoami"]["before"], 200);
+    assert_eq!(report["whoami"]["after_revoke"], 401);
+    assert_eq!(report["refused"]["replayed_proof"], "proof_replayed");
+    assert_eq!(report["refused"]["outside_grant"], "target_unknown");
+    assert_eq!(report["audit"]["verified"], true);
+    assert_eq!(report["audit"]["keyed"], true);
+    assert_eq!(report["audit"]["reconciled"], true);
+    for step in STEPS {
+        assert!(report["timings_ms"][step].is_u64(), "{step}");
+    }
+    assert!(!report.to_string().contains("mock-gcp-"), "names only");
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+}
+
+/// It can fail: a fault planted at any step ends it there, by name, and still leaves nothing.
+#[test]
+fn a_planted_fault_ends_the_demonstration_at_its_step() {
+    for step in STEPS {
+        let temporary = tempfile::tempdir().unwrap();
+        let (status, answer) = demo(temporary.path(), &["--plant-fault", step]);
+        assert_eq!(status, Some(70), "{step}: {answer}");
+        assert_eq!(answer["error"]["code"], "demo_failed", "{step}");
+        assert_eq!(answer["error"]["reason_code"], step, "{answer}");
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "{step}");
+    }
+}

@@ -1,0 +1,26 @@
+//! The shipped binary as people and programs use it: real processes, real time, never waiting
+//! for an expiry. Every wait is for an answer, an exit or readiness.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed setup should abort the test"
+)]
+
+mod attack;
+
+mod bad_input;
+
+mod commands;
+
+mod crash;
+
+mod demo;
+
+mod house;
+
+mod lifecycle;
+
+mod python;
