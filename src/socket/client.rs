@@ -65,6 +65,7 @@ impl<T> ClientReply<T> {
             .expose()
             .get(self.result.clone())
             .unwrap_or_default()
+            .trim_ascii()
     }
 }
 
