@@ -1,1 +1,44 @@
-//! placeholder
+//! The Aegis server as a strict, self-contained oracle for tests and
+//! demonstrations.
+//!
+//! It speaks the RPCs of `proto/` over Connect and checks all that the contract
+//! says, with code of its own: nothing here comes from the client it judges.
+//! It never talks to the real Aegis and never hands out a real credential.
+//!
+//! Start reading at [`spawn`]. A request goes through `web` (headers, raw body,
+//! faults), `access` (token and proof), then `identity` or `broker`; `state`
+//! holds all that is remembered. Lenience must be asked for, in the policy or
+//! by [`Mock::fault`].
+
+mod access;
+mod audit;
+mod broker;
+mod call;
+mod clock;
+mod control;
+mod dpop;
+mod encoding;
+mod errors;
+mod fault;
+mod identity;
+mod journal;
+mod json;
+mod jwk;
+mod policy;
+mod proto;
+mod schema;
+mod scope;
+mod server;
+mod state;
+mod throttle;
+mod web;
+mod wire;
+
+pub use audit::AuditRecord;
+pub use broker::leases::{LeaseRecord, LeaseState};
+pub use control::ControlError;
+pub use fault::FaultKind;
+pub use journal::{Carrier, RequestRecord};
+pub use policy::PolicyError;
+pub use server::{Mock, Options, SpawnError, spawn};
+pub use state::SecretRecord;

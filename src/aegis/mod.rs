@@ -1,1 +1,195 @@
-//! Outside: the Aegis service over Connect.
+//! Outside: the Aegis service over Connect (`aegis.md`).
+//!
+//! [`AegisClient`] implements the core's port. It promises that a call ends within 30 s, that
+//! every HTTP try has its own proof, that nothing but the base URL is ever contacted, and that
+//! whatever a server answers becomes a value or a classified failure. It never follows a
+//! redirect, never logs a body or a URL, and keeps no token: tokens and keys are the session's.
+//!
+//! Read `transport` (the single road), then `device` and `leases` (what is asked and what is
+//! believed), then `error` (what is made of a no).
+
+mod error;
+
+mod error_info;
+
+mod wire;
+
+mod transport;
+
+mod device;
+
+mod leases;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use url::Url;
+
+pub use error::{AegisError, ConnectCode, During, ProtocolFault, Reason, Rejection, TokenFault};
+
+use crate::broker::ports::{
+    AegisService, Answer, BeginDeviceAuthorization, CallTrace, Certainty, CreateLease,
+    CreatedLease, DeviceAuthorization, DeviceExchange, PortFuture, RedeemedLease, RevokeReason,
+    Session,
+};
+use crate::model::LeaseId;
+use crate::time::Clock;
+
+use transport::{Call, Failed, Outcome, Reply, Transport};
+
+/// Where Aegis is, and what of it may be missing. From a checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AegisSettings {
+    /// https, or http on a literal loopback address where that is allowed; without user, query
+    /// and fragment. The methods are paths below it.
+    pub base_url: Url,
+    /// Whether plain http to a literal loopback address is fine: the bundled server.
+    pub allow_insecure_loopback: bool,
+    /// Whether a server that sends no `token_info` is believed to have bound the token
+    /// (`aegis.md` 17.6).
+    pub allow_missing_token_info: bool,
+}
+
+/// The settings name no place that may be called. Never quotes the URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// Plain http, or another scheme.
+    #[error(
+        "base_url must be https, or http on a literal loopback address with allow_insecure_loopback"
+    )]
+    Insecure,
+    /// User info, a query, a fragment, no host, or too long.
+    #[error("base_url must be a host and a path, without user, query and fragment")]
+    Shape,
+}
+
+/// The Aegis service of one profile.
+///
+/// Holds at most one HTTP client, built at the first call, and the newest nonce; both go with
+/// [`drop_connections`](AegisService::drop_connections). Cloning it is cheap and shares them.
+#[derive(Debug, Clone)]
+pub struct AegisClient {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: AegisSettings,
+    transport: Transport,
+}
+
+impl AegisClient {
+    /// A client for the place that `settings` name. Does no I/O and spawns nothing.
+    ///
+    /// # Errors
+    /// [`SettingsError`] where the base URL may not be called.
+    pub fn new(settings: AegisSettings, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+        let transport = Transport::new(&settings, clock)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                settings,
+                transport,
+            }),
+        })
+    }
+}
+
+impl AegisService for AegisClient {
+    fn begin_device_authorization(
+        &self,
+        request: BeginDeviceAuthorization,
+    ) -> PortFuture<Answer<DeviceAuthorization>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move { device::begin(&inner, request).await })
+    }
+
+    fn exchange_device_authorization(
+        &self,
+        authorization: Arc<DeviceAuthorization>,
+    ) -> PortFuture<Answer<DeviceExchange>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move { device::exchange(&inner, &authorization).await })
+    }
+
+    fn create_lease(
+        &self,
+        session: Arc<Session>,
+        request: CreateLease,
+    ) -> PortFuture<Answer<CreatedLease>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move { leases::create(&inner, &session, &request).await })
+    }
+
+    fn redeem_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: LeaseId,
+    ) -> PortFuture<Answer<RedeemedLease>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move { leases::redeem(&inner, &session, &lease_id).await })
+    }
+
+    fn revoke_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: LeaseId,
+        reason: RevokeReason,
+    ) -> PortFuture<Answer<()>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move { leases::revoke(&inner, &session, &lease_id, reason).await })
+    }
+
+    fn drop_connections(&self) {
+        self.inner.transport.drop_connections();
+    }
+}
+
+impl Inner {
+    /// Makes a call and reads its reply; a reply that cannot be used leaves open whether the
+    /// call had its effect.
+    async fn ask<T>(
+        &self,
+        call: Call<'_>,
+        read: impl FnOnce(&Reply) -> Result<T, AegisError>,
+    ) -> Answer<T> {
+        let during = call.rpc.during();
+        let Outcome { trace, result } = self.transport.call(call).await;
+        let outcome = result
+            .and_then(|reply| {
+                read(&reply).map_err(|error| Failed {
+                    error,
+                    certainty: Certainty::Unknown,
+                })
+            })
+            .map_err(|failed| failed.error.into_failure(during, failed.certainty));
+        Answer { trace, outcome }
+    }
+}
+
+/// A call that did not leave, because it is outside the contract.
+fn refused<T>(during: During, error: AegisError) -> Answer<T> {
+    Answer {
+        trace: CallTrace::default(),
+        outcome: Err(error.into_failure(during, Certainty::NotDone)),
+    }
+}
+
+/// Reads a success, which must not hold an error.
+fn success<'de, T>(reply: &'de Reply) -> Result<T, AegisError>
+where
+    T: serde::Deserialize<'de> + wire::Success,
+{
+    let answer: T = wire::decode(reply.body.expose())
+        .ok()
+        .ok_or(AegisError::Protocol(ProtocolFault::Malformed))?;
+    if answer.has_error() {
+        return Err(AegisError::Protocol(ProtocolFault::ErrorInSuccess));
+    }
+    Ok(answer)
+}
+
+const fn bad(field: &'static str) -> AegisError {
+    AegisError::Protocol(ProtocolFault::Field(field))
+}

@@ -1,11 +1,36 @@
-//! x
-use super::event::{ConnectionId, Reply, Request};
-use super::ports::{AuditReport, PeerProcess};
-use crate::model::{PeerFacts, ProfileName, Refusal};
-use std::sync::Arc;
-use tokio::sync::oneshot;
+//! The one owner of the [`State`]. It reads the clock once per event, carries out effects in
+//! order, and feeds what comes of them back as events. It never awaits the network itself.
 
-/// What doors send.
+use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::effect::Effect;
+use super::event::{ConnectionId, Event, Reply, Request, Ticket};
+use super::handle::Handle;
+use super::policy::Policy;
+use super::ports::{
+    AegisService, Answer, AuditLog, AuditReport, CallTrace, Certainty, Disposition, Failure,
+    PeerProcess, PortFuture,
+};
+use super::state::State;
+use crate::model::{ErrorCode, PeerFacts, ProcessId, ProfileName, Refusal};
+use crate::time::{Clock, Timestamp};
+
+/// Requests that may wait for the core (LM). Past that a door answers `rate_limited`.
+const QUEUE: usize = 1024;
+
+/// The longest nap: a timer stops while the machine sleeps, so a deadline that passed meanwhile
+/// is noticed at most this late. Expiry itself is compared on use and needs no timer.
+const MAX_NAP: std::time::Duration = std::time::Duration::from_hours(1);
+
+/// What doors and the daemon send.
 #[derive(Debug)]
 pub(super) enum Message {
     Connect {
@@ -25,4 +50,375 @@ pub(super) enum Message {
     VerifyAudit {
         reply: oneshot::Sender<Result<AuditReport, Refusal>>,
     },
+    ReplacePolicy {
+        policy: Policy,
+    },
+}
+
+/// What the actor works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where everything starts from.
+    pub state: State,
+    /// The Aegis service.
+    pub aegis: Arc<dyn AegisService>,
+    /// The audit log.
+    pub audit: Box<dyn AuditLog>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Fired when the daemon is to stop.
+    pub shutdown: CancellationToken,
+}
+
+/// The actor, not running yet.
+#[derive(Debug)]
+pub struct Actor {
+    parts: Parts,
+    messages: mpsc::Receiver<Message>,
+    work: JoinSet<Event>,
+    login_calls: Vec<AbortHandle>,
+    replies: HashMap<Ticket, oneshot::Sender<Result<Reply, Refusal>>>,
+    processes: HashMap<ProcessId, Arc<dyn PeerProcess>>,
+    connections: HashMap<ConnectionId, ProcessId>,
+    watched: HashSet<ProcessId>,
+    next_ticket: u64,
+    effects: Vec<Effect>,
+    stopped: bool,
+}
+
+impl Actor {
+    /// Builds the actor and the handle that doors get, for at most `connections` peers.
+    pub fn new(parts: Parts, connections: usize) -> (Self, Handle) {
+        // Every connection keeps one place for its goodbye.
+        let (sender, messages) = mpsc::channel(QUEUE.saturating_add(connections));
+        let actor = Self {
+            parts,
+            messages,
+            work: JoinSet::new(),
+            login_calls: Vec::new(),
+            replies: HashMap::new(),
+            processes: HashMap::new(),
+            connections: HashMap::new(),
+            watched: HashSet::new(),
+            next_ticket: 0,
+            effects: Vec::new(),
+            stopped: false,
+        };
+        (actor, Handle::new(sender))
+    }
+
+    /// Runs until the daemon stops: then leases are revoked, as far as 2 s allow, and everything
+    /// is wiped. Calls that are still under way are abandoned.
+    pub async fn run(mut self) {
+        let now = self.parts.clock.now();
+        for record in self.parts.state.opening_records() {
+            if self.parts.audit.append(&record, now).is_err() {
+                tracing::error!("the audit log does not take records: nothing will be delivered");
+            }
+        }
+        let shutdown = self.parts.shutdown.clone();
+        let mut asked_to_stop = false;
+        let mut alarm: Option<(Timestamp, Pin<Box<Sleep>>)> = None;
+        while !self.stopped {
+            self.set_alarm(&mut alarm);
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled(), if !asked_to_stop => {
+                    asked_to_stop = true;
+                    self.happened(Event::ShutdownRequested);
+                }
+                Some(done) = self.work.join_next() => self.work_ended(done),
+                message = self.messages.recv() => match message {
+                    Some(message) => self.received(message),
+                    // No door is left and none can come.
+                    None => self.happened(Event::ShutdownRequested),
+                },
+                () = ring(alarm.as_mut()) => {
+                    alarm = None;
+                    self.happened(Event::TimerFired);
+                }
+            }
+        }
+        self.work.abort_all();
+    }
+
+    /// Keeps one timer for the nearest deadline; moves it only when that changes.
+    fn set_alarm(&self, alarm: &mut Option<(Timestamp, Pin<Box<Sleep>>)>) {
+        let deadline = self.parts.state.next_deadline();
+        match (deadline, alarm.as_mut()) {
+            (None, _) => *alarm = None,
+            (Some(at), Some((set, _))) if *set == at => {}
+            (Some(at), _) => {
+                let nap = self.parts.clock.now().boot.until(at).min(MAX_NAP);
+                // One more millisecond: a timer that fires a fraction early would find nothing due.
+                let wake = Instant::now() + nap + std::time::Duration::from_millis(1);
+                *alarm = Some((at, Box::pin(sleep_until(wake))));
+            }
+        }
+    }
+
+    fn received(&mut self, message: Message) {
+        match message {
+            Message::Connect {
+                connection,
+                peer,
+                process,
+            } => {
+                self.processes.insert(peer.process, process);
+                self.connections.insert(connection, peer.process);
+                self.happened(Event::ConnectionOpened { connection, peer });
+            }
+            Message::Disconnect { connection } => {
+                self.happened(Event::ConnectionClosed { connection });
+                self.forget_process_of(connection);
+                self.replies.retain(|_, reply| !reply.is_closed());
+            }
+            Message::Request {
+                connection,
+                profile,
+                request,
+                reply,
+            } => {
+                let ticket = Ticket(self.next_ticket);
+                self.next_ticket = self.next_ticket.wrapping_add(1);
+                self.replies.insert(ticket, reply);
+                self.happened(Event::Requested {
+                    ticket,
+                    connection,
+                    profile,
+                    request,
+                });
+            }
+            Message::VerifyAudit { reply } => {
+                let report = self.parts.audit.verify();
+                tokio::spawn(async move {
+                    let answer = report
+                        .await
+                        .map_err(|_failed| Refusal::from(ErrorCode::AuditUnavailable));
+                    // The caller may have hung up: then nobody needs the answer.
+                    drop(reply.send(answer));
+                });
+            }
+            Message::ReplacePolicy { policy } => {
+                self.happened(Event::PolicyReplaced { policy });
+            }
+        }
+    }
+
+    /// A process is kept while it is connected or watched.
+    fn forget_process_of(&mut self, connection: ConnectionId) {
+        if let Some(process) = self.connections.remove(&connection)
+            && !self.watched.contains(&process)
+            && !self.connections.values().any(|other| *other == process)
+        {
+            self.processes.remove(&process);
+        }
+    }
+
+    fn work_ended(&mut self, done: Result<Event, JoinError>) {
+        // What was aborted belongs to an abandoned login and has no answer.
+        let Ok(event) = done else {
+            return;
+        };
+        if let Event::ProcessExited { process } = &event {
+            self.watched.remove(process);
+            self.processes.remove(process);
+        }
+        self.happened(event);
+    }
+
+    /// One event, and everything that follows from it at once.
+    fn happened(&mut self, event: Event) {
+        let mut next = Some(event);
+        while let Some(event) = next.take() {
+            let now = self.parts.clock.now();
+            let mut effects = std::mem::take(&mut self.effects);
+            self.parts.state.step(event, now, &mut effects);
+            let mut recorded = true;
+            let mut undone = Vec::new();
+            for effect in effects.drain(..) {
+                if let Some(event) = self.carry_out(effect, &mut recorded) {
+                    undone.push(event);
+                }
+            }
+            self.effects = effects;
+            // Only a broken audit log leaves something undone, and never more than one call.
+            for event in undone {
+                if next.is_none() {
+                    next = Some(event);
+                } else {
+                    self.work.spawn(async move { event });
+                }
+            }
+        }
+    }
+
+    /// Carries out one effect. Once a record of this batch could not be written, nothing that
+    /// lets a secret out or makes one is done any more: callers hear `audit_unavailable`, calls
+    /// come back as failed.
+    fn carry_out(&mut self, effect: Effect, recorded: &mut bool) -> Option<Event> {
+        match effect {
+            Effect::Audit(record) => {
+                let now = self.parts.clock.now();
+                *recorded &= self.parts.audit.append(&record, now).is_ok();
+            }
+            Effect::Reply { ticket, answer } => {
+                let answer = match answer {
+                    Ok(Reply::Delivered(_) | Reply::Lease(_)) if !*recorded => {
+                        Err(ErrorCode::AuditUnavailable.into())
+                    }
+                    other => other,
+                };
+                if let Some(reply) = self.replies.remove(&ticket) {
+                    // A caller that hung up drops the answer, material included.
+                    drop(reply.send(answer));
+                }
+            }
+            Effect::BeginDeviceAuthorization {
+                generation,
+                request,
+            } => {
+                let call = self.parts.aegis.begin_device_authorization(request);
+                let handle = self.work.spawn(async move {
+                    Event::DeviceAuthorizationAnswered {
+                        generation,
+                        answer: guarded(call).await,
+                    }
+                });
+                self.login_call(handle);
+            }
+            Effect::ExchangeDeviceAuthorization {
+                generation,
+                authorization,
+            } => {
+                let call = self
+                    .parts
+                    .aegis
+                    .exchange_device_authorization(authorization);
+                let handle = self.work.spawn(async move {
+                    Event::DeviceExchangeAnswered {
+                        generation,
+                        answer: guarded(call).await,
+                    }
+                });
+                self.login_call(handle);
+            }
+            Effect::CreateLease {
+                lease,
+                generation,
+                session,
+                request,
+            } => {
+                let event = move |answer| Event::LeaseCreateAnswered {
+                    lease,
+                    generation,
+                    answer,
+                };
+                if !*recorded {
+                    return Some(event(unrecorded()));
+                }
+                let call = self.parts.aegis.create_lease(session, request);
+                self.work.spawn(async move { event(guarded(call).await) });
+            }
+            Effect::RedeemLease {
+                lease,
+                session,
+                lease_id,
+            } => {
+                let event = move |answer| Event::LeaseRedeemAnswered { lease, answer };
+                if !*recorded {
+                    return Some(event(unrecorded()));
+                }
+                let call = self.parts.aegis.redeem_lease(session, lease_id);
+                self.work.spawn(async move { event(guarded(call).await) });
+            }
+            Effect::RevokeLease {
+                session,
+                lease_id,
+                reason,
+            } => {
+                let call = self
+                    .parts
+                    .aegis
+                    .revoke_lease(session, lease_id.clone(), reason);
+                self.work.spawn(async move {
+                    Event::LeaseRevokeAnswered {
+                        lease_id,
+                        reason,
+                        answer: guarded(call).await,
+                    }
+                });
+            }
+            Effect::WatchProcess { process } => self.watch(process),
+            Effect::AbandonLogin => {
+                for call in self.login_calls.drain(..) {
+                    call.abort();
+                }
+            }
+            Effect::DropConnections => self.parts.aegis.drop_connections(),
+            Effect::Stop => self.stopped = true,
+        }
+        None
+    }
+
+    fn login_call(&mut self, call: AbortHandle) {
+        self.login_calls.retain(|earlier| !earlier.is_finished());
+        self.login_calls.push(call);
+    }
+
+    fn watch(&mut self, process: ProcessId) {
+        if !self.watched.insert(process) {
+            return;
+        }
+        match self.processes.get(&process) {
+            Some(peer) => {
+                let exited = peer.exited();
+                self.work.spawn(async move {
+                    exited.await;
+                    Event::ProcessExited { process }
+                });
+            }
+            // Its connection is gone already: treat it as gone.
+            None => {
+                self.work
+                    .spawn(async move { Event::ProcessExited { process } });
+            }
+        }
+    }
+}
+
+/// What a call comes to that was not made because its record could not be written.
+fn unrecorded<T>() -> Answer<T> {
+    Answer {
+        trace: CallTrace::default(),
+        outcome: Err(Failure {
+            code: ErrorCode::AuditUnavailable,
+            disposition: Disposition::Retry(None),
+            reason: None,
+            certainty: Certainty::NotDone,
+        }),
+    }
+}
+
+/// A call whose panic (the hook has reported it) is an answer like any other.
+async fn guarded<T: Send + 'static>(call: PortFuture<Answer<T>>) -> Answer<T> {
+    AbortOnDropHandle::new(tokio::spawn(call))
+        .await
+        .unwrap_or_else(|_| Answer {
+            trace: CallTrace::default(),
+            outcome: Err(Failure {
+                code: ErrorCode::Internal,
+                disposition: Disposition::Fault,
+                reason: None,
+                certainty: Certainty::Unknown,
+            }),
+        })
+}
+
+/// Resolves at the alarm; never without one.
+async fn ring(alarm: Option<&mut (Timestamp, Pin<Box<Sleep>>)>) {
+    match alarm {
+        Some((_, sleep)) => Pin::new(sleep).await,
+        None => std::future::pending().await,
+    }
 }

@@ -70,10 +70,8 @@ pub enum Event {
     },
     /// `RedeemCredentialLease` came back.
     LeaseRedeemAnswered {
-        /// Which lease of ours.
+        /// Which lease of ours; one that has ended meanwhile drops the material.
         lease: LeaseKey,
-        /// Which login it belongs to.
-        generation: Generation,
         /// With what.
         answer: Answer<RedeemedLease>,
     },

@@ -18,6 +18,7 @@ pub use super::leases::Delivery;
 pub use super::ports::{AuditDamage, AuditReport, PeerProcess, PortFuture};
 
 use super::event::{Reply, Request};
+use super::policy::Policy;
 
 /// When the core's queue is full, a caller is told to come back after this long.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -68,6 +69,14 @@ impl Handle {
         })
     }
 
+    /// Puts a new policy in force.
+    ///
+    /// # Errors
+    /// `rate_limited` when the core's queue is full, `shutting_down` when it is gone.
+    pub fn replace_policy(&self, policy: Policy) -> Result<(), Refusal> {
+        self.send(Message::ReplacePolicy { policy })
+    }
+
     fn send(&self, message: Message) -> Result<(), Refusal> {
         self.messages
             .try_send(message)
@@ -92,10 +101,10 @@ impl Connection {
     /// # Errors
     /// `rate_limited`, `shutting_down`.
     pub async fn status(&self) -> Result<StatusView, Refusal> {
-        match self.ask(None, Request::Status).await? {
-            Reply::Status(view) => Ok(*view),
-            other => Err(mismatch(&other)),
-        }
+        let Reply::Status(view) = self.ask(None, Request::Status).await? else {
+            return Err(mismatch());
+        };
+        Ok(*view)
     }
 
     /// Starts the device login or joins the one that runs; answers when there is a code to show,
@@ -130,10 +139,10 @@ impl Connection {
         profile: Option<ProfileName>,
         request: Request,
     ) -> Result<LoginView, Refusal> {
-        match self.ask(profile, request).await? {
-            Reply::Login(view) => Ok(*view),
-            other => Err(mismatch(&other)),
-        }
+        let Reply::Login(view) = self.ask(profile, request).await? else {
+            return Err(mismatch());
+        };
+        Ok(*view)
     }
 
     /// Ends the session: nothing is served from the moment of the call; answers when the issuer
@@ -158,10 +167,10 @@ impl Connection {
         profile: Option<ProfileName>,
         request: Request,
     ) -> Result<EndedView, Refusal> {
-        match self.ask(profile, request).await? {
-            Reply::Ended(view) => Ok(view),
-            other => Err(mismatch(&other)),
-        }
+        let Reply::Ended(view) = self.ask(profile, request).await? else {
+            return Err(mismatch());
+        };
+        Ok(view)
     }
 
     /// The catalogue.
@@ -169,10 +178,10 @@ impl Connection {
     /// # Errors
     /// `profile_unknown`, `rate_limited`, `shutting_down`.
     pub async fn targets(&self, profile: Option<ProfileName>) -> Result<Vec<TargetView>, Refusal> {
-        match self.ask(profile, Request::TargetList).await? {
-            Reply::Targets(targets) => Ok(targets),
-            other => Err(mismatch(&other)),
-        }
+        let Reply::Targets(targets) = self.ask(profile, Request::TargetList).await? else {
+            return Err(mismatch());
+        };
+        Ok(targets)
     }
 
     /// Credential material for a selector: from memory while it stays valid long enough, else
@@ -185,10 +194,11 @@ impl Connection {
         profile: Option<ProfileName>,
         request: CredentialRequest,
     ) -> Result<Delivery, Refusal> {
-        match self.ask(profile, Request::Credential(request)).await? {
-            Reply::Delivered(delivery) => Ok(delivery),
-            other => Err(mismatch(&other)),
-        }
+        let Reply::Delivered(delivery) = self.ask(profile, Request::Credential(request)).await?
+        else {
+            return Err(mismatch());
+        };
+        Ok(delivery)
     }
 
     /// Makes a lease.
@@ -200,10 +210,10 @@ impl Connection {
         profile: Option<ProfileName>,
         request: LeaseRequest,
     ) -> Result<LeaseView, Refusal> {
-        match self.ask(profile, Request::LeaseCreate(request)).await? {
-            Reply::Lease(view) => Ok(*view),
-            other => Err(mismatch(&other)),
-        }
+        let Reply::Lease(view) = self.ask(profile, Request::LeaseCreate(request)).await? else {
+            return Err(mismatch());
+        };
+        Ok(*view)
     }
 
     /// Redeems a lease once.
@@ -212,10 +222,11 @@ impl Connection {
     /// `lease_not_found`, `lease_expired`, `lease_revoked`, `lease_exhausted`, and what
     /// [`credential`](Self::credential) can say.
     pub async fn lease_redeem(&self, lease_id: LeaseId) -> Result<Delivery, Refusal> {
-        match self.ask(None, Request::LeaseRedeem { lease_id }).await? {
-            Reply::Delivered(delivery) => Ok(delivery),
-            other => Err(mismatch(&other)),
-        }
+        let Reply::Delivered(delivery) = self.ask(None, Request::LeaseRedeem { lease_id }).await?
+        else {
+            return Err(mismatch());
+        };
+        Ok(delivery)
     }
 
     /// Ends a lease; answers when the issuer has confirmed it, or with state `revoking` when it
@@ -224,10 +235,10 @@ impl Connection {
     /// # Errors
     /// `lease_not_found`, `scope_not_granted`, `rate_limited`, `shutting_down`.
     pub async fn lease_revoke(&self, lease_id: LeaseId) -> Result<LeaseView, Refusal> {
-        match self.ask(None, Request::LeaseRevoke { lease_id }).await? {
-            Reply::Lease(view) => Ok(*view),
-            other => Err(mismatch(&other)),
-        }
+        let Reply::Lease(view) = self.ask(None, Request::LeaseRevoke { lease_id }).await? else {
+            return Err(mismatch());
+        };
+        Ok(*view)
     }
 
     /// The leases of this run, newest first; ended ones are listed for a while.
@@ -235,10 +246,10 @@ impl Connection {
     /// # Errors
     /// `rate_limited`, `shutting_down`.
     pub async fn leases(&self) -> Result<Vec<LeaseView>, Refusal> {
-        match self.ask(None, Request::LeaseList).await? {
-            Reply::Leases(leases) => Ok(leases),
-            other => Err(mismatch(&other)),
-        }
+        let Reply::Leases(leases) = self.ask(None, Request::LeaseList).await? else {
+            return Err(mismatch());
+        };
+        Ok(leases)
     }
 
     /// Checks the audit log with the keys this daemon holds.
@@ -281,6 +292,6 @@ fn full() -> Refusal {
 }
 
 /// The core answered another question: a mistake of ours, told without its content.
-fn mismatch(_reply: &Reply) -> Refusal {
+fn mismatch() -> Refusal {
     ErrorCode::Internal.into()
 }

@@ -4,14 +4,18 @@
 //! effects out. The actor is the one owner of the state; it runs the effects through
 //! the [`ports`] and feeds results back as events. Doors hold a [`handle::Handle`].
 //!
-//! Read in this order: `event`, `effect`, `state`, then the parts it is made of (`policy`,
-//! `login`, `leases`), then `ports`, `actor` and `handle`.
-
-pub mod ports;
+//! Read in this order: `event`, `effect`, `state` with its two halves `session` and `serve`, then
+//! what they keep (`policy`, `login`, `leases`, `revocations`), then `ports`, `actor`, `handle`.
 
 pub mod event;
 
 pub mod effect;
+
+pub mod state;
+
+mod session;
+
+mod serve;
 
 pub mod policy;
 
@@ -19,6 +23,13 @@ pub mod login;
 
 pub mod leases;
 
+mod revocations;
+
+pub mod ports;
+
 pub mod actor;
 
 pub mod handle;
+
+#[cfg(test)]
+mod tests;

@@ -292,6 +292,17 @@ pub trait AuditLog: Send + fmt::Debug {
     fn verify(&self) -> PortFuture<Result<AuditReport, AuditError>>;
 }
 
+/// A lease that an earlier run made and did not see end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenLease {
+    /// Its name.
+    pub lease_id: LeaseId,
+    /// What it was for, where the record says.
+    pub selector: Option<Selector>,
+    /// When it runs out.
+    pub expires_at: UnixTime,
+}
+
 /// The audit log failed. The cause is logged where it happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the audit log failed")]

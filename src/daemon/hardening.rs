@@ -1,4 +1,4 @@
-//! What every process of ours does before anything else (HY-1).
+//! What every process of ours does before anything else (HY-1, HY-2).
 
 use std::io;
 use std::panic;
@@ -7,6 +7,8 @@ use rustix::fs::Mode;
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
 };
+
+use crate::model::{ErrorCode, Refusal};
 
 /// Makes this process unreadable for others of the same user, keeps its memory out of core
 /// files, its files private, and the texts of panics, which may quote a secret, to itself.
@@ -35,4 +37,49 @@ pub fn harden_process() -> io::Result<()> {
         drop(io::Write::write_all(&mut io::stderr(), text.as_bytes()));
     }));
     Ok(())
+}
+
+/// What the daemon adds: it can gain no privileges, and it does not start under a tracer, which
+/// would keep its view of our memory (HY-2).
+///
+/// # Errors
+/// `internal` when the kernel refuses, or when the process is being traced.
+pub(super) fn harden_daemon() -> Result<(), Refusal> {
+    rustix::thread::set_no_new_privs(true).map_err(|_errno| refused("no_new_privs"))?;
+    let status = std::fs::read_to_string("/proc/self/status").map_err(|_error| refused("status"))?;
+    if is_traced(&status) {
+        return Err(Refusal::new(ErrorCode::Internal)
+            .with_reason("traced")
+            .with_message("the daemon does not start while it is being traced")
+            .with_fix("start it without a debugger or tracer"));
+    }
+    Ok(())
+}
+
+/// Reads `TracerPid` of `/proc/PID/status`. A status without that line counts as traced.
+fn is_traced(status: &str) -> bool {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"))
+        .is_none_or(|pid| pid.trim() != "0")
+}
+
+fn refused(what: &str) -> Refusal {
+    Refusal::new(ErrorCode::Internal)
+        .with_reason("hardening")
+        .with_message(&format!("the kernel refused to harden the process ({what})"))
+        .with_fix("run on a Linux kernel that allows it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// HY-2: doubt counts as traced.
+    #[test]
+    fn a_tracer_is_seen() {
+        assert!(!is_traced("Name:\tx\nTracerPid:\t0\nUid:\t1\n"));
+        assert!(is_traced("Name:\tx\nTracerPid:\t4711\n"));
+        assert!(is_traced("Name:\tx\n"));
+    }
 }

@@ -11,8 +11,11 @@ pub struct SecretString(Zeroizing<Box<str>>);
 impl SecretString {
     /// Takes over `text`. The boxed form has no spare capacity, so a `String` with some left is
     /// copied once and the original wiped.
-    pub fn new(text: Zeroizing<String>) -> Self {
-        Self(Zeroizing::new(Box::from(text.as_str())))
+    pub fn new(mut text: Zeroizing<String>) -> Self {
+        if text.len() < text.capacity() {
+            return Self::copy_from(&text);
+        }
+        Self(Zeroizing::new(std::mem::take(&mut *text).into_boxed_str()))
     }
 
     /// Copies secret text out of a buffer that its owner wipes.

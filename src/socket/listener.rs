@@ -16,7 +16,7 @@ use crate::model::{ErrorCode, Refusal};
 
 /// Connections at a time: an agent with many tools, not a server's crowd. Beyond it a peer is
 /// told `rate_limited`.
-const MAX_CONNECTIONS: usize = 256;
+pub const MAX_CONNECTIONS: usize = 256;
 
 /// A peer that was turned away comes back after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

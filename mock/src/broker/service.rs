@@ -1,0 +1,382 @@
+//! The RPCs of `BrokerService`.
+//!
+//! The order of checks is the same for all: shape, token, proof, tenant,
+//! throttle, lease, scope, policy, state of the lease; then the audit event is
+//! written, then comes the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use connectrpc::{RequestContext, ServiceRequest, ServiceResult};
+
+use crate::access::Caller;
+use crate::audit::Entry;
+use crate::broker::leases::{Lease, Remembered};
+use crate::broker::material;
+use crate::call::{self, Call};
+use crate::clock::Moment;
+use crate::encoding::{is_id, random_id, sha256};
+use crate::errors::{Reason, Refusal};
+use crate::fault::FaultKind;
+use crate::policy::Action;
+use crate::proto::{
+    BrokerService, CreateCredentialLeaseRequest, CreateCredentialLeaseResponse,
+    RedeemCredentialLeaseRequest, RedeemCredentialLeaseResponse, RevokeCredentialLeaseRequest,
+    RevokeCredentialLeaseResponse,
+};
+use crate::state::{Shared, State};
+use crate::{scope, wire};
+
+const DEFAULT_LEASE_TTL: u32 = 300;
+const LEASE_TTL: std::ops::RangeInclusive<u32> = 30..=3600;
+const REDEMPTIONS: std::ops::RangeInclusive<u32> = 1..=10;
+const MAX_PURPOSE: usize = 200;
+const IDEMPOTENCY_KEY: std::ops::RangeInclusive<usize> = 22..=128;
+const REVOKE_REASONS: [&str; 8] = [
+    "released",
+    "holder_exited",
+    "logout",
+    "locked",
+    "leak_detected",
+    "user_request",
+    "superseded",
+    "delivery_uncertain",
+];
+
+/// The lease half of the server.
+#[derive(Debug)]
+pub(crate) struct Broker(pub(crate) Arc<Shared>);
+
+#[expect(
+    refining_impl_trait,
+    reason = "the generated trait says `impl Encodable`"
+)]
+impl BrokerService for Broker {
+    async fn create_credential_lease(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, CreateCredentialLeaseRequest>,
+    ) -> ServiceResult<CreateCredentialLeaseResponse> {
+        let call = call::of(&context)?;
+        let answer = self.0.create(&call, request.to_owned_message());
+        self.0.hand_out_nonce(&call, answer.is_ok());
+        self.0.finish(&call, "lease.create", answer)
+    }
+
+    async fn redeem_credential_lease(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, RedeemCredentialLeaseRequest>,
+    ) -> ServiceResult<RedeemCredentialLeaseResponse> {
+        let call = call::of(&context)?;
+        let answer = self.0.redeem(&call, &request.to_owned_message());
+        self.0.hand_out_nonce(&call, answer.is_ok());
+        self.0.finish(&call, "lease.redeem", answer)
+    }
+
+    async fn revoke_credential_lease(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, RevokeCredentialLeaseRequest>,
+    ) -> ServiceResult<RevokeCredentialLeaseResponse> {
+        let call = call::of(&context)?;
+        let answer = self.0.revoke(&call, &request.to_owned_message());
+        self.0.hand_out_nonce(&call, answer.is_ok());
+        self.0.finish(&call, "lease.revoke", answer)
+    }
+}
+
+impl Shared {
+    fn create(
+        &self,
+        call: &Call,
+        request: CreateCredentialLeaseRequest,
+    ) -> Result<CreateCredentialLeaseResponse, Refusal> {
+        if request.tenant_id.is_empty() {
+            return Err(Refusal::missing("tenant_id"));
+        }
+        let target = request.target.into_option();
+        let target = target.ok_or_else(|| Refusal::missing("target"))?;
+        if ![&target.provider, &target.app, &target.account]
+            .into_iter()
+            .all(|part| scope::is_segment(part))
+        {
+            return Err(Refusal::new(
+                Reason::TargetMalformed,
+                "target must name one provider, app and account",
+            )
+            .field("target"));
+        }
+        let selector = scope::selector(&target.provider, &target.app, &target.account);
+        let strict = self.state().policy.strictness.ttl_range;
+        let ttl = request.requested_ttl_seconds;
+        let ttl_seconds =
+            wire::in_range(ttl, DEFAULT_LEASE_TTL, &LEASE_TTL, strict).ok_or_else(|| {
+                Refusal::new(Reason::TtlOutOfRange, "a lease lives 30 to 3600 seconds")
+                    .field("requested_ttl_seconds")
+            })?;
+        let max_redemptions = wire::in_range(request.max_redemptions, 1, &REDEMPTIONS, true)
+            .ok_or_else(|| {
+                Refusal::new(Reason::RedemptionsOutOfRange, "1 to 10 redemptions")
+                    .field("max_redemptions")
+            })?;
+        if request.purpose.chars().count() > MAX_PURPOSE
+            || request.purpose.chars().any(char::is_control)
+        {
+            return Err(Refusal::new(
+                Reason::TypeMismatch,
+                "purpose is at most 200 printable letters",
+            )
+            .field("purpose"));
+        }
+        let key = request.idempotency_key;
+        let plain = key.bytes().all(|byte| byte.is_ascii_graphic());
+        if !key.is_empty() && (!plain || !IDEMPOTENCY_KEY.contains(&key.len())) {
+            return Err(Refusal::new(
+                Reason::TypeMismatch,
+                "idempotency key is 22 to 128 plain characters",
+            )
+            .field("idempotency_key"));
+        }
+
+        let caller = self.admit(call, request.request_proof.as_option(), &request.tenant_id)?;
+        call.trace().entry.target.clone_from(&selector);
+
+        let now = self.clock.now();
+        let mut state = self.state();
+        let state = &mut *state;
+        state.expire_leases(now);
+        check_scope(&caller, Action::Create, &selector)?;
+        let token = &caller.token;
+        let permitted = state.policy.permits(
+            &token.principal,
+            Action::Create,
+            &selector,
+            ttl_seconds,
+            max_redemptions,
+        );
+        if !permitted || state.policy.credential(&selector).is_none() {
+            return Err(policy_denied());
+        }
+
+        let memory = format!("{}\n{}\n{key}", token.tenant_id, token.principal);
+        let body = format!("{selector}\n{ttl}\n{max_redemptions}\n{}", request.purpose);
+        let body = sha256(body.as_bytes());
+        if !key.is_empty()
+            && let Some(known) = state.leases.remembered(&memory).cloned()
+        {
+            if known.body != body {
+                return Err(Refusal::new(
+                    Reason::IdempotencyMismatch,
+                    "idempotency key stands for another request",
+                )
+                .field("idempotency_key"));
+            }
+            let lease = state.leases.find(&token.tenant_id, &known.lease_id, now);
+            let lease = lease.ok_or_else(lease_not_found)?.clone();
+            state.audit_lease(call, "lease.create", &lease, "", now);
+            return Ok(CreateCredentialLeaseResponse {
+                lease: lease.to_message(now).into(),
+                ..Default::default()
+            });
+        }
+
+        let short = state.faults.take(call.method, &[FaultKind::ShortExpiry]);
+        let lives = if short.is_some() { 1 } else { ttl_seconds };
+        let lease = Lease {
+            id: random_id("lse_"),
+            tenant_id: token.tenant_id.clone(),
+            principal: token.principal.clone(),
+            jkt: token.jkt.clone(),
+            session_id: token.session_id.clone(),
+            target,
+            selector,
+            created_at: now,
+            expires_at: now.plus(Duration::from_secs(lives.into())),
+            max_redemptions,
+            redemptions_used: 0,
+            purpose: request.purpose,
+            revoked_at: None,
+        };
+        state.audit_lease(call, "lease.create", &lease, "", now);
+        if !key.is_empty() {
+            let lease_id = lease.id.clone();
+            state.leases.remember(memory, Remembered { body, lease_id });
+        }
+        let message = lease.to_message(now);
+        state.leases.insert(lease);
+        Ok(CreateCredentialLeaseResponse {
+            lease: message.into(),
+            ..Default::default()
+        })
+    }
+
+    fn redeem(
+        &self,
+        call: &Call,
+        request: &RedeemCredentialLeaseRequest,
+    ) -> Result<RedeemCredentialLeaseResponse, Refusal> {
+        check_names(&request.tenant_id, &request.lease_id)?;
+        let caller = self.admit(call, request.request_proof.as_option(), &request.tenant_id)?;
+        note_lease(call, &request.lease_id);
+
+        let now = self.clock.now();
+        let mut state = self.state();
+        let state = &mut *state;
+        state.expire_leases(now);
+        let token = &caller.token;
+        // To anyone but its maker a lease is as unknown as one that never was.
+        let lease = state
+            .leases
+            .find(&token.tenant_id, &request.lease_id, now)
+            .filter(|lease| lease.principal == token.principal && lease.jkt == token.jkt)
+            .ok_or_else(lease_not_found)?;
+        call.trace().entry.target.clone_from(&lease.selector);
+        check_scope(&caller, Action::Redeem, &lease.selector)?;
+        let permitted = state.policy.permits(
+            &token.principal,
+            Action::Redeem,
+            &lease.selector,
+            0,
+            lease.max_redemptions,
+        );
+        if !permitted {
+            return Err(policy_denied());
+        }
+        let credential = state.policy.credential(&lease.selector);
+        let credential = credential.ok_or_else(policy_denied)?;
+        lease
+            .redeem(now)
+            .map_err(|reason| Refusal::new(reason, "lease yields no more"))?;
+        let lease = lease.clone();
+
+        let short = state.faults.take(call.method, &[FaultKind::ShortExpiry]);
+        let expires_at = if short.is_some() {
+            now.plus(Duration::from_secs(1)).min(lease.expires_at)
+        } else {
+            lease.expires_at
+        };
+        let made = material::make(credential, expires_at);
+        state.audit_lease(call, "lease.redeem", &lease, "", now);
+        for (kind, secret) in &made.secrets {
+            state.leases.issue(&lease.id, secret, expires_at);
+            state.secret(kind, secret);
+        }
+        Ok(RedeemCredentialLeaseResponse {
+            credential: made.material.into(),
+            lease: lease.to_message(now).into(),
+            ..Default::default()
+        })
+    }
+
+    fn revoke(
+        &self,
+        call: &Call,
+        request: &RevokeCredentialLeaseRequest,
+    ) -> Result<RevokeCredentialLeaseResponse, Refusal> {
+        check_names(&request.tenant_id, &request.lease_id)?;
+        let Some(&reason) = REVOKE_REASONS.iter().find(|r| **r == request.reason) else {
+            return Err(Refusal::new(
+                Reason::RevokeReasonUnknown,
+                "reason is not one of the known",
+            )
+            .field("reason"));
+        };
+        let caller = self.admit(call, request.request_proof.as_option(), &request.tenant_id)?;
+        note_lease(call, &request.lease_id);
+
+        let now = self.clock.now();
+        let mut state = self.state();
+        let state = &mut *state;
+        state.expire_leases(now);
+        let token = &caller.token;
+        let lease = state
+            .leases
+            .find(&token.tenant_id, &request.lease_id, now)
+            .ok_or_else(lease_not_found)?;
+        let granted = check_scope(&caller, Action::Revoke, &lease.selector);
+        if lease.principal != token.principal && granted.is_err() {
+            return Err(lease_not_found());
+        }
+        call.trace().entry.target.clone_from(&lease.selector);
+        granted?;
+        let ended_now = lease.revoke(now);
+        let lease = lease.clone();
+        state.audit_lease(call, "lease.revoke", &lease, reason, now);
+        Ok(RevokeCredentialLeaseResponse {
+            lease: lease.to_message(now).into(),
+            already_terminal: !ended_now,
+            ..Default::default()
+        })
+    }
+}
+
+impl State {
+    fn audit_lease(
+        &mut self,
+        call: &Call,
+        action: &'static str,
+        lease: &Lease,
+        reason: &'static str,
+        now: Moment,
+    ) {
+        let mut entry = call.trace().entry.clone();
+        (entry.action, entry.outcome, entry.reason) = (action, "ok", reason);
+        entry.lease_id.clone_from(&lease.id);
+        entry.target.clone_from(&lease.selector);
+        self.ledger.append(entry, now);
+    }
+
+    /// Records the leases that have expired by now.
+    pub(crate) fn expire_leases(&mut self, now: Moment) {
+        for lease in self.leases.expire(now) {
+            let entry = Entry {
+                tenant_id: lease.tenant_id,
+                action: "lease.expire",
+                outcome: "ok",
+                principal: lease.principal,
+                session_id: lease.session_id,
+                lease_id: lease.id,
+                target: lease.selector,
+                key_thumbprint: lease.jkt,
+                ..Entry::default()
+            };
+            self.ledger.append(entry, lease.expires_at);
+        }
+    }
+}
+
+fn check_names(tenant_id: &str, lease_id: &str) -> Result<(), Refusal> {
+    if tenant_id.is_empty() {
+        return Err(Refusal::missing("tenant_id"));
+    }
+    if lease_id.is_empty() {
+        return Err(Refusal::missing("lease_id"));
+    }
+    Ok(())
+}
+
+/// Notes for the audit which lease was meant, if that is a lease's name.
+fn note_lease(call: &Call, lease_id: &str) {
+    if is_id(lease_id, "lse_") {
+        lease_id.clone_into(&mut call.trace().entry.lease_id);
+    }
+}
+
+fn check_scope(caller: &Caller, action: Action, selector: &str) -> Result<(), Refusal> {
+    if caller.token.scopes.contains(&action.scope(selector)) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::ScopeNotGranted,
+        "token has no scope for this",
+    ))
+}
+
+fn policy_denied() -> Refusal {
+    Refusal::new(Reason::PolicyDenied, "policy does not allow this")
+}
+
+fn lease_not_found() -> Refusal {
+    Refusal::new(Reason::LeaseNotFound, "no such lease")
+}

@@ -1,0 +1,231 @@
+//! The control API: what a test does to the server from another process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::encoding::sha256;
+use crate::fault::FaultKind;
+use crate::identity::DEMO_UID;
+use crate::policy::Policy;
+use crate::schema::Method;
+use crate::state::Shared;
+use crate::web::is_loopback_name;
+
+/// Why a control command could not be obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// No device authorization has this code.
+    #[error("no device authorization has this user code")]
+    UnknownUserCode,
+    /// It is denied, expired or consumed.
+    #[error("the device authorization is no longer pending")]
+    NotPending,
+    /// The person does not belong to the tenant it is for.
+    #[error("the user is not a member of the tenant")]
+    NotAMember,
+}
+
+#[derive(Clone)]
+struct Control {
+    shared: Arc<Shared>,
+    token: Arc<str>,
+    port: u16,
+}
+
+pub(crate) fn router(shared: Arc<Shared>, token: Arc<str>, port: u16) -> Router {
+    let control = Control {
+        shared,
+        token,
+        port,
+    };
+    Router::new()
+        .route("/_ctl/approve", post(approve))
+        .route("/_ctl/deny", post(deny))
+        .route("/_ctl/expire", post(expire))
+        .route("/_ctl/clock", post(clock))
+        .route("/_ctl/fault", post(fault))
+        .route("/_ctl/nonce/rotate", post(rotate_nonce))
+        .route("/_ctl/policy", post(policy))
+        .route("/_ctl/reset", post(reset))
+        .route("/_ctl/requests", get(requests))
+        .route("/_ctl/leases", get(leases))
+        .route("/_ctl/secrets", get(secrets))
+        .route("/_ctl/audit", get(audit))
+        .layer(from_fn_with_state(control.clone(), admit))
+        .with_state(control)
+}
+
+async fn admit(State(control): State<Control>, request: Request, next: Next) -> Response {
+    match check(&control, request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err((status, why)) => refuse(status, why),
+    }
+}
+
+/// Only this machine, only the holder of the token, never a browser.
+fn check(control: &Control, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = header(header::HOST).unwrap_or_default();
+    if !is_loopback_name(&host.to_ascii_lowercase(), Some(control.port))
+        || headers.contains_key(header::ORIGIN)
+    {
+        return Err((StatusCode::FORBIDDEN, "not from here"));
+    }
+    let token = header(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+    // Compared as hashes, so that timing tells nothing of the token.
+    let expected = sha256(control.token.as_bytes());
+    if token.map(|token| sha256(token.as_bytes())) != Some(expected) {
+        return Err((StatusCode::UNAUTHORIZED, "the control token is required"));
+    }
+    Ok(())
+}
+
+fn refuse(status: StatusCode, why: &str) -> Response {
+    (status, Json(json!({"error": why}))).into_response()
+}
+
+fn done() -> Response {
+    Json(json!({})).into_response()
+}
+
+fn obeyed(result: Result<(), ControlError>) -> Response {
+    match result {
+        Ok(()) => done(),
+        Err(error @ ControlError::UnknownUserCode) => {
+            refuse(StatusCode::NOT_FOUND, &error.to_string())
+        }
+        Err(error @ (ControlError::NotPending | ControlError::NotAMember)) => {
+            refuse(StatusCode::CONFLICT, &error.to_string())
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct UserCode {
+    user_code: String,
+}
+
+async fn approve(State(control): State<Control>, Json(code): Json<UserCode>) -> Response {
+    obeyed(
+        control
+            .shared
+            .decide_by_control(&code.user_code, DEMO_UID, true),
+    )
+}
+
+async fn deny(State(control): State<Control>, Json(code): Json<UserCode>) -> Response {
+    obeyed(
+        control
+            .shared
+            .decide_by_control(&code.user_code, DEMO_UID, false),
+    )
+}
+
+async fn expire(State(control): State<Control>, Json(code): Json<UserCode>) -> Response {
+    obeyed(control.shared.expire_by_control(&code.user_code))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Advance {
+    advance_seconds: u32,
+}
+
+async fn clock(State(control): State<Control>, Json(by): Json<Advance>) -> Response {
+    let by = Duration::from_secs(by.advance_seconds.into());
+    control.shared.clock.advance(by);
+    done()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetFault {
+    method: String,
+    kind: FaultKind,
+    #[serde(default = "once")]
+    count: u32,
+}
+
+fn once() -> u32 {
+    1
+}
+
+async fn fault(State(control): State<Control>, Json(fault): Json<SetFault>) -> Response {
+    if !Method::is_offered(&fault.method) {
+        return refuse(StatusCode::NOT_FOUND, "no such method");
+    }
+    let mut state = control.shared.state();
+    state.faults.set(&fault.method, fault.kind, fault.count);
+    done()
+}
+
+async fn rotate_nonce(State(control): State<Control>) -> Response {
+    control.shared.state().nonces.rotate();
+    done()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetPolicy {
+    toml: String,
+}
+
+async fn policy(State(control): State<Control>, Json(policy): Json<SetPolicy>) -> Response {
+    match Policy::parse(Some(&policy.toml)) {
+        Ok(policy) => {
+            control.shared.change_policy(policy);
+            done()
+        }
+        Err(error) => refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    }
+}
+
+async fn reset(State(control): State<Control>) -> Response {
+    control.shared.reset();
+    done()
+}
+
+async fn requests(State(control): State<Control>) -> Response {
+    let requests = control.shared.journal.records().clone();
+    Json(json!({ "requests": requests })).into_response()
+}
+
+async fn leases(State(control): State<Control>) -> Response {
+    let now = control.shared.clock.now();
+    let mut state = control.shared.state();
+    state.expire_leases(now);
+    let leases: Vec<Value> = state
+        .leases
+        .all()
+        .filter_map(|lease| {
+            let mut value = serde_json::to_value(lease.to_message(now)).ok()?;
+            let members = value.as_object_mut()?;
+            members.insert("principal".to_owned(), json!(lease.principal));
+            members.insert("jkt".to_owned(), json!(lease.jkt));
+            Some(value)
+        })
+        .collect();
+    Json(json!({ "leases": leases })).into_response()
+}
+
+async fn secrets(State(control): State<Control>) -> Response {
+    let secrets = control.shared.state().secrets.clone();
+    Json(json!({ "secrets": secrets })).into_response()
+}
+
+async fn audit(State(control): State<Control>) -> Response {
+    let now = control.shared.clock.now();
+    let mut state = control.shared.state();
+    state.expire_leases(now);
+    Json(json!({ "events": state.ledger.records() })).into_response()
+}

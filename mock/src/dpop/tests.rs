@@ -1,0 +1,641 @@
+//! Every check of RFC 9449 §4.3, by vectors and by a table of bad proofs.
+#![expect(clippy::string_slice, reason = "all text here is ASCII")]
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::encoding::random_secret;
+
+const URL: &str = "http://127.0.0.1:7460/aegis.v1.BrokerService/CreateCredentialLease";
+const TOKEN: &str = "example-broker-token-0001";
+const NOW: i64 = 1_795_341_612;
+
+fn vectors() -> Value {
+    let text = include_str!("../../../tests/fixtures/rfc/rfc.json");
+    serde_json::from_str(text).unwrap()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+/// A key and what a good proof by it says.
+struct Maker {
+    key: EcdsaKeyPair,
+    header: Value,
+    payload: Value,
+}
+
+impl Maker {
+    fn new() -> Self {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let point = key.public_key().as_ref();
+        let jwk = json!({"kty": "EC", "crv": "P-256", "x": base64url(&point[1..33]), "y": base64url(&point[33..])});
+        Self {
+            header: json!({"typ": "dpop+jwt", "alg": "ES256", "kid": "pop-1", "jwk": jwk}),
+            payload: json!({
+                "htm": "POST", "htu": URL, "jti": "jti-0003", "iat": NOW, "nonce": "n-A",
+                "ath": "tIwG3kH55jVIJEnLlT-9kvfdG35M9jidGIzlQA_2ta8",
+            }),
+            key,
+        }
+    }
+
+    fn sign(&self, header: &str, payload: &str) -> String {
+        let signed = format!(
+            "{}.{}",
+            base64url(header.as_bytes()),
+            base64url(payload.as_bytes())
+        );
+        let signature = self
+            .key
+            .sign(&SystemRandom::new(), signed.as_bytes())
+            .unwrap();
+        format!("{signed}.{}", base64url(signature.as_ref()))
+    }
+
+    fn proof(&self) -> String {
+        self.sign(&self.header.to_string(), &self.payload.to_string())
+    }
+
+    fn header(&self, change: impl Fn(&mut Value)) -> String {
+        let mut header = self.header.clone();
+        change(&mut header);
+        self.sign(&header.to_string(), &self.payload.to_string())
+    }
+
+    fn payload(&self, change: impl Fn(&mut Value)) -> String {
+        let mut payload = self.payload.clone();
+        change(&mut payload);
+        self.sign(&self.header.to_string(), &payload.to_string())
+    }
+}
+
+fn judge(proof: &str) -> Result<Proof, Fault> {
+    let expected = Expected {
+        method: "POST",
+        url: URL,
+        token: Some(TOKEN),
+        now: NOW,
+    };
+    verify(proof, &expected)
+}
+
+fn remove(value: &mut Value, name: &str) {
+    value.as_object_mut().unwrap().remove(name).unwrap();
+}
+
+/// DP-1 to DP-6.
+#[test]
+fn bad_proofs_are_refused_by_the_check_they_fail() {
+    let good = Maker::new();
+    let other = Maker::new();
+    assert!(judge(&good.proof()).is_ok());
+    let proof = good.proof();
+    let parts: Vec<&str> = proof.split('.').collect();
+    let [header, payload, signature] = parts.as_slice() else {
+        panic!("three parts");
+    };
+    let long = random_secret("").repeat(300);
+    let set = |name: &'static str, value: Value| {
+        good.payload(move |payload| payload[name] = value.clone())
+    };
+    let set_header =
+        |name: &'static str, value: Value| good.header(move |header| header[name] = value.clone());
+    let set_key = |name: &'static str, value: Value| {
+        good.header(move |header| header["jwk"][name] = value.clone())
+    };
+    let without = |name: &'static str| good.payload(move |payload| remove(payload, name));
+    let raw = |name: &str, extra: &str| {
+        let text = good.payload.to_string();
+        let text = text.replacen('{', &format!("{{\"{name}\":{extra},"), 1);
+        good.sign(&good.header.to_string(), &text)
+    };
+    let low_s_cut = {
+        let bytes = from_base64url(signature).unwrap();
+        base64url(&bytes[..63])
+    };
+    let flipped = {
+        let mut bytes = from_base64url(signature).unwrap();
+        bytes[10] ^= 1;
+        base64url(&bytes)
+    };
+    let der = {
+        let mut bytes = from_base64url(signature).unwrap();
+        bytes.splice(0..0, [0x30, 0x44, 2, 32]);
+        base64url(&bytes)
+    };
+    // The last of 86 letters of a signature has four bits that carry nothing.
+    let stray_bits = {
+        let last = signature.chars().last().unwrap();
+        let letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let at = letters.find(last).unwrap();
+        format!("{}{}", &signature[..85], &letters[at + 1..at + 2])
+    };
+    let rsa = json!({"kty": "RSA", "n": "AQAB", "e": "AQAB"});
+    let host = "http://127.0.0.1:7460";
+    let rows: Vec<(&str, String, Fault)> = vec![
+        ("empty", String::new(), Fault::Form),
+        ("one part", "abc".to_owned(), Fault::Form),
+        ("two parts", format!("{header}.{payload}"), Fault::Form),
+        ("four parts", format!("{proof}.x"), Fault::Form),
+        ("two proofs", format!("{proof}, {proof}"), Fault::Form),
+        ("over 8 KiB", set("pad", json!(long)), Fault::Size),
+        (
+            "padded base64",
+            format!("{header}=.{payload}.{signature}"),
+            Fault::Encoding,
+        ),
+        (
+            "standard base64",
+            format!("{header}.{payload}.{}", "+".repeat(86)),
+            Fault::Encoding,
+        ),
+        (
+            "space inside",
+            format!("{header} .{payload}.{signature}"),
+            Fault::Encoding,
+        ),
+        (
+            "line break at the end",
+            format!("{proof}\n"),
+            Fault::Encoding,
+        ),
+        (
+            "stray bits",
+            format!("{header}.{payload}.{stray_bits}"),
+            Fault::Encoding,
+        ),
+        (
+            "header no JSON",
+            good.sign("typ", &good.payload.to_string()),
+            Fault::Json,
+        ),
+        (
+            "header a list",
+            good.sign("[]", &good.payload.to_string()),
+            Fault::Json,
+        ),
+        (
+            "payload no JSON",
+            good.sign(&good.header.to_string(), "{"),
+            Fault::Json,
+        ),
+        (
+            "payload text",
+            good.sign(&good.header.to_string(), "\"a\""),
+            Fault::Json,
+        ),
+        (
+            "text behind payload",
+            good.sign(&good.header.to_string(), "{} {}"),
+            Fault::Json,
+        ),
+        ("jti twice", raw("jti", "\"a\""), Fault::Duplicate),
+        ("iat twice", raw("iat", "1"), Fault::Duplicate),
+        (
+            "escaped name twice",
+            raw("\\u0068tm", "\"GET\""),
+            Fault::Duplicate,
+        ),
+        (
+            "name twice, deep",
+            raw("x", "[{\"a\":1,\"a\":1}]"),
+            Fault::Duplicate,
+        ),
+        ("typ of a JWT", set_header("typ", json!("JWT")), Fault::Type),
+        (
+            "typ in another case",
+            set_header("typ", json!("DPoP+JWT")),
+            Fault::Type,
+        ),
+        (
+            "typ missing",
+            good.header(|h| remove(h, "typ")),
+            Fault::Type,
+        ),
+        (
+            "alg none",
+            set_header("alg", json!("none")),
+            Fault::Algorithm,
+        ),
+        (
+            "alg symmetric",
+            set_header("alg", json!("HS256")),
+            Fault::Algorithm,
+        ),
+        (
+            "alg not offered",
+            set_header("alg", json!("ES384")),
+            Fault::Algorithm,
+        ),
+        (
+            "alg in another case",
+            set_header("alg", json!("es256")),
+            Fault::Algorithm,
+        ),
+        (
+            "alg missing",
+            good.header(|h| remove(h, "alg")),
+            Fault::Algorithm,
+        ),
+        (
+            "alg a list",
+            set_header("alg", json!(["ES256"])),
+            Fault::Algorithm,
+        ),
+        (
+            "alg of another kind of key",
+            set_header("alg", json!("EdDSA")),
+            Fault::Key,
+        ),
+        ("crit", set_header("crit", json!(["exp"])), Fault::Critical),
+        ("empty crit", set_header("crit", json!([])), Fault::Critical),
+        ("kid a number", set_header("kid", json!(1)), Fault::KeyId),
+        ("jwk missing", good.header(|h| remove(h, "jwk")), Fault::Key),
+        ("jwk text", set_header("jwk", json!("key")), Fault::Key),
+        ("jwk RSA", set_header("jwk", rsa), Fault::Key),
+        (
+            "jwk other curve",
+            set_key("crv", json!("P-384")),
+            Fault::Key,
+        ),
+        (
+            "jwk secp256k1",
+            set_key("crv", json!("secp256k1")),
+            Fault::Key,
+        ),
+        (
+            "jwk without y",
+            good.header(|h| remove(&mut h["jwk"], "y")),
+            Fault::Key,
+        ),
+        ("jwk y null", set_key("y", Value::Null), Fault::Key),
+        ("jwk x short", set_key("x", json!("AAAA")), Fault::Key),
+        (
+            "jwk off the curve",
+            set_key("x", json!("A".repeat(43))),
+            Fault::Key,
+        ),
+        ("jwk with d", set_key("d", json!("AAAA")), Fault::PrivateKey),
+        (
+            "jwk with null d",
+            set_key("d", Value::Null),
+            Fault::PrivateKey,
+        ),
+        (
+            "jwk symmetric",
+            set_key("k", json!("AAAA")),
+            Fault::PrivateKey,
+        ),
+        (
+            "signature empty",
+            format!("{header}.{payload}."),
+            Fault::Signature,
+        ),
+        (
+            "signature of 63 bytes",
+            format!("{header}.{payload}.{low_s_cut}"),
+            Fault::Signature,
+        ),
+        (
+            "signature in DER",
+            format!("{header}.{payload}.{der}"),
+            Fault::Signature,
+        ),
+        (
+            "signature flipped",
+            format!("{header}.{payload}.{flipped}"),
+            Fault::Signature,
+        ),
+        (
+            "signature zero",
+            format!("{header}.{payload}.{}", "A".repeat(86)),
+            Fault::Signature,
+        ),
+        (
+            "signed by another key",
+            set_header("jwk", other.header["jwk"].clone()),
+            Fault::Signature,
+        ),
+        (
+            "payload swapped",
+            {
+                let swapped = base64url(b"{}");
+                format!("{header}.{swapped}.{signature}")
+            },
+            Fault::Signature,
+        ),
+        ("htm missing", without("htm"), Fault::Method),
+        ("htm GET", set("htm", json!("GET")), Fault::Method),
+        (
+            "htm in another case",
+            set("htm", json!("post")),
+            Fault::Method,
+        ),
+        ("htu missing", without("htu"), Fault::Url),
+        ("htu a number", set("htu", json!(1)), Fault::Url),
+        (
+            "htu other path",
+            set("htu", json!(URL.replace("Create", "Redeem"))),
+            Fault::Url,
+        ),
+        (
+            "htu path in another case",
+            set("htu", json!(URL.to_lowercase())),
+            Fault::Url,
+        ),
+        (
+            "htu with slash",
+            set("htu", json!(format!("{URL}/"))),
+            Fault::Url,
+        ),
+        ("htu without path", set("htu", json!(host)), Fault::Url),
+        (
+            "htu path only",
+            set("htu", json!(&URL[host.len()..])),
+            Fault::Url,
+        ),
+        (
+            "htu other port",
+            set("htu", json!(URL.replace("7460", "7461"))),
+            Fault::Url,
+        ),
+        (
+            "htu without port",
+            set("htu", json!(URL.replace(":7460", ""))),
+            Fault::Url,
+        ),
+        (
+            "htu empty port",
+            set("htu", json!(URL.replace(":7460", ":"))),
+            Fault::Url,
+        ),
+        (
+            "htu port with sign",
+            set("htu", json!(URL.replace(":7460", ":+7460"))),
+            Fault::Url,
+        ),
+        (
+            "htu other host",
+            set("htu", json!(URL.replace("127.0.0.1", "localhost"))),
+            Fault::Url,
+        ),
+        (
+            "htu other scheme",
+            set("htu", json!(URL.replace("http", "https"))),
+            Fault::Url,
+        ),
+        (
+            "htu with user",
+            set("htu", json!(URL.replace("127", "user@127"))),
+            Fault::Url,
+        ),
+        (
+            "htu with dots",
+            set("htu", json!(URL.replace("/aegis", "/x/../aegis"))),
+            Fault::Url,
+        ),
+        (
+            "htu percent",
+            set("htu", json!(URL.replace("aegis", "%61egis"))),
+            Fault::Url,
+        ),
+        (
+            "htu with space",
+            set("htu", json!(format!("{URL} "))),
+            Fault::Url,
+        ),
+        ("jti missing", without("jti"), Fault::Id),
+        ("jti a number", set("jti", json!(1)), Fault::Id),
+        ("jti empty", set("jti", json!("")), Fault::Id),
+        ("jti of 257", set("jti", json!("j".repeat(257))), Fault::Id),
+        ("jti with line break", set("jti", json!("a\nb")), Fault::Id),
+        ("iat missing", without("iat"), Fault::IssuedAt),
+        (
+            "iat text",
+            set("iat", json!(NOW.to_string())),
+            Fault::IssuedAt,
+        ),
+        (
+            "iat fraction",
+            set("iat", json!(1_795_341_612.5)),
+            Fault::IssuedAt,
+        ),
+        ("iat null", set("iat", Value::Null), Fault::IssuedAt),
+        ("iat 61 s ago", set("iat", json!(NOW - 61)), Fault::IssuedAt),
+        ("iat in 11 s", set("iat", json!(NOW + 11)), Fault::IssuedAt),
+        ("iat zero", set("iat", json!(0)), Fault::IssuedAt),
+        ("iat least", set("iat", json!(i64::MIN)), Fault::IssuedAt),
+        ("iat greatest", set("iat", json!(i64::MAX)), Fault::IssuedAt),
+        ("iat beyond", set("iat", json!(u64::MAX)), Fault::IssuedAt),
+        (
+            "iat in milliseconds",
+            set("iat", json!(NOW * 1000)),
+            Fault::IssuedAt,
+        ),
+        ("ath missing", without("ath"), Fault::TokenHash),
+        ("ath a number", set("ath", json!(1)), Fault::TokenHash),
+        (
+            "ath of another token",
+            set("ath", json!(base64url(&sha256(b"t")))),
+            Fault::TokenHash,
+        ),
+        (
+            "ath padded",
+            set("ath", json!("tIwG3kH55jVIJEnLlT-9kvfdG35M9jidGIzlQA_2ta8=")),
+            Fault::TokenHash,
+        ),
+        ("nonce a number", set("nonce", json!(1)), Fault::Nonce),
+        ("nonce null", set("nonce", Value::Null), Fault::Nonce),
+    ];
+    for (name, proof, fault) in rows {
+        assert_eq!(judge(&proof).map(|proof| proof.jti), Err(fault), "{name}");
+    }
+}
+
+#[test]
+fn good_proofs_at_the_edges_are_accepted() {
+    let good = Maker::new();
+    let set = |name: &'static str, value: Value| {
+        good.payload(move |payload| payload[name] = value.clone())
+    };
+    let rows = [
+        ("60 s ago", set("iat", json!(NOW - 60))),
+        ("in 10 s", set("iat", json!(NOW + 10))),
+        ("jti of 256", set("jti", json!("j".repeat(256)))),
+        ("jti of one", set("jti", json!("j"))),
+        ("htu with query", set("htu", json!(format!("{URL}?a=b#c")))),
+        (
+            "htu scheme in upper case",
+            set("htu", json!(URL.replace("http", "HTTP"))),
+        ),
+        ("unknown claim", set("foo", json!({"bar": 1}))),
+        ("no nonce", good.payload(|payload| remove(payload, "nonce"))),
+        ("no kid", good.header(|header| remove(header, "kid"))),
+        (
+            "key with use",
+            good.header(|header| header["jwk"]["use"] = json!("sig")),
+        ),
+    ];
+    for (name, proof) in rows {
+        assert!(judge(&proof).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn a_default_port_may_be_named_or_not() {
+    let good = Maker::new();
+    let rows = [
+        (
+            "https://Aegis.Example/a",
+            "https://aegis.example:443/a",
+            true,
+        ),
+        (
+            "https://aegis.example:443/a",
+            "HTTPS://AEGIS.EXAMPLE/a",
+            true,
+        ),
+        ("http://[::1]:80/a", "http://[::1]/a", true),
+        ("http://[::1]:7460/a", "http://[::1]:7460/a", true),
+        ("https://aegis.example", "https://aegis.example/", true),
+        (
+            "https://aegis.example/a",
+            "https://aegis.example:80/a",
+            false,
+        ),
+        (
+            "https://aegis.example/a",
+            "https://aegis.example.evil/a",
+            false,
+        ),
+        ("http://[::1]:7460/a", "http://[::1]/a", false),
+    ];
+    for (url, htu, fits) in rows {
+        let proof = good.payload(|payload| payload["htu"] = json!(htu));
+        let expected = Expected {
+            method: "POST",
+            url,
+            token: Some(TOKEN),
+            now: NOW,
+        };
+        assert_eq!(verify(&proof, &expected).is_ok(), fits, "{url} {htu}");
+    }
+}
+
+#[test]
+fn a_proof_for_no_token_must_not_speak_of_one() {
+    let good = Maker::new();
+    let expected = Expected {
+        method: "POST",
+        url: URL,
+        token: None,
+        now: NOW,
+    };
+    assert_eq!(
+        verify(&good.proof(), &expected).map(|_| ()),
+        Err(Fault::TokenHash)
+    );
+    let proof = good.payload(|payload| remove(payload, "ath"));
+    assert!(verify(&proof, &expected).is_ok());
+}
+
+#[test]
+fn proofs_by_ed25519_keys_are_accepted() {
+    let good = Maker::new();
+    let key = Ed25519KeyPair::generate().unwrap();
+    let header = json!({"typ": "dpop+jwt", "alg": "EdDSA", "jwk": {
+        "kty": "OKP", "crv": "Ed25519", "x": base64url(key.public_key().as_ref()),
+    }});
+    let sign = |header: &Value| {
+        let signed = format!(
+            "{}.{}",
+            base64url(header.to_string().as_bytes()),
+            base64url(good.payload.to_string().as_bytes())
+        );
+        format!(
+            "{signed}.{}",
+            base64url(key.sign(signed.as_bytes()).as_ref())
+        )
+    };
+    assert!(judge(&sign(&header)).is_ok());
+    let mut with_y = header.clone();
+    with_y["jwk"]["y"] = json!("AAAA");
+    assert_eq!(judge(&sign(&with_y)).map(|_| ()), Err(Fault::Key));
+    let mut x448 = header;
+    x448["jwk"]["crv"] = json!("Ed448");
+    assert_eq!(judge(&sign(&x448)).map(|_| ()), Err(Fault::Key));
+}
+
+/// RFC 9449 §4.2, §5, §7.1.
+#[test]
+fn the_proofs_of_the_standard_hold() {
+    let vectors = vectors();
+    for name in [
+        "rfc9449_token_request",
+        "rfc9449_refresh_request",
+        "rfc9449_resource_request",
+    ] {
+        let vector = &vectors[name];
+        let expected = |now| Expected {
+            method: text(&vector["htm"]),
+            url: text(&vector["htu"]),
+            token: vector["access_token"].as_str(),
+            now,
+        };
+        let iat = vector["iat"].as_i64().unwrap();
+        let proof = verify(text(&vector["proof"]), &expected(iat)).unwrap();
+        assert_eq!(
+            proof.thumbprint,
+            text(&vectors["rfc9449_jkt"]["jkt"]),
+            "{name}"
+        );
+        let late = verify(text(&vector["proof"]), &expected(iat + 61));
+        assert_eq!(late.map(|_| ()), Err(Fault::IssuedAt), "{name}");
+    }
+}
+
+/// RFC 9449 §6.1, RFC 8037 A.3.
+#[test]
+fn the_thumbprints_of_the_standards_match() {
+    let vectors = vectors();
+    for (vector, thumbprint) in [("rfc9449_jkt", "jkt"), ("rfc8037_a3", "thumbprint_S256")] {
+        let jwk = &vectors[vector]["jwk"];
+        let y = jwk.get("y").map(text);
+        let key = PublicKey::from_members(text(&jwk["kty"]), text(&jwk["crv"]), text(&jwk["x"]), y);
+        assert_eq!(key.unwrap().thumbprint, text(&vectors[vector][thumbprint]));
+    }
+}
+
+/// RFC 7515 A.3, RFC 8037 A.4.
+#[test]
+fn the_signatures_of_the_standards_verify() {
+    let vectors = vectors();
+    for name in ["rfc7515_a3_es256", "rfc8037_a4"] {
+        let jwk = &vectors[name]["jwk_private"];
+        let y = jwk.get("y").map(text);
+        let key = PublicKey::from_members(text(&jwk["kty"]), text(&jwk["crv"]), text(&jwk["x"]), y);
+        let (signed, signature) = text(&vectors[name]["jws"]).rsplit_once('.').unwrap();
+        let signature = from_base64url(signature).unwrap();
+        assert!(
+            key.unwrap().verifies(signed.as_bytes(), &signature),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn the_journal_sees_what_a_proof_claims_even_if_it_is_bad() {
+    let good = Maker::new();
+    let claimed = peek(&good.payload(|payload| payload["htm"] = json!("GET")));
+    assert_eq!(claimed.jti.as_deref(), Some("jti-0003"));
+    assert_eq!(claimed.htm.as_deref(), Some("GET"));
+    assert_eq!(claimed.htu.as_deref(), Some(URL));
+    assert!(claimed.jkt.is_some());
+    assert!(peek("nonsense").jti.is_none());
+}

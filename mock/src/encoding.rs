@@ -1,0 +1,78 @@
+//! Hashes, base64url and random names.
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// Base 32 as of Crockford, in lower case.
+const BASE_32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// RFC 8628 §6.1: no vowels, so no words.
+const USER_CODE: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
+
+/// A SHA-256 hash; what is kept in place of a secret.
+pub(crate) type Hash = [u8; 32];
+
+pub(crate) fn sha256(bytes: &[u8]) -> Hash {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    hash
+}
+
+pub(crate) fn base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Canonical base64url only: no padding, no stray bits, nothing else between.
+pub(crate) fn from_base64url(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "AWS-LC's generator does not fail on a working machine, and without it nothing may go on"
+)]
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("random bytes");
+    bytes
+}
+
+/// `prefix` and 26 base-32 characters: 130 random bits.
+pub(crate) fn random_id(prefix: &str) -> String {
+    let tail = random::<26>()
+        .into_iter()
+        .filter_map(|byte| BASE_32.get(usize::from(byte & 31)))
+        .map(|&letter| char::from(letter));
+    prefix.chars().chain(tail).collect()
+}
+
+/// `prefix` and 32 random bytes in base64url.
+pub(crate) fn random_secret(prefix: &str) -> String {
+    format!("{prefix}{}", base64url(&random::<32>()))
+}
+
+/// `XXXX-XXXX`.
+pub(crate) fn random_user_code() -> String {
+    let mut code = String::new();
+    while code.len() < 9 {
+        if code.len() == 4 {
+            code.push('-');
+        }
+        for byte in random::<16>() {
+            // 240 is the largest multiple of 20 in a byte: no letter is likelier.
+            if byte < 240
+                && let Some(&letter) = USER_CODE.get(usize::from(byte % 20))
+            {
+                code.push(char::from(letter));
+                break;
+            }
+        }
+    }
+    code
+}
+
+/// Whether `text` is `prefix` and 26 base-32 characters.
+pub(crate) fn is_id(text: &str, prefix: &str) -> bool {
+    text.strip_prefix(prefix)
+        .is_some_and(|tail| tail.len() == 26 && tail.bytes().all(|b| BASE_32.contains(&b)))
+}

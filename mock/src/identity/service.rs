@@ -1,0 +1,574 @@
+//! The RPCs of `IdentityGatewayService`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult};
+
+use crate::access::{self, rate_limited};
+use crate::audit::Entry;
+use crate::call::{self, Call};
+use crate::clock::Moment;
+use crate::encoding::{base64url, random_id, random_secret, random_user_code, sha256};
+use crate::errors::{Reason, Refusal};
+use crate::fault::FaultKind;
+use crate::identity::device::{LIFETIME, Login, Poll};
+use crate::identity::tokens::TokenRecord;
+use crate::jwk::PublicKey;
+use crate::policy::Policy;
+use crate::proto::{
+    ApproveMcpOauthDeviceAuthorizationRequest, ApproveMcpOauthDeviceAuthorizationResponse,
+    BeginMcpOauthDeviceAuthorizationRequest, BeginMcpOauthDeviceAuthorizationResponse,
+    ExchangeMcpOauthDeviceAuthorizationRequest, ExchangeMcpOauthDeviceAuthorizationResponse,
+    IdentityGatewayService, Jwk, TokenInfo,
+};
+use crate::scope;
+use crate::state::{Shared, State};
+use crate::{ControlError, wire};
+
+const DEFAULT_TOKEN_TTL: u32 = 600;
+const TOKEN_TTL: std::ops::RangeInclusive<u32> = 60..=900;
+const MAX_NAME: usize = 64;
+/// Wrong user codes in a minute.
+const MAX_GUESSES: u32 = 5;
+const ID_TOKEN_AUDIENCE: &str = "aegis-console";
+const ID_TOKEN_TTL: Duration = Duration::from_hours(1);
+/// The person of the built-in policy.
+pub(crate) const DEMO_UID: &str = "u-demo";
+
+/// The identity half of the server.
+#[derive(Debug)]
+pub(crate) struct Identity(pub(crate) Arc<Shared>);
+
+#[expect(
+    refining_impl_trait,
+    reason = "the generated trait says `impl Encodable`"
+)]
+impl IdentityGatewayService for Identity {
+    async fn begin_mcp_oauth_device_authorization(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, BeginMcpOauthDeviceAuthorizationRequest>,
+    ) -> ServiceResult<BeginMcpOauthDeviceAuthorizationResponse> {
+        let call = call::of(&context)?;
+        let answer = self.0.begin(&call, request.to_owned_message());
+        self.0.finish(&call, "login.begin", answer)
+    }
+
+    async fn approve_mcp_oauth_device_authorization(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, ApproveMcpOauthDeviceAuthorizationRequest>,
+    ) -> ServiceResult<ApproveMcpOauthDeviceAuthorizationResponse> {
+        let call = call::of(&context)?;
+        let request = request.to_owned_message();
+        let action = if request.approve {
+            "login.approve"
+        } else {
+            "login.deny"
+        };
+        let answer = self.0.decide(&call, &request);
+        self.0.finish(&call, action, answer)
+    }
+
+    async fn exchange_mcp_oauth_device_authorization(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, ExchangeMcpOauthDeviceAuthorizationRequest>,
+    ) -> ServiceResult<ExchangeMcpOauthDeviceAuthorizationResponse> {
+        let call = call::of(&context)?;
+        let answer = self.0.exchange(&call, &request.to_owned_message());
+        self.0.hand_out_nonce(&call, answer.is_ok());
+        self.0.finish(&call, "login.exchange", answer)
+    }
+}
+
+impl Shared {
+    /// Notes the outcome of a call and words it for the wire.
+    pub(crate) fn finish<M>(
+        &self,
+        call: &Call,
+        action: &'static str,
+        answer: Result<M, Refusal>,
+    ) -> ServiceResult<M> {
+        match answer {
+            Ok(message) => {
+                call.trace().result = Some("ok");
+                Response::ok(message)
+            }
+            Err(refusal) => {
+                self.audit_refusal(call, action, &refusal);
+                Err(call.refuse(refusal))
+            }
+        }
+    }
+
+    /// Every success of a call with a proof hands out the next nonce.
+    pub(crate) fn hand_out_nonce(&self, call: &Call, success: bool) {
+        if success {
+            let now = self.clock.now();
+            let mut state = self.state();
+            let mode = state.policy.server.nonce;
+            call.trace().nonce = state.nonces.next(mode, now);
+        }
+    }
+
+    fn begin(
+        &self,
+        call: &Call,
+        request: BeginMcpOauthDeviceAuthorizationRequest,
+    ) -> Result<BeginMcpOauthDeviceAuthorizationResponse, Refusal> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let state = &mut *state;
+        if request.tenant_id.is_empty() {
+            return Err(Refusal::missing("tenant_id"));
+        }
+        if state.policy.throttle.enabled {
+            let limit = state.policy.throttle.begin_per_address_minute;
+            state
+                .throttle
+                .count(format!("begin {}", call.peer), limit, now)
+                .map_err(rate_limited)?;
+        }
+        let Some(tenant) = state.policy.tenant(&request.tenant_id) else {
+            return Err(Refusal::new(Reason::TenantMismatch, "tenant is not open"));
+        };
+        call.trace().entry.tenant_id.clone_from(&tenant.id);
+
+        let scopes = if request.requested_scopes.is_empty() {
+            tenant.default_scopes.clone()
+        } else {
+            request.requested_scopes
+        };
+        if scopes.is_empty() {
+            return Err(Refusal::missing("requested_scopes"));
+        }
+        let scopes = check_scopes(scopes, &state.policy)?;
+        let ttl_seconds = wire::in_range(
+            request.requested_ttl_seconds,
+            DEFAULT_TOKEN_TTL,
+            &TOKEN_TTL,
+            state.policy.strictness.ttl_range,
+        )
+        .ok_or_else(|| {
+            Refusal::new(Reason::TtlOutOfRange, "a token lives 60 to 900 seconds")
+                .field("requested_ttl_seconds")
+        })?;
+        if request.client_display_name.chars().count() > MAX_NAME
+            || request.client_display_name.chars().any(char::is_control)
+        {
+            return Err(
+                Refusal::new(Reason::TypeMismatch, "name is at most 64 printable letters")
+                    .field("client_display_name"),
+            );
+        }
+        let Some(jwk) = request.pop_jwk.as_option() else {
+            return Err(Refusal::missing("pop_jwk"));
+        };
+        let jkt = read_key(jwk)
+            .ok_or_else(|| {
+                Refusal::new(Reason::PopJwkInvalid, "not a public P-256 or Ed25519 key")
+                    .field("pop_jwk")
+            })?
+            .thumbprint;
+        call.trace().entry.key_thumbprint.clone_from(&jkt);
+        let pop_key_id = request.pop_key_id;
+        if pop_key_id.is_empty() {
+            return Err(Refusal::missing("pop_key_id"));
+        }
+        if !is_key_id(&pop_key_id) {
+            return Err(Refusal::new(
+                Reason::TypeMismatch,
+                "key id is 1 to 64 of A-Z a-z 0-9 . _ -",
+            )
+            .field("pop_key_id"));
+        }
+        if !state.tokens.register_key(&tenant.id, &pop_key_id, &jkt) {
+            return Err(Refusal::new(
+                Reason::PopKeyConflict,
+                "key id stands for another key",
+            ));
+        }
+
+        let device_code = random_secret("mdc_");
+        let mut user_code = random_user_code();
+        while state.logins.has_user_code(&user_code) {
+            user_code = random_user_code();
+        }
+        let interval_seconds = state.policy.server.interval_seconds;
+        let login = Login::begin(
+            user_code.clone(),
+            request.tenant_id,
+            scopes,
+            ttl_seconds,
+            jkt,
+            pop_key_id,
+            interval_seconds,
+            now,
+        );
+        let mut entry = call.trace().entry.clone();
+        (entry.action, entry.outcome) = ("login.begin", "ok");
+        state.ledger.append(entry, now);
+        state
+            .logins
+            .insert(sha256(device_code.as_bytes()), login, now);
+        state.secret("device_code", &device_code);
+
+        let page = format!("{}/device", wire::origin(&self.api));
+        Ok(BeginMcpOauthDeviceAuthorizationResponse {
+            device_code,
+            verification_uri_complete: format!("{page}?user_code={user_code}"),
+            user_code,
+            verification_uri: page,
+            interval_seconds: wire::int32(interval_seconds),
+            expires_in_seconds: i32::try_from(LIFETIME.as_secs()).unwrap_or(i32::MAX),
+            ..Default::default()
+        })
+    }
+
+    fn decide(
+        &self,
+        call: &Call,
+        request: &ApproveMcpOauthDeviceAuthorizationRequest,
+    ) -> Result<ApproveMcpOauthDeviceAuthorizationResponse, Refusal> {
+        let uid = self.person(access::bearer(call)?)?;
+        let now = self.clock.now();
+        let mut state = self.state();
+        let state = &mut *state;
+        call.trace().entry.principal = format!("user:{uid}");
+        let unknown = || Refusal::new(Reason::DeviceCodeUnknown, "no such code");
+        let login = match (request.device_code.as_str(), request.user_code.as_str()) {
+            ("", "") => return Err(Refusal::missing("user_code")),
+            ("", user_code) => {
+                let guesses = format!("guess {uid}");
+                if state.logins.by_user_code(user_code).is_none() {
+                    state
+                        .throttle
+                        .count(guesses, MAX_GUESSES, now)
+                        .map_err(rate_limited)?;
+                }
+                state.logins.by_user_code(user_code)
+            }
+            (device_code, _) => state
+                .logins
+                .by_device_code(&sha256(device_code.as_bytes()), now),
+        }
+        .ok_or_else(unknown)?;
+        let is_member = state
+            .policy
+            .user(&uid)
+            .is_some_and(|user| user.tenants.contains(&login.tenant_id));
+        if !is_member {
+            return Err(unknown());
+        }
+        let mut entry = call.trace().entry.clone();
+        entry.tenant_id.clone_from(&login.tenant_id);
+        entry.key_thumbprint.clone_from(&login.jkt);
+        call.trace().entry = entry.clone();
+        let approved = decide(login, &uid, request.approve, now)
+            .map_err(|reason| Refusal::new(reason, "code has been used"))?;
+        (entry.action, entry.outcome) = decision(request.approve, approved);
+        state.ledger.append(entry, now);
+        let status = if approved {
+            "approved"
+        } else {
+            "access_denied"
+        };
+        Ok(ApproveMcpOauthDeviceAuthorizationResponse {
+            approved,
+            status: status.to_owned(),
+            ..Default::default()
+        })
+    }
+
+    /// Approves or denies as a person of the policy.
+    pub(crate) fn decide_by_control(
+        &self,
+        user_code: &str,
+        uid: &str,
+        approve: bool,
+    ) -> Result<(), ControlError> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let state = &mut *state;
+        let login = state.logins.by_user_code(user_code);
+        let login = login.ok_or(ControlError::UnknownUserCode)?;
+        let is_member = state
+            .policy
+            .user(uid)
+            .is_some_and(|user| user.tenants.contains(&login.tenant_id));
+        if !is_member {
+            return Err(ControlError::NotAMember);
+        }
+        let approved = match decide(login, uid, approve, now) {
+            Ok(approved) => approved,
+            Err(_used) => return Err(ControlError::NotPending),
+        };
+        let (action, outcome) = decision(approve, approved);
+        let entry = Entry {
+            tenant_id: login.tenant_id.clone(),
+            action,
+            outcome,
+            principal: format!("user:{uid}"),
+            key_thumbprint: login.jkt.clone(),
+            request_id: random_id("req_"),
+            ..Entry::default()
+        };
+        state.ledger.append(entry, now);
+        if approved == approve {
+            Ok(())
+        } else {
+            Err(ControlError::NotPending)
+        }
+    }
+
+    /// Ends a code's life.
+    pub(crate) fn expire_by_control(&self, user_code: &str) -> Result<(), ControlError> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let login = state.logins.by_user_code(user_code);
+        login.ok_or(ControlError::UnknownUserCode)?.expire(now);
+        Ok(())
+    }
+
+    fn exchange(
+        &self,
+        call: &Call,
+        request: &ExchangeMcpOauthDeviceAuthorizationRequest,
+    ) -> Result<ExchangeMcpOauthDeviceAuthorizationResponse, Refusal> {
+        if request.device_code.is_empty() {
+            return Err(Refusal::missing("device_code"));
+        }
+        let proof = self.admit_without_token(call, request.request_proof.as_option())?;
+
+        let now = self.clock.now();
+        let mut state = self.state();
+        let state = &mut *state;
+        let code = sha256(request.device_code.as_bytes());
+        let Some(login) = state.logins.by_device_code(&code, now) else {
+            return Err(Refusal::new(Reason::DeviceCodeUnknown, "no such code"));
+        };
+        call.trace().entry.tenant_id.clone_from(&login.tenant_id);
+        if proof.thumbprint != login.jkt
+            || (!request.pop_key_id.is_empty() && request.pop_key_id != login.pop_key_id)
+        {
+            return Err(Refusal::new(
+                Reason::BindingMismatch,
+                "proof is by another key than the code's",
+            ));
+        }
+        access::check_key_id(&proof, &login.pop_key_id)?;
+
+        if login.is_approved(now) {
+            let fault = state.faults.take(call.method, &[FaultKind::ApprovedFirst]);
+            if fault.is_some() {
+                call.trace().reason = Some("approved");
+                return Ok(status("approved", 0));
+            }
+        }
+        let fault = state.faults.take(call.method, &[FaultKind::SlowDown]);
+        let poll = if fault.is_some() {
+            login.slow_down()
+        } else {
+            login
+                .poll(now)
+                .map_err(|reason| Refusal::new(reason, "code has been used"))?
+        };
+        let (word, interval_seconds) = match poll {
+            Poll::Approved { uid } => {
+                let login = login.clone();
+                return self.issue(call, state, login, &uid, now);
+            }
+            Poll::Pending { interval_seconds } => ("authorization_pending", interval_seconds),
+            Poll::SlowDown { interval_seconds } => ("slow_down", interval_seconds),
+            Poll::Denied => ("access_denied", 0),
+            Poll::Expired => ("expired_token", 0),
+        };
+        call.trace().reason = Some(word);
+        if interval_seconds == 0 {
+            let mut entry = call.trace().entry.clone();
+            (entry.action, entry.outcome) = ("login.exchange", "denied");
+            state.ledger.append(entry, now);
+        }
+        Ok(status(word, interval_seconds))
+    }
+
+    fn issue(
+        &self,
+        call: &Call,
+        state: &mut State,
+        login: Login,
+        uid: &str,
+        now: Moment,
+    ) -> Result<ExchangeMcpOauthDeviceAuthorizationResponse, Refusal> {
+        let user = state.policy.user(uid);
+        let user = user.ok_or_else(|| Refusal::new(Reason::PolicyDenied, "no such person"))?;
+        let fault = state.faults.take(
+            call.method,
+            &[
+                FaultKind::WrongThumbprint,
+                FaultKind::WiderScope,
+                FaultKind::ShortExpiry,
+            ],
+        );
+        let ttl_seconds = if fault == Some(FaultKind::ShortExpiry) {
+            1
+        } else {
+            login.ttl_seconds
+        };
+        let session = Duration::from_secs(user.max_session_seconds.into());
+        let record = TokenRecord {
+            principal: format!("user:{uid}"),
+            tenant_id: login.tenant_id,
+            scopes: login.scopes,
+            role: user.role.clone(),
+            jkt: login.jkt,
+            pop_key_id: login.pop_key_id,
+            session_id: random_id("ses_"),
+            session_expires_at: now.plus(session),
+            expires_at: now.plus(Duration::from_secs(ttl_seconds.into())),
+        };
+        let issuer = wire::origin(&self.api);
+        let (token, record) = state.tokens.issue(&self.signer, &issuer, record, now);
+
+        let mut trace = call.trace();
+        trace.entry.principal.clone_from(&record.principal);
+        trace.entry.session_id.clone_from(&record.session_id);
+        let mut entry = trace.entry.clone();
+        drop(trace);
+        (entry.action, entry.outcome) = ("login.exchange", "ok");
+        state.ledger.append(entry, now);
+        state.secret("broker_token", &token);
+
+        let mut granted_scopes = record.scopes.clone();
+        if fault == Some(FaultKind::WiderScope) {
+            granted_scopes.push(
+                "credential.lease.create:provider:gcp:app:not-asked-for:account:owner".to_owned(),
+            );
+        }
+        let thumbprint = if fault == Some(FaultKind::WrongThumbprint) {
+            base64url(&sha256(b"another key"))
+        } else {
+            record.jkt.clone()
+        };
+        let info = TokenInfo {
+            expires_at: wire::timestamp(record.expires_at).into(),
+            expires_in_seconds: wire::int32(ttl_seconds),
+            granted_scopes,
+            principal: record.principal.clone(),
+            tenant_id: record.tenant_id.clone(),
+            pop_key_id: record.pop_key_id.clone(),
+            binding: "jkt".to_owned(),
+            thumbprint,
+            session_id: record.session_id.clone(),
+            session_expires_at: wire::timestamp(record.session_expires_at).into(),
+            role: record.role.clone().unwrap_or_default(),
+            ..Default::default()
+        };
+        Ok(ExchangeMcpOauthDeviceAuthorizationResponse {
+            status: "success".to_owned(),
+            broker_token: token,
+            token_info: info.into(),
+            ..Default::default()
+        })
+    }
+
+    /// An ID token for the demo person, as a sign-in would yield it.
+    pub(crate) fn demo_id_token(&self) -> String {
+        let now = self.clock.now();
+        let claims = serde_json::json!({
+            "iss": wire::origin(&self.api),
+            "sub": DEMO_UID,
+            "aud": ID_TOKEN_AUDIENCE,
+            "iat": now.unix_seconds(),
+            "exp": now.plus(ID_TOKEN_TTL).unix_seconds(),
+        });
+        self.signer.sign("JWT", &claims)
+    }
+
+    /// Whose ID token this is.
+    fn person(&self, token: &str) -> Result<String, Refusal> {
+        let invalid = || Refusal::new(Reason::TokenInvalid, "not an ID token of ours");
+        let claims = self.signer.verify("JWT", token).ok_or_else(invalid)?;
+        let text = |name: &str| claims.get(name).and_then(serde_json::Value::as_str);
+        if text("iss") != Some(&wire::origin(&self.api)) || text("aud") != Some(ID_TOKEN_AUDIENCE) {
+            return Err(invalid());
+        }
+        let expires = claims.get("exp").and_then(serde_json::Value::as_i64);
+        if expires.is_none_or(|expires| self.clock.now().unix_seconds() >= expires) {
+            return Err(Refusal::new(Reason::TokenExpired, "ID token has expired"));
+        }
+        text("sub").map(str::to_owned).ok_or_else(invalid)
+    }
+}
+
+/// Whether the code is approved afterwards.
+fn decide(login: &mut Login, uid: &str, approve: bool, now: Moment) -> Result<bool, Reason> {
+    if approve {
+        return login.approve(uid, now);
+    }
+    login.deny().map(|()| false)
+}
+
+/// Action and outcome for the audit.
+fn decision(approve: bool, approved: bool) -> (&'static str, &'static str) {
+    match (approve, approved) {
+        (true, true) => ("login.approve", "ok"),
+        (true, false) => ("login.approve", "denied"),
+        (false, _) => ("login.deny", "ok"),
+    }
+}
+
+fn status(word: &str, interval_seconds: u32) -> ExchangeMcpOauthDeviceAuthorizationResponse {
+    ExchangeMcpOauthDeviceAuthorizationResponse {
+        status: word.to_owned(),
+        interval_seconds: wire::int32(interval_seconds),
+        ..Default::default()
+    }
+}
+
+fn check_scopes(scopes: Vec<String>, policy: &Policy) -> Result<Vec<String>, Refusal> {
+    if !policy.strictness.scope_grammar {
+        return Ok(scopes);
+    }
+    let refuse = |reason| {
+        Refusal::new(
+            reason,
+            "scopes must name one action, provider, app and account each",
+        )
+        .field("requested_scopes")
+    };
+    if scopes.len() > scope::MAX_SCOPES {
+        return Err(refuse(Reason::ScopeMalformed));
+    }
+    // One bad scope anywhere decides, the gravest first.
+    let providerless = policy.server.allow_providerless_scopes;
+    let faults: Vec<Reason> = scopes
+        .iter()
+        .filter_map(|scope| scope::check(scope, providerless).err())
+        .collect();
+    for reason in [
+        Reason::ScopeWildcard,
+        Reason::ScopeMalformed,
+        Reason::ScopeUnknown,
+        Reason::ScopeActionOnly,
+    ] {
+        if faults.contains(&reason) {
+            return Err(refuse(reason));
+        }
+    }
+    Ok(scopes)
+}
+
+fn read_key(jwk: &Jwk) -> Option<PublicKey> {
+    let y = Some(jwk.y.as_str()).filter(|y| !y.is_empty());
+    PublicKey::from_members(&jwk.kty, &jwk.crv, &jwk.x, y)
+}
+
+fn is_key_id(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}

@@ -1,0 +1,112 @@
+//! Every RPC try, for tests that want to know what was really sent.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::audit::as_rfc3339;
+
+/// One try. It is written when its answer is decided, before it is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestRecord {
+    /// Counts from 1.
+    pub seq: u64,
+    /// When the request had been read.
+    #[serde(serialize_with = "as_rfc3339")]
+    pub at: SystemTime,
+    /// The RPC's name, or the path where there is no such RPC.
+    pub method: String,
+    /// The id that the answer carried.
+    pub request_id: String,
+    /// How the proof came.
+    pub carrier: Carrier,
+    /// As the proof says, checked or not; also the next three.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+    /// The claim of this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub htm: Option<String>,
+    /// The claim of this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub htu: Option<String>,
+    /// Thumbprint of the key in the proof's header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jkt: Option<String>,
+    /// The raw proof. The token is never here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
+    /// Whose token was sent along.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// `ok`, a Connect code, or `stalled` or `closed` where a fault ate the answer.
+    pub result: String,
+    /// The reason of the refusal; the status of a poll that yielded no token; the fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Where a proof can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Carrier {
+    /// Nowhere.
+    #[default]
+    None,
+    /// In `request_proof`.
+    Body,
+    /// In the `DPoP` header.
+    Header,
+    /// In both.
+    Both,
+}
+
+/// The records, and a bell that rings for each new one.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    // Held for a push or a copy only, never across an await.
+    records: Mutex<Vec<RequestRecord>>,
+    bell: watch::Sender<u64>,
+}
+
+impl Journal {
+    pub(crate) fn new() -> Self {
+        Self {
+            records: Mutex::default(),
+            bell: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn push(&self, mut record: RequestRecord) {
+        let mut records = self.records();
+        let seq = records.last().map_or(0, |last| last.seq).saturating_add(1);
+        record.seq = seq;
+        records.push(record);
+        self.bell.send_replace(seq);
+    }
+
+    pub(crate) fn records(&self) -> MutexGuard<'_, Vec<RequestRecord>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn clear(&self) {
+        self.records().clear();
+    }
+
+    /// The first record, past or to come, that matches.
+    pub(crate) async fn wait(&self, matches: impl Fn(&RequestRecord) -> bool) -> RequestRecord {
+        let mut bell = self.bell.subscribe();
+        loop {
+            bell.mark_unchanged();
+            if let Some(found) = self.records().iter().find(|record| matches(record)) {
+                return found.clone();
+            }
+            if bell.changed().await.is_err() {
+                // The sender is a field of `self`, so this does not happen.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}

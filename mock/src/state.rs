@@ -1,0 +1,146 @@
+//! All that the server remembers.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use url::Url;
+
+use crate::audit::{Entry, Ledger};
+use crate::broker::leases::Leases;
+use crate::call::Call;
+use crate::clock::Clock;
+use crate::dpop::nonce::Nonces;
+use crate::dpop::replay::Replays;
+use crate::errors::Refusal;
+use crate::fault::Faults;
+use crate::identity::device::Logins;
+use crate::identity::tokens::{Signer, Tokens};
+use crate::journal::Journal;
+use crate::policy::Policy;
+use crate::throttle::Throttle;
+
+/// A secret that was handed out, for leak scans.
+#[derive(Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SecretRecord {
+    /// `device_code`, `broker_token`, or the name of a material's field.
+    pub kind: String,
+    /// The secret.
+    pub value: String,
+}
+
+impl std::fmt::Debug for SecretRecord {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("SecretRecord")
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The server, without its sockets.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) api: Url,
+    pub(crate) clock: Clock,
+    pub(crate) signer: Signer,
+    pub(crate) journal: Journal,
+    // One lock for everything makes each step of a call one point in time. It
+    // is held for table look-ups and a signature, never across an await.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) policy: Policy,
+    pub(crate) logins: Logins,
+    pub(crate) tokens: Tokens,
+    pub(crate) leases: Leases,
+    pub(crate) ledger: Ledger,
+    pub(crate) throttle: Throttle,
+    pub(crate) nonces: Nonces,
+    pub(crate) replays: Replays,
+    pub(crate) faults: Faults,
+    pub(crate) secrets: Vec<SecretRecord>,
+}
+
+impl State {
+    fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            logins: Logins::default(),
+            tokens: Tokens::default(),
+            leases: Leases::default(),
+            ledger: Ledger::default(),
+            throttle: Throttle::default(),
+            nonces: Nonces::default(),
+            replays: Replays::default(),
+            faults: Faults::default(),
+            secrets: Vec::new(),
+        }
+    }
+
+    /// Notes a secret that is about to leave.
+    pub(crate) fn secret(&mut self, kind: &str, value: &str) {
+        self.secrets.push(SecretRecord {
+            kind: kind.to_owned(),
+            value: value.to_owned(),
+        });
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(api: Url, policy: Policy) -> Self {
+        Self {
+            api,
+            clock: Clock::start(),
+            signer: Signer::generate(),
+            journal: Journal::new(),
+            state: Mutex::new(State::new(policy)),
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets everything but the policy.
+    pub(crate) fn reset(&self) {
+        let mut state = self.state();
+        *state = State::new(state.policy.clone());
+        self.journal.clear();
+    }
+
+    /// Puts a policy in force.
+    pub(crate) fn change_policy(&self, policy: Policy) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        for tenant in &policy.tenants {
+            let entry = Entry {
+                tenant_id: tenant.id.clone(),
+                action: "policy.changed",
+                outcome: "ok",
+                ..Entry::default()
+            };
+            state.ledger.append(entry, now);
+        }
+        state.policy = policy;
+    }
+
+    /// Records that a call was refused: in its tenant's chain if that is known,
+    /// else as `auth.failed` where only the control API sees it.
+    pub(crate) fn audit_refusal(&self, call: &Call, action: &'static str, refusal: &Refusal) {
+        let mut entry = call.trace().entry.clone();
+        let failed = matches!(
+            refusal.code,
+            connectrpc::ErrorCode::Internal | connectrpc::ErrorCode::Unavailable
+        );
+        entry.outcome = if failed { "error" } else { "denied" };
+        entry.action = if entry.tenant_id.is_empty() {
+            "auth.failed"
+        } else {
+            action
+        };
+        entry.reason = refusal.reason.map_or("", |reason| reason.as_str());
+        let now = self.clock.now();
+        self.state().ledger.append(entry, now);
+    }
+}

@@ -1,0 +1,501 @@
+//! The HTTP surface: what surrounds every RPC, and the few plain pages.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json as AxumJson, Router};
+use connectrpc::deadline::DeadlinePolicy;
+use connectrpc::{ConnectError, ConnectRpcService, ErrorCode};
+use serde_json::json;
+use time::format_description::well_known::Rfc2822;
+use tokio::sync::watch;
+use tower::ServiceExt as _;
+
+use crate::access::rate_limited;
+use crate::audit::Entry;
+use crate::broker::Broker;
+use crate::call::Call;
+use crate::clock::Moment;
+use crate::encoding::random_id;
+use crate::errors::{DPOP_NONCE, Reason, Refusal};
+use crate::fault::FaultKind;
+use crate::identity::Identity;
+use crate::journal::{Carrier, RequestRecord};
+use crate::json::Json;
+use crate::proto::{BrokerServiceExt as _, IdentityGatewayServiceExt as _};
+use crate::schema::Method as Rpc;
+use crate::state::Shared;
+
+const MAX_BODY: usize = 64 * 1024;
+const HUGE: usize = 16 * 1024 * 1024;
+/// How far `clock_skew` moves the clock of proofs.
+const SKEW: Duration = Duration::from_hours(1);
+/// What a client may ask for at most with `Connect-Timeout-Ms`.
+const MAX_DEADLINE: Duration = Duration::from_secs(30);
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// In an answer's extensions: close the connection instead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CloseConnection;
+
+/// In a request's extensions: who sent it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// What the surface needs.
+#[derive(Clone)]
+pub(crate) struct Web {
+    pub(crate) shared: Arc<Shared>,
+    connect: ConnectRpcService,
+    /// Turns when the server stops.
+    stopping: watch::Receiver<bool>,
+}
+
+pub(crate) fn router(shared: Arc<Shared>, stopping: watch::Receiver<bool>) -> Router {
+    let services = Arc::new(Identity(Arc::clone(&shared))).register(connectrpc::Router::new());
+    let services = Arc::new(Broker(Arc::clone(&shared))).register(services);
+    let web = Web {
+        shared,
+        connect: ConnectRpcService::new(services)
+            .with_deadline_policy(DeadlinePolicy::new().with_max(MAX_DEADLINE)),
+        stopping,
+    };
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/.well-known/jwks.json", get(jwks))
+        .route("/fake/{provider}/whoami", get(whoami))
+        .fallback(rpc_or_nothing)
+        .layer(axum::middleware::from_fn_with_state(web.clone(), surround))
+        .with_state(web)
+}
+
+/// `Host` and caching, the same for every page.
+async fn surround(
+    State(web): State<Web>,
+    request: Request,
+    next: axum::middleware::Next,
+) -> Response {
+    let strict = web.shared.state().policy.strictness.clone();
+    let is_rpc = request.uri().path().starts_with("/aegis.");
+    let mut response = if strict.host && !is_rpc && !is_our_host(&web.shared, &request) {
+        StatusCode::FORBIDDEN.into_response()
+    } else {
+        next.run(request).await
+    };
+    if strict.no_store {
+        let no_store = HeaderValue::from_static("no-store");
+        response
+            .headers_mut()
+            .insert(header::CACHE_CONTROL, no_store);
+    }
+    response
+}
+
+fn is_our_host(shared: &Shared, request: &Request) -> bool {
+    host(request).is_some_and(|host| is_loopback_name(&host, shared.api.port_or_known_default()))
+}
+
+/// The host that was called: `:authority` or `Host`, one of them, once.
+fn host(request: &Request) -> Option<String> {
+    let mut values = request.headers().get_all(header::HOST).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return None;
+    }
+    match (request.uri().authority(), first) {
+        (Some(authority), None) => Some(authority.as_str().to_ascii_lowercase()),
+        (_, Some(host)) => host.to_str().ok().map(str::to_ascii_lowercase),
+        (None, None) => None,
+    }
+}
+
+/// Whether `host` is this port of the machine itself, so that no name that
+/// merely resolves to it gets through.
+pub(crate) fn is_loopback_name(host: &str, port: Option<u16>) -> bool {
+    let (name, given) = match host.rsplit_once(':') {
+        Some((name, given)) if !given.ends_with(']') => (name, given.parse().ok()),
+        _ => (host, Some(80)),
+    };
+    matches!(name, "127.0.0.1" | "localhost" | "[::1]") && given == port
+}
+
+async fn jwks(State(web): State<Web>) -> Response {
+    AxumJson(web.shared.signer.jwks()).into_response()
+}
+
+/// The provider at the other end: takes material while its lease lives.
+async fn whoami(
+    State(web): State<Web>,
+    Path(provider): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let now = web.shared.clock.now();
+    let secret = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "));
+    let state = web.shared.state();
+    let lease = secret.and_then(|secret| state.leases.whose(&provider, secret, now));
+    match lease {
+        Some(lease) => AxumJson(json!({
+            "provider": lease.target.provider,
+            "app": lease.target.app,
+            "account": lease.target.account,
+            "expiresAt": lease.expires_at.rfc3339(),
+        }))
+        .into_response(),
+        None => (
+            StatusCode::UNAUTHORIZED,
+            [(header::WWW_AUTHENTICATE, "Bearer")],
+            AxumJson(json!({"error": "invalid_token"})),
+        )
+            .into_response(),
+    }
+}
+
+async fn rpc_or_nothing(State(web): State<Web>, request: Request) -> Response {
+    if !request.uri().path().starts_with("/aegis.") {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    rpc(web, request).await
+}
+
+/// One RPC try, from its headers to its place in the journal.
+async fn rpc(web: Web, request: Request) -> Response {
+    let shared = &web.shared;
+    let request_id = random_id("req_");
+    let path = request.uri().path().to_owned();
+    let mut response = if let Some(method) = Rpc::by_path(&path) {
+        offered(&web, method, &request_id, request).await
+    } else {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let name: String = name.chars().take(64).collect();
+        let at = shared.clock.real();
+        note(shared, at, name, &request_id, "unimplemented", None);
+        Refusal::bare(ErrorCode::Unimplemented, "no such method")
+            .into_error(&request_id)
+            .with_http_status(StatusCode::NOT_FOUND)
+            .into_response()
+    };
+    if let Ok(id) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+/// A try that ends before there is a [`Call`].
+fn note(
+    shared: &Shared,
+    at: Moment,
+    method: String,
+    request_id: &str,
+    result: &str,
+    reason: Option<Reason>,
+) {
+    shared.journal.push(RequestRecord {
+        seq: 0,
+        at: at.system_time(),
+        method,
+        request_id: request_id.to_owned(),
+        carrier: Carrier::None,
+        jti: None,
+        htm: None,
+        htu: None,
+        jkt: None,
+        proof: None,
+        principal: None,
+        result: result.to_owned(),
+        reason: reason.map(|reason| reason.as_str().to_owned()),
+    });
+}
+
+async fn offered(web: &Web, method: Rpc, request_id: &str, request: Request) -> Response {
+    let shared = &web.shared;
+    let at = shared.clock.real();
+    let refuse = |error: ConnectError, reason: Option<Reason>| {
+        let name = method.name().to_owned();
+        note(shared, at, name, request_id, error.code.as_str(), reason);
+        error.into_response()
+    };
+    let binary = match check_head(shared, &request) {
+        Ok(binary) => binary,
+        Err(Unfit::Refused(refusal)) => {
+            let reason = refusal.reason;
+            if reason == Some(Reason::InsecureUserHeader) {
+                audit_insecure_user(shared, request_id);
+            }
+            return refuse(refusal.into_error(request_id), reason);
+        }
+        Err(Unfit::Http(error)) => return refuse(error, None),
+    };
+    let (parts, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, MAX_BODY).await else {
+        let refusal = Refusal::new(Reason::BodyTooLarge, "body is larger than 64 KiB");
+        return refuse(refusal.into_error(request_id), Some(Reason::BodyTooLarge));
+    };
+    let body_proof = match check_body(shared, method, binary, &body) {
+        Ok(proof) => proof,
+        Err(refusal) => {
+            let reason = refusal.reason;
+            return refuse(refusal.into_error(request_id), reason);
+        }
+    };
+
+    let fault = shared.state().faults.take(
+        method.name(),
+        &[
+            FaultKind::Unavailable,
+            FaultKind::Internal,
+            FaultKind::RateLimited,
+            FaultKind::Stall,
+            FaultKind::CloseBefore,
+            FaultKind::ClockSkew,
+        ],
+    );
+    let proof_clock = if fault == Some(FaultKind::ClockSkew) {
+        at.plus(SKEW)
+    } else {
+        at
+    };
+    let request = Request::from_parts(parts, Body::from(body));
+    let host = host(&request).unwrap_or_default();
+    let peer = request.extensions().get::<Peer>();
+    let call = Arc::new(Call::new(
+        method.name(),
+        request_id.to_owned(),
+        peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip()),
+        format!("http://{host}{}", request.uri().path()),
+        request.headers().clone(),
+        at,
+        proof_clock,
+        body_proof,
+    ));
+
+    let refusal = match fault {
+        Some(FaultKind::Unavailable) => Refusal::bare(ErrorCode::Unavailable, "try again"),
+        Some(FaultKind::Internal) => Refusal::bare(ErrorCode::Internal, "something broke"),
+        Some(FaultKind::RateLimited) => rate_limited(1),
+        Some(kind @ FaultKind::Stall) => {
+            shared
+                .journal
+                .push(call.record("stalled", Some(kind.as_str())));
+            let mut stopping = web.stopping.clone();
+            // An error means that the server is gone: that ends the wait, too.
+            drop(stopping.wait_for(|stopping| *stopping).await);
+            return close();
+        }
+        Some(kind @ FaultKind::CloseBefore) => {
+            shared
+                .journal
+                .push(call.record("closed", Some(kind.as_str())));
+            return close();
+        }
+        _ => return serve(web, &call, request).await,
+    };
+    let error = call.refuse(refusal);
+    let reason = call.trace().reason;
+    shared
+        .journal
+        .push(call.record(error.code.as_str(), reason));
+    error.into_response()
+}
+
+fn audit_insecure_user(shared: &Shared, request_id: &str) {
+    let entry = Entry {
+        action: "auth.failed",
+        outcome: "denied",
+        reason: Reason::InsecureUserHeader.as_str(),
+        request_id: request_id.to_owned(),
+        ..Entry::default()
+    };
+    let now = shared.clock.now();
+    shared.state().ledger.append(entry, now);
+}
+
+/// Lets the service answer, then spoils the answer if that was asked for.
+async fn serve(web: &Web, call: &Arc<Call>, mut request: Request) -> Response {
+    let shared = &web.shared;
+    request.extensions_mut().insert(Arc::clone(call));
+    let answer: Result<_, Infallible> = web.connect.clone().oneshot(request).await;
+    let mut response = match answer {
+        Ok(answer) => answer.map(Body::new),
+        Err(never) => match never {},
+    };
+    let trace = call.trace().clone();
+    if let Some(nonce) = trace.nonce.and_then(|nonce| nonce.parse().ok()) {
+        response.headers_mut().insert(DPOP_NONCE, nonce);
+    }
+    if call.proof_clock != call.at
+        && let Ok(date) = http_date(call.proof_clock).parse()
+    {
+        response.headers_mut().insert(header::DATE, date);
+    }
+    let ok = response.status() == StatusCode::OK;
+    let fault = if ok {
+        shared.state().faults.take(
+            call.method,
+            &[
+                FaultKind::CloseAfterCommit,
+                FaultKind::BadJson,
+                FaultKind::HugeBody,
+            ],
+        )
+    } else {
+        None
+    };
+    let result = trace.result.unwrap_or("invalid_argument");
+    match fault {
+        Some(FaultKind::CloseAfterCommit) => {
+            shared
+                .journal
+                .push(call.record("closed", Some(FaultKind::CloseAfterCommit.as_str())));
+            return close();
+        }
+        Some(FaultKind::BadJson) => *response.body_mut() = Body::from(r#"{"lease":{"#),
+        Some(FaultKind::HugeBody) => {
+            let text = format!(r#"{{"status":"{}"}}"#, "a".repeat(HUGE));
+            *response.body_mut() = Body::from(text);
+        }
+        _ => {}
+    }
+    if fault.is_some() {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    let reason = fault.map(FaultKind::as_str).or(trace.reason);
+    shared.journal.push(call.record(result, reason));
+    response
+}
+
+fn close() -> Response {
+    let mut response = Response::new(Body::empty());
+    response.extensions_mut().insert(CloseConnection);
+    response
+}
+
+/// RFC 9110 §5.6.7.
+fn http_date(at: Moment) -> String {
+    let date = time::OffsetDateTime::from_unix_timestamp(at.unix_seconds()).ok();
+    let date = date.and_then(|at| at.format(&Rfc2822).ok());
+    date.unwrap_or_default().replace("+0000", "GMT")
+}
+
+enum Unfit {
+    Refused(Refusal),
+    Http(ConnectError),
+}
+
+impl From<Refusal> for Unfit {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Checks method and headers; whether the body is binary.
+fn check_head(shared: &Shared, request: &Request) -> Result<bool, Unfit> {
+    let strict = shared.state().policy.strictness.clone();
+    if strict.host && !is_our_host(shared, request) {
+        return Err(Refusal::new(Reason::HostRefused, "not the host of this server").into());
+    }
+    let headers = request.headers();
+    if strict.origin
+        && let Some(origin) = headers.get(header::ORIGIN)
+        && origin != crate::wire::origin(&shared.api).as_str()
+    {
+        return Err(Refusal::new(Reason::OriginRefused, "not for other origins").into());
+    }
+    if request.method() != Method::POST {
+        let mut error = ConnectError::method_not_allowed("POST only");
+        let post = HeaderValue::from_static("POST");
+        error.response_headers_mut().insert(header::ALLOW, post);
+        return Err(Unfit::Http(error));
+    }
+    let content_type = headers.get(header::CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let binary = match content_type.map(str::to_ascii_lowercase).as_deref() {
+        Some(
+            "application/json"
+            | "application/json; charset=utf-8"
+            | "application/json;charset=utf-8",
+        ) => false,
+        Some("application/proto") => true,
+        _ => {
+            let error =
+                ConnectError::unsupported_media_type("application/json or application/proto");
+            return Err(Unfit::Http(error));
+        }
+    };
+    if headers
+        .get(header::CONTENT_ENCODING)
+        .is_some_and(|encoding| encoding != "identity")
+    {
+        return Err(Refusal::bare(ErrorCode::Unimplemented, "no encoding but identity").into());
+    }
+    let version = headers.get("connect-protocol-version");
+    if version.is_some_and(|version| version != "1")
+        || (strict.protocol_version && version.is_none())
+    {
+        return Err(Refusal::new(
+            Reason::ProtocolVersionMissing,
+            "Connect-Protocol-Version: 1 is required",
+        )
+        .into());
+    }
+    if let Some(timeout) = headers.get("connect-timeout-ms") {
+        let digits = timeout.as_bytes();
+        if !(1..=10).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+            return Err(
+                Refusal::new(Reason::TypeMismatch, "timeout is at most 10 digits")
+                    .field("Connect-Timeout-Ms")
+                    .into(),
+            );
+        }
+    }
+    if headers.contains_key("x-aegis-insecure-user") {
+        return Err(Refusal::new(
+            Reason::InsecureUserHeader,
+            "the insecure user header is off",
+        )
+        .into());
+    }
+    Ok(binary)
+}
+
+/// Checks the raw body; the proof in it, for the journal.
+fn check_body(
+    shared: &Shared,
+    method: Rpc,
+    binary: bool,
+    body: &Bytes,
+) -> Result<Option<String>, Refusal> {
+    let strict = shared.state().policy.strictness.field_names;
+    if binary {
+        if strict {
+            method.check_proto(body)?;
+        }
+        return Ok(None);
+    }
+    let malformed = || Refusal::new(Reason::TypeMismatch, "body is not JSON of bounded depth");
+    let body = Json::parse(body).ok_or_else(malformed)?;
+    if strict {
+        method.check_json(&body)?;
+    }
+    let proof = ["requestProof", "request_proof"]
+        .into_iter()
+        .find_map(|name| body.member(name))
+        .filter(|proof| !matches!(proof, Json::Null));
+    Ok(proof.map(|proof| {
+        ["dpopJwt", "dpop_jwt"]
+            .into_iter()
+            .find_map(|name| proof.member(name))
+            .and_then(Json::text)
+            .unwrap_or_default()
+            .to_owned()
+    }))
+}

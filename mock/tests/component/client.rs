@@ -1,0 +1,316 @@
+//! A client made by hand, so that it can be as wrong as a test needs.
+
+use aegis_mock::{Mock, Options};
+use aws_lc_rs::rand::{SystemRandom, fill};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use reqwest::header::HeaderMap;
+use serde_json::{Value, json};
+
+pub(crate) const GCP: [&str; 3] = ["gcp", "billing-prod", "deploy-bot"];
+pub(crate) const GENERIC: [&str; 3] = ["generic", "demo-db", "reader"];
+pub(crate) const OWNER: [&str; 3] = ["gcp", "billing-prod", "owner"];
+pub(crate) const TENANT: &str = "business-default";
+
+pub(crate) async fn spawn() -> Mock {
+    aegis_mock::spawn(Options::default()).await.unwrap()
+}
+
+/// A server with this text before the rest of the demo policy.
+pub(crate) async fn spawn_with(settings: &str) -> Mock {
+    let policy_toml = Some(policy(settings));
+    let options = Options {
+        policy_toml,
+        ..Options::default()
+    };
+    aegis_mock::spawn(options).await.unwrap()
+}
+
+pub(crate) fn policy(settings: &str) -> String {
+    let demo = include_str!("../../../config/aegis-mock.toml");
+    let rest = demo.find("[[tenant]]").unwrap();
+    format!("{settings}\n{}", &demo[rest..])
+}
+
+pub(crate) fn base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    base64url(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
+}
+
+pub(crate) fn random() -> String {
+    let mut bytes = [0; 16];
+    fill(&mut bytes).unwrap();
+    base64url(&bytes)
+}
+
+pub(crate) fn scope(action: &str, [provider, app, account]: [&str; 3]) -> String {
+    format!("credential.lease.{action}:provider:{provider}:app:{app}:account:{account}")
+}
+
+pub(crate) struct Key(EcdsaKeyPair);
+
+impl Key {
+    pub(crate) fn generate() -> Self {
+        Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
+    }
+
+    pub(crate) fn jwk(&self) -> Value {
+        let point = self.0.public_key().as_ref();
+        json!({"kty": "EC", "crv": "P-256", "x": base64url(&point[1..33]), "y": base64url(&point[33..])})
+    }
+
+    pub(crate) fn thumbprint(&self) -> String {
+        let jwk = self.jwk();
+        let text = format!(
+            r#"{{"crv":"P-256","kty":"EC","x":{},"y":{}}}"#,
+            jwk["x"], jwk["y"]
+        );
+        sha256(text.as_bytes())
+    }
+
+    pub(crate) fn id(&self) -> String {
+        format!("pop-{}", self.thumbprint())
+    }
+
+    pub(crate) fn sign(&self, header: &Value, payload: &Value) -> String {
+        let signed = format!(
+            "{}.{}",
+            base64url(header.to_string().as_bytes()),
+            base64url(payload.to_string().as_bytes())
+        );
+        let signature = self.0.sign(&SystemRandom::new(), signed.as_bytes());
+        format!("{signed}.{}", base64url(signature.unwrap().as_ref()))
+    }
+
+    pub(crate) fn proof(&self, url: &str, nonce: Option<&str>, token: Option<&str>) -> String {
+        let header =
+            json!({"typ": "dpop+jwt", "alg": "ES256", "kid": self.id(), "jwk": self.jwk()});
+        let mut payload = json!({"htm": "POST", "htu": url, "jti": random(), "iat": now()});
+        if let Some(nonce) = nonce {
+            payload["nonce"] = json!(nonce);
+        }
+        if let Some(token) = token {
+            payload["ath"] = json!(sha256(token.as_bytes()));
+        }
+        self.sign(&header, &payload)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a proof says when it was made")]
+pub(crate) fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap().as_secs()
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    /// What went wrong, or `ok`.
+    pub(crate) fn reason(&self) -> &str {
+        if self.status == 200 {
+            return "ok";
+        }
+        let reason = &self.body["details"][0]["debug"]["reason"];
+        reason
+            .as_str()
+            .unwrap_or_else(|| self.body["code"].as_str().unwrap_or("no code"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn text(&self, pointer: &str) -> &str {
+        let value = self.body.pointer(pointer);
+        value
+            .and_then(Value::as_str)
+            .unwrap_or_else(|| panic!("no text at {pointer} in {}", self.body))
+    }
+}
+
+pub(crate) struct Client {
+    base: String,
+    pub(crate) key: Key,
+    pub(crate) token: String,
+    pub(crate) nonce: Option<String>,
+    http: reqwest::Client,
+}
+
+impl Client {
+    pub(crate) fn new(mock: &Mock) -> Self {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self {
+            base: mock.api().as_str().trim_end_matches('/').to_owned(),
+            key: Key::generate(),
+            token: String::new(),
+            nonce: None,
+            http,
+        }
+    }
+
+    /// One that has logged in for these scopes.
+    pub(crate) async fn with_scopes(mock: &Mock, scopes: &[String]) -> Self {
+        Self::of_person(mock, "u-demo", scopes).await
+    }
+
+    pub(crate) async fn of_person(mock: &Mock, uid: &str, scopes: &[String]) -> Self {
+        let mut client = Self::new(mock);
+        let answer = client.begin(&json!({ "requestedScopes": scopes })).await;
+        assert_eq!(answer.reason(), "ok", "{}", answer.body);
+        mock.approve_as(uid, answer.text("/userCode")).unwrap();
+        let answer = client.exchange(answer.text("/deviceCode")).await;
+        assert_eq!(answer.text("/status"), "success");
+        answer.text("/brokerToken").clone_into(&mut client.token);
+        client.nonce = answer.header("dpop-nonce").map(str::to_owned);
+        client
+    }
+
+    /// One that may do everything with these targets.
+    pub(crate) async fn logged_in(mock: &Mock, targets: &[[&str; 3]]) -> Self {
+        let scopes: Vec<String> = targets
+            .iter()
+            .flat_map(|target| ["create", "redeem", "revoke"].map(|action| scope(action, *target)))
+            .collect();
+        Self::with_scopes(mock, &scopes).await
+    }
+
+    pub(crate) fn path(method: &str) -> String {
+        let service = if method.contains("Oauth") {
+            "IdentityGatewayService"
+        } else {
+            "BrokerService"
+        };
+        format!("/aegis.v1.{service}/{method}")
+    }
+
+    pub(crate) fn url(&self, method: &str) -> String {
+        format!("{}{}", self.base, Self::path(method))
+    }
+
+    /// A request that lacks nothing but its body.
+    pub(crate) fn post(&self, method: &str) -> reqwest::RequestBuilder {
+        self.http
+            .post(self.url(method))
+            .header("connect-protocol-version", "1")
+            .header("content-type", "application/json")
+    }
+
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        self.try_send(request).await.expect("an answer")
+    }
+
+    pub(crate) async fn try_send(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Answer, reqwest::Error> {
+        let response = request.send().await?;
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let body = response.bytes().await?;
+        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        Ok(Answer {
+            status,
+            headers,
+            body,
+        })
+    }
+
+    pub(crate) async fn begin(&self, extra: &Value) -> Answer {
+        let mut body = json!({
+            "tenantId": TENANT,
+            "popKeyId": self.key.id(),
+            "clientDisplayName": "Test",
+            "popJwk": self.key.jwk(),
+        });
+        merge(&mut body, extra);
+        let request = self.post("BeginMcpOauthDeviceAuthorization");
+        self.send(request.body(body.to_string())).await
+    }
+
+    pub(crate) async fn exchange(&self, device_code: &str) -> Answer {
+        let method = "ExchangeMcpOauthDeviceAuthorization";
+        let proof = self
+            .key
+            .proof(&self.url(method), self.nonce.as_deref(), None);
+        let body = json!({
+            "deviceCode": device_code,
+            "popKeyId": self.key.id(),
+            "requestProof": {"proofType": "dpop_jwt", "dpopJwt": proof},
+        });
+        self.send(self.post(method).body(body.to_string())).await
+    }
+
+    /// Any call with a token, proven in the body.
+    pub(crate) fn request(&self, method: &str, body: &Value) -> reqwest::RequestBuilder {
+        let proof = self
+            .key
+            .proof(&self.url(method), self.nonce.as_deref(), Some(&self.token));
+        self.request_with(
+            method,
+            body,
+            &json!({"proofType": "dpop_jwt", "dpopJwt": proof}),
+        )
+    }
+
+    pub(crate) fn request_with(
+        &self,
+        method: &str,
+        extra: &Value,
+        proof: &Value,
+    ) -> reqwest::RequestBuilder {
+        let mut body = json!({"tenantId": TENANT, "requestProof": proof});
+        merge(&mut body, extra);
+        self.post(method)
+            .header("authorization", format!("Bearer {}", self.token))
+            .body(body.to_string())
+    }
+
+    pub(crate) async fn call(&self, method: &str, body: &Value) -> Answer {
+        self.send(self.request(method, body)).await
+    }
+
+    pub(crate) async fn create(&self, target: [&str; 3], extra: &Value) -> Answer {
+        let [provider, app, account] = target;
+        let mut body = json!({"target": {"provider": provider, "app": app, "account": account}});
+        merge(&mut body, extra);
+        self.call("CreateCredentialLease", &body).await
+    }
+
+    /// Creates a lease; its id.
+    pub(crate) async fn lease(&self, target: [&str; 3], extra: &Value) -> String {
+        let answer = self.create(target, extra).await;
+        assert_eq!(answer.reason(), "ok", "{}", answer.body);
+        answer.text("/lease/leaseId").to_owned()
+    }
+
+    pub(crate) async fn redeem(&self, lease_id: &str) -> Answer {
+        let body = json!({ "leaseId": lease_id });
+        self.call("RedeemCredentialLease", &body).await
+    }
+
+    pub(crate) async fn revoke(&self, lease_id: &str) -> Answer {
+        let body = json!({"leaseId": lease_id, "reason": "released"});
+        self.call("RevokeCredentialLease", &body).await
+    }
+
+    pub(crate) async fn whoami(&self, provider: &str, secret: &str) -> u16 {
+        let url = format!("{}/fake/{provider}/whoami", self.base);
+        let response = self.http.get(url).bearer_auth(secret).send().await;
+        response.unwrap().status().as_u16()
+    }
+}
+
+fn merge(body: &mut Value, extra: &Value) {
+    for (name, value) in extra.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+}

@@ -1,0 +1,185 @@
+//! Misbehaviour on demand.
+
+use std::time::Duration;
+
+use aegis_mock::FaultKind;
+use serde_json::json;
+
+use crate::client::{Client, GCP, spawn};
+
+const CREATE: &str = "CreateCredentialLease";
+const REDEEM: &str = "RedeemCredentialLease";
+const EXCHANGE: &str = "ExchangeMcpOauthDeviceAuthorization";
+
+#[tokio::test]
+async fn refusals_on_demand_do_nothing_and_wear_off() {
+    let mock = spawn().await;
+    let client = Client::logged_in(&mock, &[GCP]).await;
+    let rows = [
+        (FaultKind::Unavailable, 503, "unavailable"),
+        (FaultKind::Internal, 500, "internal"),
+        (FaultKind::RateLimited, 429, "rate_limited"),
+        (FaultKind::NonceOnce, 401, "use_dpop_nonce"),
+    ];
+    for (kind, status, code) in rows {
+        mock.fault(CREATE, kind, 2);
+        for _ in 0..2 {
+            let answer = client.create(GCP, &json!({})).await;
+            assert_eq!(answer.status, status);
+            let told = answer.body["details"][0]["debug"]["reason"].as_str();
+            assert_eq!(told.unwrap_or(answer.text("/code")), code);
+            assert!(
+                answer
+                    .text("/details/0/debug/requestId")
+                    .starts_with("req_")
+            );
+        }
+        assert!(mock.leases().is_empty());
+    }
+    assert_eq!(client.create(GCP, &json!({})).await.reason(), "ok");
+    let tried = mock
+        .requests()
+        .iter()
+        .filter(|r| r.method == CREATE && r.jti.is_some())
+        .count();
+    assert_eq!(tried, 9);
+}
+
+#[tokio::test]
+async fn nonces_can_be_asked_for_without_end() {
+    let mock = spawn().await;
+    let mut client = Client::logged_in(&mock, &[GCP]).await;
+    mock.fault(CREATE, FaultKind::NonceAlways, 1);
+    for _ in 0..3 {
+        let answer = client.create(GCP, &json!({})).await;
+        assert_eq!(answer.reason(), "use_dpop_nonce");
+        client.nonce = answer.header("dpop-nonce").map(str::to_owned);
+    }
+    mock.fault(CREATE, FaultKind::NonceAlways, 0);
+    assert_eq!(client.create(GCP, &json!({})).await.reason(), "ok");
+}
+
+#[tokio::test]
+async fn a_closed_connection_is_before_or_after_the_deed() {
+    let mock = spawn().await;
+    let client = Client::logged_in(&mock, &[GCP]).await;
+    for (kind, leases) in [
+        (FaultKind::CloseBefore, 0),
+        (FaultKind::CloseAfterCommit, 1),
+    ] {
+        mock.fault(CREATE, kind, 1);
+        let body = json!({"target": {"provider": GCP[0], "app": GCP[1], "account": GCP[2]}});
+        let answer = client.try_send(client.request(CREATE, &body)).await;
+        assert!(answer.is_err());
+        assert_eq!(mock.leases().len(), leases);
+        assert_eq!(mock.requests().pop().unwrap().result, "closed");
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_answer_ends_with_the_server() {
+    let mock = spawn().await;
+    let client = Client::logged_in(&mock, &[GCP]).await;
+    mock.fault(REDEEM, FaultKind::Stall, 1);
+    let id = client.lease(GCP, &json!({})).await;
+    let request = client.request(REDEEM, &json!({ "leaseId": id }));
+    let stop = async {
+        let stalled = mock
+            .wait_for_request(|request| request.result == "stalled")
+            .await;
+        assert_eq!(stalled.method, REDEEM);
+        assert!(stalled.jti.is_some());
+        assert_eq!(mock.leases()[0].redemptions_used, 0);
+        mock.stop().await;
+    };
+    let (answer, ()) = tokio::join!(client.try_send(request), stop);
+    assert!(answer.is_err());
+}
+
+#[tokio::test]
+async fn spoiled_answers_come_after_the_deed() {
+    let mock = spawn().await;
+    let client = Client::logged_in(&mock, &[GCP]).await;
+    let id = client.lease(GCP, &json!({"maxRedemptions": 3})).await;
+    mock.fault(REDEEM, FaultKind::BadJson, 1);
+    let answer = client.redeem(&id).await;
+    assert_eq!((answer.status, answer.body), (200, json!(null)));
+    mock.fault(REDEEM, FaultKind::HugeBody, 1);
+    let answer = client.redeem(&id).await;
+    assert!(answer.text("/status").len() > 10_000_000);
+    assert_eq!(mock.leases()[0].redemptions_used, 2);
+}
+
+#[tokio::test]
+async fn a_login_can_be_answered_wrongly() {
+    let mock = spawn().await;
+    for kind in [
+        FaultKind::WrongThumbprint,
+        FaultKind::WiderScope,
+        FaultKind::ShortExpiry,
+    ] {
+        let client = Client::new(&mock);
+        let begin = client.begin(&json!({})).await;
+        mock.approve(begin.text("/userCode")).unwrap();
+        mock.fault(EXCHANGE, kind, 1);
+        let answer = client.exchange(begin.text("/deviceCode")).await;
+        assert_eq!(answer.text("/status"), "success");
+        let info = &answer.body["tokenInfo"];
+        let wrong = info["thumbprint"] != client.key.thumbprint();
+        let wider = info["grantedScopes"].as_array().unwrap().len() > 3;
+        let short = info["expiresInSeconds"] == 1;
+        let told = [wrong, wider, short];
+        assert_eq!(told.iter().filter(|told| **told).count(), 1, "{kind:?}");
+    }
+    let client = Client::new(&mock);
+    let begin = client.begin(&json!({})).await;
+    mock.fault(EXCHANGE, FaultKind::SlowDown, 1);
+    mock.fault(EXCHANGE, FaultKind::ApprovedFirst, 2);
+    mock.advance(Duration::from_mins(1));
+    let statuses = async |count: usize| {
+        let mut statuses = Vec::new();
+        for _ in 0..count {
+            let answer = client.exchange(begin.text("/deviceCode")).await;
+            statuses.push(answer.text("/status").to_owned());
+        }
+        statuses
+    };
+    assert_eq!(statuses(1).await, ["slow_down"]);
+    mock.approve(begin.text("/userCode")).unwrap();
+    assert_eq!(statuses(3).await, ["approved", "approved", "success"]);
+}
+
+#[tokio::test]
+async fn leases_and_material_can_end_after_a_second() {
+    let mock = spawn().await;
+    let client = Client::logged_in(&mock, &[GCP]).await;
+    let id = client.lease(GCP, &json!({"maxRedemptions": 2})).await;
+    mock.fault(REDEEM, FaultKind::ShortExpiry, 1);
+    let answer = client.redeem(&id).await;
+    let secret = answer.text("/credential/gcpAccessToken/accessToken");
+    assert_eq!(client.whoami("gcp", secret).await, 200);
+    mock.advance(Duration::from_secs(1));
+    assert_eq!(client.whoami("gcp", secret).await, 401);
+    assert_eq!(client.redeem(&id).await.reason(), "ok");
+
+    mock.fault(CREATE, FaultKind::ShortExpiry, 1);
+    let id = client.lease(GCP, &json!({})).await;
+    mock.advance(Duration::from_secs(1));
+    assert_eq!(client.redeem(&id).await.reason(), "lease_expired");
+}
+
+#[tokio::test]
+async fn a_skewed_clock_refuses_proofs_and_dates_its_answers_so() {
+    let mock = spawn().await;
+    let client = Client::logged_in(&mock, &[GCP]).await;
+    let straight = client.create(GCP, &json!({})).await;
+    mock.fault(CREATE, FaultKind::ClockSkew, 1);
+    let skewed = client.create(GCP, &json!({})).await;
+    assert_eq!(skewed.reason(), "proof_invalid");
+    assert_ne!(
+        skewed.header("date").unwrap()[..19],
+        straight.header("date").unwrap()[..19]
+    );
+    assert!(skewed.header("date").unwrap().ends_with(" GMT"));
+    assert_eq!(client.create(GCP, &json!({})).await.reason(), "ok");
+}

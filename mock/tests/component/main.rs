@@ -1,0 +1,17 @@
+//! The server from outside, over HTTP.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "helpers of tests: a failed setup should abort the test"
+)]
+
+mod client;
+mod control;
+mod device;
+mod faults;
+mod leases;
+mod proofs;
+mod surface;

@@ -1,0 +1,284 @@
+//! What surrounds every RPC.
+
+use serde_json::{Value, json};
+
+use crate::client::{Client, GCP, spawn, spawn_with};
+
+const BEGIN: &str = "BeginMcpOauthDeviceAuthorization";
+
+fn begin(client: &Client) -> String {
+    json!({"tenantId": "business-default", "popKeyId": client.key.id(), "popJwk": client.key.jwk()})
+        .to_string()
+}
+
+#[tokio::test]
+async fn a_request_is_refused_for_its_headers() {
+    let mock = spawn().await;
+    let client = Client::new(&mock);
+    let post = || client.post(BEGIN).body(begin(&client));
+    let without = |name: &'static str| {
+        let mut request = post().build().unwrap();
+        request.headers_mut().remove(name);
+        reqwest::RequestBuilder::from_parts(reqwest::Client::new(), request)
+    };
+    let with = |name: &'static str, value: &str| {
+        let mut request = post().build().unwrap();
+        request.headers_mut().insert(name, value.parse().unwrap());
+        reqwest::RequestBuilder::from_parts(reqwest::Client::new(), request)
+    };
+    let own = mock.api().as_str().trim_end_matches('/');
+    let port = mock.api().port().unwrap();
+    let rows = [
+        ("good", post(), 200, "ok"),
+        ("own origin", with("origin", own), 200, "ok"),
+        (
+            "localhost",
+            with("host", &format!("LocalHost:{port}")),
+            200,
+            "ok",
+        ),
+        (
+            "charset",
+            with("content-type", "application/json; charset=utf-8"),
+            200,
+            "ok",
+        ),
+        (
+            "longest timeout",
+            with("connect-timeout-ms", "9999999999"),
+            200,
+            "ok",
+        ),
+        (
+            "no version",
+            without("connect-protocol-version"),
+            400,
+            "protocol_version_missing",
+        ),
+        (
+            "version 2",
+            with("connect-protocol-version", "2"),
+            400,
+            "protocol_version_missing",
+        ),
+        (
+            "11 digits",
+            with("connect-timeout-ms", "10000000000"),
+            400,
+            "type_mismatch",
+        ),
+        (
+            "timeout with sign",
+            with("connect-timeout-ms", "-1"),
+            400,
+            "type_mismatch",
+        ),
+        (
+            "foreign origin",
+            with("origin", "https://evil.example"),
+            403,
+            "origin_refused",
+        ),
+        ("null origin", with("origin", "null"), 403, "origin_refused"),
+        (
+            "foreign host",
+            with("host", "evil.example"),
+            403,
+            "host_refused",
+        ),
+        (
+            "host without port",
+            with("host", "127.0.0.1"),
+            403,
+            "host_refused",
+        ),
+        (
+            "host of another port",
+            with("host", "127.0.0.1:1"),
+            403,
+            "host_refused",
+        ),
+        ("no type", without("content-type"), 415, "unknown"),
+        ("text", with("content-type", "text/plain"), 415, "unknown"),
+        (
+            "streaming",
+            with("content-type", "application/connect+json"),
+            415,
+            "unknown",
+        ),
+        (
+            "form",
+            with("content-type", "application/x-www-form-urlencoded"),
+            415,
+            "unknown",
+        ),
+        (
+            "gzip",
+            with("content-encoding", "gzip"),
+            501,
+            "unimplemented",
+        ),
+        (
+            "insecure user",
+            with("x-aegis-insecure-user", "u-demo"),
+            401,
+            "insecure_user_header",
+        ),
+    ];
+    for (name, request, status, reason) in rows {
+        let answer = client.send(request).await;
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (status, reason),
+            "{name}: {}",
+            answer.body
+        );
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{name}");
+        let id = answer.header("x-request-id").unwrap();
+        assert!(id.starts_with("req_") && id.len() >= 30, "{name}");
+    }
+    assert_eq!(mock.requests().len(), 20);
+    let audited = mock.audit();
+    assert!(
+        audited
+            .iter()
+            .any(|e| e.action == "auth.failed" && e.reason == "insecure_user_header")
+    );
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_and_exact() {
+    let mock = spawn().await;
+    let client = Client::new(&mock);
+    let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+    let rows = [
+        (
+            "snake case",
+            begin(&client).replace("tenantId", "tenant_id"),
+            "ok",
+        ),
+        (
+            "both cases",
+            begin(&client).replacen('{', "{\"tenant_id\":\"business-default\",", 1),
+            "duplicate_field",
+        ),
+        (
+            "unknown",
+            begin(&client).replacen('{', "{\"admin\":true,", 1),
+            "unknown_field",
+        ),
+        (
+            "another case",
+            begin(&client).replace("tenantId", "TenantId"),
+            "unknown_field",
+        ),
+        (
+            "nested unknown",
+            begin(&client).replace("\"kty\"", "\"alg\":\"ES256\",\"kty\""),
+            "unknown_field",
+        ),
+        (
+            "text for number",
+            begin(&client).replacen('{', "{\"requestedTtlSeconds\":\"x\",", 1),
+            "type_mismatch",
+        ),
+        (
+            "deep",
+            begin(&client).replacen('{', &format!("{{\"x\":{deep},"), 1),
+            "type_mismatch",
+        ),
+        (
+            "no JSON",
+            "tenantId=business-default".to_owned(),
+            "type_mismatch",
+        ),
+        ("nothing", String::new(), "type_mismatch"),
+        (
+            "two documents",
+            format!("{} {}", begin(&client), begin(&client)),
+            "type_mismatch",
+        ),
+        (
+            "large",
+            format!("{}{}", begin(&client), " ".repeat(65_536)),
+            "body_too_large",
+        ),
+    ];
+    for (name, body, reason) in rows {
+        let answer = client.send(client.post(BEGIN).body(body)).await;
+        assert_eq!(answer.reason(), reason, "{name}: {}", answer.body);
+    }
+    let large = client.post(BEGIN).header("x-padding", "x".repeat(70_000));
+    assert_eq!(client.send(large.body(begin(&client))).await.status, 431);
+}
+
+#[tokio::test]
+async fn leniency_must_be_asked_for() {
+    let mock = spawn_with("[strictness]\nprotocol_version = false\nnonce_required = false\nttl_range = false\nfield_names = false\nno_store = false\n").await;
+    let mut client = Client::logged_in(&mock, &[GCP]).await;
+    client.nonce = None;
+    let answer = client
+        .create(GCP, &json!({"requestedTtlSeconds": 1, "extra": 1}))
+        .await;
+    assert_eq!(answer.reason(), "ok", "{}", answer.body);
+    assert_eq!(answer.header("cache-control"), None);
+}
+
+#[tokio::test]
+async fn what_is_not_offered_says_so() {
+    let mock = spawn().await;
+    let client = Client::new(&mock);
+    for method in ["RevokeBrokerAccess", "MintUserApiToken", "Nonsense"] {
+        let answer = client.send(client.post(method).body("{}")).await;
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (404, "unimplemented"),
+            "{method}"
+        );
+    }
+    let base = mock.api().as_str();
+    let get = async |path: &str| {
+        let answer = reqwest::get(format!("{base}{path}")).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    assert_eq!(get("healthz").await, (200, "ok\n".to_owned()));
+    assert_eq!(get("nothing").await.0, 404);
+    assert_eq!(get(&Client::path(BEGIN)[1..]).await.0, 405);
+    let jwks: Value = serde_json::from_str(&get(".well-known/jwks.json").await.1).unwrap();
+    assert_eq!(jwks["keys"][0]["alg"], "ES256");
+}
+
+/// The other encoding, made by hand: fields 1, 4 and 6 (1 to 4).
+#[tokio::test]
+async fn binary_messages_are_answered_in_binary() {
+    let mock = spawn().await;
+    let client = Client::new(&mock);
+    let field = |number: u8, value: &[u8]| {
+        let mut bytes = vec![number << 3 | 2, u8::try_from(value.len()).unwrap()];
+        bytes.extend_from_slice(value);
+        bytes
+    };
+    let jwk = client.key.jwk();
+    let member = |number: u8, name: &str| field(number, jwk[name].as_str().unwrap().as_bytes());
+    let key = [
+        member(1, "kty"),
+        member(2, "crv"),
+        member(3, "x"),
+        member(4, "y"),
+    ]
+    .concat();
+    let body = [
+        field(1, b"business-default"),
+        field(4, client.key.id().as_bytes()),
+        field(6, &key),
+    ];
+    let mut request = client.post(BEGIN).body(body.concat()).build().unwrap();
+    request
+        .headers_mut()
+        .insert("content-type", "application/proto".parse().unwrap());
+    let response = reqwest::Client::new().execute(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "application/proto");
+    let body = response.bytes().await.unwrap();
+    assert!(body.windows(4).any(|window| window == b"mdc_"));
+}

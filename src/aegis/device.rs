@@ -1,0 +1,420 @@
+//! The device login (`aegis.md` 5 and 6): what is asked, and what of an answer is believed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use super::error::{AegisError, ProtocolFault, Reason, TokenFault};
+use super::transport::{Call, Reply, Rpc, is_loopback};
+use super::wire::{
+    self, BeginRequest, BeginResponse, ExchangeRequest, ExchangeResponse, TokenInfo,
+};
+use super::{AegisSettings, Inner, bad, refused, success};
+use crate::broker::ports::{
+    Answer, BeginDeviceAuthorization, DeviceAuthorization, DeviceExchange, Session,
+};
+use crate::dpop::ProofKey;
+use crate::model::{CleanText, PopKeyId, Principal, Scope, SessionId, TenantId};
+use crate::secret::SecretString;
+use crate::time::UnixTime;
+
+/// In one request (`aegis.md` 7).
+const MAX_SCOPES: usize = 96;
+
+/// Of one scope, in characters.
+const MAX_SCOPE: usize = 256;
+
+/// Lifetimes of a token that may be asked for.
+const TOKEN_TTL: std::ops::RangeInclusive<Duration> =
+    Duration::from_mins(1)..=Duration::from_mins(15);
+
+/// What a token lives at most, whatever the server says (OA-11).
+const MAX_TOKEN_LIFE: Duration = Duration::from_mins(15);
+
+/// What it lives at most where the server says nothing (`aegis.md` 6).
+const UNSAID_TOKEN_LIFE: Duration = Duration::from_mins(10);
+
+/// Of the name on the approval page, in characters.
+const MAX_DISPLAY_NAME: usize = 64;
+
+/// Between polls where the server names none (RFC 8628 §3.2).
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Where the server names none, and at most (LM).
+const DEFAULT_CODE_LIFE: Duration = Duration::from_mins(10);
+const MAX_CODE_LIFE: Duration = Duration::from_mins(15);
+
+/// In bytes; they are about 40.
+const MAX_DEVICE_CODE: usize = 4096;
+const MAX_TOKEN: usize = 16 * 1024;
+
+/// In characters.
+const MAX_USER_CODE: usize = 32;
+const MAX_URI: usize = 2048;
+
+pub(super) async fn begin(
+    inner: &Inner,
+    request: BeginDeviceAuthorization,
+) -> Answer<DeviceAuthorization> {
+    let first = begin_once(inner, &request).await;
+    let conflict = first.outcome.as_ref().is_err_and(|failure| {
+        failure
+            .reason
+            .as_ref()
+            .is_some_and(|reason| reason.as_str() == Reason::PopKeyConflict.as_str())
+    });
+    if conflict {
+        // Another key, once (`aegis.md` 12).
+        return begin_once(inner, &request).await;
+    }
+    first
+}
+
+async fn begin_once(
+    inner: &Inner,
+    request: &BeginDeviceAuthorization,
+) -> Answer<DeviceAuthorization> {
+    let scopes: Vec<String> = request.scopes.iter().map(Scope::to_string).collect();
+    if let Err(error) = check(request, &scopes) {
+        return refused(Rpc::Begin.during(), error);
+    }
+    let key = match ProofKey::generate() {
+        Ok(key) => Arc::new(key),
+        Err(error) => return refused(Rpc::Begin.during(), error.into()),
+    };
+    let encode = |_: Option<wire::RequestProof<'_>>, body: &mut _| {
+        let message = BeginRequest {
+            tenant_id: request.tenant.as_str(),
+            requested_scopes: &scopes,
+            requested_ttl_seconds: request.token_ttl.as_secs(),
+            pop_key_id: key.id(),
+            client_display_name: request.client_display_name.as_str(),
+            pop_jwk: wire::Jwk {
+                kty: "EC",
+                crv: "P-256",
+                x: key.x(),
+                y: key.y(),
+            },
+        };
+        wire::encode(&message, body)
+    };
+    let call = Call {
+        rpc: Rpc::Begin,
+        key: None,
+        token: None,
+        encode: &encode,
+    };
+    inner
+        .ask(call, |reply| {
+            begun(&inner.settings, request, Arc::clone(&key), reply)
+        })
+        .await
+}
+
+/// What the contract allows to be asked (`aegis.md` 3, 6, 7).
+fn check(request: &BeginDeviceAuthorization, scopes: &[String]) -> Result<(), AegisError> {
+    let well = |good: bool, what: &'static str| {
+        if good {
+            Ok(())
+        } else {
+            Err(AegisError::Request(what))
+        }
+    };
+    well(!scopes.is_empty(), "no scopes")?;
+    well(scopes.len() <= MAX_SCOPES, "too many scopes")?;
+    well(
+        scopes.iter().all(|scope| scope.len() <= MAX_SCOPE),
+        "scope too long",
+    )?;
+    well(
+        TOKEN_TTL.contains(&request.token_ttl),
+        "token lifetime out of range",
+    )?;
+    let name = request.client_display_name.as_str();
+    well(
+        !name.is_empty() && name.chars().count() <= MAX_DISPLAY_NAME,
+        "display name too long or empty",
+    )
+}
+
+fn begun(
+    settings: &AegisSettings,
+    request: &BeginDeviceAuthorization,
+    key: Arc<ProofKey>,
+    reply: &Reply,
+) -> Result<DeviceAuthorization, AegisError> {
+    let answer: BeginResponse = success(reply)?;
+    let device_code = answer
+        .device_code
+        .map(|code| code.0)
+        .filter(|code| {
+            (1..=MAX_DEVICE_CODE).contains(&code.len())
+                && code.expose().bytes().all(|byte| byte.is_ascii_graphic())
+        })
+        .ok_or(bad("device_code"))?;
+    let user_code = answer
+        .user_code
+        .filter(|code| !code.trim().is_empty())
+        .and_then(|code| CleanText::exact(&code, MAX_USER_CODE))
+        .ok_or(bad("user_code"))?;
+    let (verification_uri, origin) = answer
+        .verification_uri
+        .and_then(|uri| showable_uri(settings, &uri))
+        .ok_or(bad("verification_uri"))?;
+    // A convenience: one that may not be shown, or leads elsewhere, is left out.
+    let verification_uri_complete = answer
+        .verification_uri_complete
+        .and_then(|uri| showable_uri(settings, &uri))
+        .filter(|(_, other)| *other == origin)
+        .map(|(uri, _)| uri);
+    let life = match answer.expires_in_seconds.0 {
+        None | Some(0) => DEFAULT_CODE_LIFE,
+        Some(seconds) => seconds_of(seconds).ok_or(bad("expires_in_seconds"))?,
+    }
+    .min(MAX_CODE_LIFE);
+    let pop_key_id = PopKeyId::parse(key.id())
+        .ok()
+        .ok_or(AegisError::Request("pop_key_id"))?;
+    Ok(DeviceAuthorization {
+        request: request.clone(),
+        device_code,
+        user_code,
+        verification_uri,
+        verification_uri_complete,
+        interval: interval(answer.interval_seconds).unwrap_or(DEFAULT_INTERVAL),
+        expires_at: reply.sent.boot.plus(life),
+        expires_at_unix: reply.sent.unix.plus(life),
+        key,
+        pop_key_id,
+    })
+}
+
+/// A URI that may be shown and opened (OA-7, OA-15): https, or http on a loopback literal where
+/// allowed; without user info; as the parser writes it. With its origin.
+fn showable_uri(settings: &AegisSettings, text: &str) -> Option<(CleanText, url::Origin)> {
+    if text.chars().count() > MAX_URI {
+        return None;
+    }
+    let url = Url::parse(text).ok()?;
+    let secure = match url.scheme() {
+        "https" => true,
+        "http" => settings.allow_insecure_loopback && is_loopback(&url),
+        _ => false,
+    };
+    if !secure || !url.username().is_empty() || url.password().is_some() {
+        return None;
+    }
+    let shown = CleanText::exact(url.as_str(), MAX_URI)?;
+    Some((shown, url.origin()))
+}
+
+/// At least 1 s, at most the life of a code; `None` where the server named none.
+fn interval(number: wire::Number) -> Option<Duration> {
+    let seconds = number.0.and_then(seconds_of)?;
+    Some(seconds.min(MAX_CODE_LIFE))
+}
+
+/// One second or more.
+fn seconds_of(seconds: i64) -> Option<Duration> {
+    u64::try_from(seconds)
+        .ok()
+        .filter(|seconds| *seconds > 0)
+        .map(Duration::from_secs)
+}
+
+pub(super) async fn exchange(
+    inner: &Inner,
+    authorization: &DeviceAuthorization,
+) -> Answer<DeviceExchange> {
+    let encode = |proof: Option<wire::RequestProof<'_>>, body: &mut _| {
+        let message = ExchangeRequest {
+            device_code: authorization.device_code.expose(),
+            pop_key_id: authorization.pop_key_id.as_str(),
+            request_proof: proof,
+        };
+        wire::encode(&message, body)
+    };
+    let call = Call {
+        rpc: Rpc::Exchange,
+        key: Some(&authorization.key),
+        token: None,
+        encode: &encode,
+    };
+    inner
+        .ask(call, |reply| {
+            exchanged(&inner.settings, authorization, reply)
+        })
+        .await
+}
+
+/// The status table of `aegis.md` 5.
+fn exchanged(
+    settings: &AegisSettings,
+    authorization: &DeviceAuthorization,
+    reply: &Reply,
+) -> Result<DeviceExchange, AegisError> {
+    let answer: ExchangeResponse = success(reply)?;
+    let interval = interval(answer.interval_seconds);
+    let status = answer.status.as_deref().unwrap_or_default();
+    if status != "success" && answer.broker_token.is_some() {
+        return Err(bad("broker_token"));
+    }
+    match status {
+        "authorization_pending" | "approved" => Ok(DeviceExchange::Pending { interval }),
+        "slow_down" => Ok(DeviceExchange::SlowDown { interval }),
+        "access_denied" => Ok(DeviceExchange::AccessDenied),
+        "expired_token" => Ok(DeviceExchange::ExpiredToken),
+        "success" => {
+            let token = answer
+                .broker_token
+                .map(|token| token.0)
+                .filter(is_token)
+                .ok_or(bad("broker_token"))?;
+            session(settings, authorization, token, answer.token_info, reply)
+                .map(|session| DeviceExchange::Success(Box::new(session)))
+        }
+        _ => Err(bad("status")),
+    }
+}
+
+/// Whether it can be sent as a bearer token (RFC 6750 §2.1, `b64token`).
+fn is_token(token: &SecretString) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    (1..=MAX_TOKEN).contains(&token.len()) && token.expose().bytes().all(legal)
+}
+
+/// Believes a token only where `token_info` says what was asked for (`aegis.md` 6, 17.6).
+fn session(
+    settings: &AegisSettings,
+    authorization: &DeviceAuthorization,
+    token: SecretString,
+    info: Option<TokenInfo>,
+    reply: &Reply,
+) -> Result<Session, AegisError> {
+    let asked = &authorization.request;
+    let believed = match info {
+        Some(info) => believe(authorization, info, reply)?,
+        None if settings.allow_missing_token_info => Believed {
+            principal: Principal::parse("unknown")
+                .ok()
+                .ok_or(AegisError::Protocol(ProtocolFault::Field("principal")))?,
+            session_id: None,
+            scopes: asked.scopes.clone(),
+            life: asked.token_ttl.min(UNSAID_TOKEN_LIFE),
+            checked: false,
+        },
+        None => return Err(AegisError::Token(TokenFault::InfoMissing)),
+    };
+    Ok(Session {
+        principal: believed.principal,
+        tenant: asked.tenant.clone(),
+        session_id: believed.session_id,
+        token,
+        key: Arc::clone(&authorization.key),
+        pop_key_id: authorization.pop_key_id.clone(),
+        scopes: believed.scopes,
+        expires_at: reply.sent.boot.plus(believed.life),
+        expires_at_unix: reply.sent.unix.plus(believed.life),
+        binding_checked: believed.checked,
+    })
+}
+
+struct Believed {
+    principal: Principal,
+    session_id: Option<SessionId>,
+    scopes: Vec<Scope>,
+    life: Duration,
+    checked: bool,
+}
+
+fn believe(
+    authorization: &DeviceAuthorization,
+    info: TokenInfo,
+    reply: &Reply,
+) -> Result<Believed, AegisError> {
+    let asked = &authorization.request;
+    let missing = || AegisError::Token(TokenFault::InfoMissing);
+    let wrong = |good: bool, fault: TokenFault| {
+        if good {
+            Ok(())
+        } else {
+            Err(AegisError::Token(fault))
+        }
+    };
+    let said = |text: Option<String>| text.filter(|text| !text.is_empty()).ok_or_else(missing);
+
+    let thumbprint = said(info.thumbprint)?;
+    let binding = said(info.binding)?;
+    let tenant = said(info.tenant_id)?;
+    let principal = said(info.principal)?;
+    let granted = info
+        .granted_scopes
+        .filter(|scopes| !scopes.is_empty())
+        .ok_or_else(missing)?;
+    wrong(
+        thumbprint == authorization.key.thumbprint(),
+        TokenFault::Thumbprint,
+    )?;
+    wrong(binding == "jkt", TokenFault::Binding)?;
+    wrong(
+        TenantId::parse(&tenant).is_ok_and(|tenant| tenant == asked.tenant),
+        TokenFault::Tenant,
+    )?;
+    wrong(
+        info.pop_key_id
+            .is_none_or(|id| id.is_empty() || id == authorization.pop_key_id.as_str()),
+        TokenFault::PopKeyId,
+    )?;
+    let mut scopes: Vec<Scope> = Vec::with_capacity(granted.len().min(MAX_SCOPES));
+    for text in granted {
+        let scope = Scope::parse(&text)
+            .ok()
+            .filter(|scope| asked.scopes.contains(scope))
+            .ok_or(AegisError::Token(TokenFault::Scope))?;
+        if !scopes.contains(&scope) {
+            scopes.push(scope);
+        }
+    }
+    Ok(Believed {
+        principal: Principal::parse(&principal).ok().ok_or(bad("principal"))?,
+        session_id: match info.session_id.as_deref() {
+            None | Some("") => None,
+            Some(id) => Some(SessionId::parse(id).ok().ok_or(bad("session_id"))?),
+        },
+        scopes,
+        life: token_life(
+            asked.token_ttl,
+            info.expires_in_seconds,
+            [info.expires_at, info.session_expires_at],
+            reply,
+        )?,
+        checked: true,
+    })
+}
+
+/// The earliest of what the server says, at most 15 min; what was asked for, at most 10 min,
+/// where it says nothing. Points in time are seen from the server's own clock, where it shows
+/// one.
+fn token_life(
+    asked: Duration,
+    expires_in: wire::Number,
+    ends: [Option<wire::Time>; 2],
+    reply: &Reply,
+) -> Result<Duration, AegisError> {
+    let server_now: UnixTime = reply.date.unwrap_or(reply.sent.unix);
+    let relative = match expires_in.0 {
+        None | Some(0) => None,
+        Some(seconds) => Some(seconds_of(seconds).unwrap_or(Duration::ZERO)),
+    };
+    let [token_end, session_end] = ends.map(|end| end.map(|end| server_now.until(end.0)));
+    let said = [relative, token_end].into_iter().flatten().min();
+    let life = said
+        .unwrap_or_else(|| asked.min(UNSAID_TOKEN_LIFE))
+        .min(session_end.unwrap_or(MAX_TOKEN_LIFE))
+        .min(MAX_TOKEN_LIFE);
+    if life.is_zero() {
+        return Err(AegisError::Token(TokenFault::Lifetime));
+    }
+    Ok(life)
+}

@@ -1,0 +1,690 @@
+use std::time::Duration;
+
+use crate::broker::ports::{Certainty, Disposition, Failure};
+use crate::dpop::DpopError;
+use crate::model::{CleanText, ErrorCode};
+
+/// Longer pauses than this are not waited for inside a call, nor asked of a poll.
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
+
+/// Why a call to Aegis failed. Holds no body, no message and no URL of the server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AegisError {
+    /// The request is not one the contract allows; it did not leave.
+    #[error("the request is outside the contract: {0}")]
+    Request(&'static str),
+    /// Key, proof or random bytes failed here; nothing left.
+    #[error(transparent)]
+    Crypto(#[from] DpopError),
+    /// The HTTP client could not be built.
+    #[error("the http client could not be built")]
+    Client,
+    /// No connection, or it broke before the answer was complete.
+    #[error("aegis is unreachable")]
+    Unreachable {
+        /// Whether the request may have left.
+        sent: bool,
+    },
+    /// The call's 30 s were over.
+    #[error("aegis did not answer in time")]
+    Timeout {
+        /// Whether the request may have left.
+        sent: bool,
+    },
+    /// The answer is not one the contract allows.
+    #[error("aegis broke its contract: {0}")]
+    Protocol(ProtocolFault),
+    /// The token is not the one that was asked for; it was thrown away.
+    #[error("aegis gave a token that was not asked for: {0}")]
+    Token(TokenFault),
+    /// Aegis said no.
+    #[error("aegis refused: {}", .0.code.as_str())]
+    Rejected(Rejection),
+    /// The third refused proof of one key in five minutes.
+    #[error("aegis refused three proofs of this key in five minutes")]
+    KeySuspect(Rejection),
+}
+
+/// In which way an answer breaks the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolFault {
+    /// A redirect, which is never followed (OA-7).
+    #[error("redirect")]
+    Redirect,
+    /// More than 64 KiB of headers.
+    #[error("headers too large")]
+    HeadersTooLarge,
+    /// More than 1 MiB of body.
+    #[error("body too large")]
+    BodyTooLarge,
+    /// A content type other than JSON, or an encoding nobody asked for.
+    #[error("not plain json")]
+    NotPlainJson,
+    /// Not JSON, too deep, a name twice, a wrong type.
+    #[error("malformed body")]
+    Malformed,
+    /// A 200 with an error in it.
+    #[error("an error in a successful answer")]
+    ErrorInSuccess,
+    /// A refusal with a token or a credential in it.
+    #[error("a secret in a refusal")]
+    SecretInRefusal,
+    /// `use_dpop_nonce` without exactly one legal `DPoP-Nonce`.
+    #[error("no usable nonce")]
+    NonceMissing,
+    /// `use_dpop_nonce` again, although the proof held the nonce of that very answer.
+    #[error("nonce loop")]
+    NonceLoop,
+    /// A field that must be there is missing or not what was asked for.
+    #[error("field {0}")]
+    Field(&'static str),
+}
+
+/// In which way a token is not the one that was asked for (`aegis.md` 6 and 17.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenFault {
+    /// `token_info` or a member it must have is missing.
+    #[error("token_info incomplete")]
+    InfoMissing,
+    /// Not bound to our key.
+    #[error("thumbprint mismatch")]
+    Thumbprint,
+    /// Bound in another way.
+    #[error("binding mismatch")]
+    Binding,
+    /// Another key's name.
+    #[error("pop_key_id mismatch")]
+    PopKeyId,
+    /// Another tenant.
+    #[error("tenant mismatch")]
+    Tenant,
+    /// A scope that was not asked for.
+    #[error("wider scope")]
+    Scope,
+    /// Over before it began.
+    #[error("no lifetime")]
+    Lifetime,
+}
+
+impl TokenFault {
+    /// The reason word in records.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::InfoMissing => "token_info_missing",
+            Self::Thumbprint => "token_thumbprint_mismatch",
+            Self::Binding => "token_binding_mismatch",
+            Self::PopKeyId => "token_pop_key_id_mismatch",
+            Self::Tenant => "token_tenant_mismatch",
+            Self::Scope => "token_scope_wider",
+            Self::Lifetime => "token_lifetime",
+        }
+    }
+}
+
+/// A no of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The Connect code, of the body or else by HTTP status (CN-1).
+    pub code: ConnectCode,
+    /// The contract's reason, where the answer names one it knows.
+    pub reason: Option<Reason>,
+    /// The reason word as it came, cleaned, known or not.
+    pub word: Option<CleanText>,
+    /// When to try again, at the earliest.
+    pub retry_after: Option<Duration>,
+    /// Whether the body was a Connect error.
+    pub readable: bool,
+    /// Whether it held an `ErrorInfo`: then the call certainly had no effect (`aegis.md` 9).
+    pub has_info: bool,
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[expect(missing_docs, reason = "the contract's own words, explained there")]
+        pub enum $name { $($variant,)* }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The word on the wire.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+
+            /// What the word stands for.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.as_str() == text)
+            }
+        }
+    };
+}
+
+words! {
+    /// The sixteen codes of the Connect protocol.
+    ConnectCode {
+        Canceled = "canceled",
+        Unknown = "unknown",
+        InvalidArgument = "invalid_argument",
+        DeadlineExceeded = "deadline_exceeded",
+        NotFound = "not_found",
+        AlreadyExists = "already_exists",
+        PermissionDenied = "permission_denied",
+        ResourceExhausted = "resource_exhausted",
+        FailedPrecondition = "failed_precondition",
+        Aborted = "aborted",
+        OutOfRange = "out_of_range",
+        Unimplemented = "unimplemented",
+        Internal = "internal",
+        Unavailable = "unavailable",
+        DataLoss = "data_loss",
+        Unauthenticated = "unauthenticated",
+    }
+}
+
+impl ConnectCode {
+    /// What an HTTP status means when the body does not say (CN-1).
+    pub const fn of_status(status: u16) -> Self {
+        match status {
+            400 => Self::Internal,
+            401 => Self::Unauthenticated,
+            403 => Self::PermissionDenied,
+            404 => Self::Unimplemented,
+            429 | 502 | 503 | 504 => Self::Unavailable,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+words! {
+    /// The reasons of `aegis.md` 12 and 17.11 that concern a broker.
+    Reason {
+        UnknownField = "unknown_field",
+        DuplicateField = "duplicate_field",
+        TypeMismatch = "type_mismatch",
+        FieldMissing = "field_missing",
+        ProtocolVersionMissing = "protocol_version_missing",
+        ScopeActionOnly = "scope_action_only",
+        ScopeWildcard = "scope_wildcard",
+        ScopeMalformed = "scope_malformed",
+        ScopeUnknown = "scope_unknown",
+        TargetMalformed = "target_malformed",
+        TtlOutOfRange = "ttl_out_of_range",
+        RedemptionsOutOfRange = "redemptions_out_of_range",
+        RevokeReasonUnknown = "revoke_reason_unknown",
+        IdempotencyMismatch = "idempotency_mismatch",
+        PopJwkInvalid = "pop_jwk_invalid",
+        UseDpopNonce = "use_dpop_nonce",
+        ProofMissing = "proof_missing",
+        ProofInvalid = "proof_invalid",
+        ProofReplayed = "proof_replayed",
+        ProofAmbiguous = "proof_ambiguous",
+        TokenMissing = "token_missing",
+        TokenExpired = "token_expired",
+        TokenInvalid = "token_invalid",
+        TokenRevoked = "token_revoked",
+        BindingMismatch = "binding_mismatch",
+        KeyRevoked = "key_revoked",
+        SessionEnded = "session_ended",
+        ClientCertificateMismatch = "client_certificate_mismatch",
+        WorkloadTokenInvalid = "workload_token_invalid",
+        InsecureUserHeader = "insecure_user_header",
+        ScopeNotGranted = "scope_not_granted",
+        TenantMismatch = "tenant_mismatch",
+        PolicyDenied = "policy_denied",
+        RoleRequired = "role_required",
+        LeaseExhausted = "lease_exhausted",
+        LeaseRevoked = "lease_revoked",
+        LeaseExpired = "lease_expired",
+        NonceReplayed = "nonce_replayed",
+        ChallengeUsed = "challenge_used",
+        ChallengeExpired = "challenge_expired",
+        DeviceCodeUsed = "device_code_used",
+        SealedByUserKey = "sealed_by_user_key",
+        LeaseNotFound = "lease_not_found",
+        DeviceCodeUnknown = "device_code_unknown",
+        PopKeyConflict = "pop_key_conflict",
+        RateLimited = "rate_limited",
+        BodyTooLarge = "body_too_large",
+        AuditUnavailable = "audit_unavailable",
+    }
+}
+
+impl Reason {
+    /// Whether it says that a proof was refused.
+    pub(super) const fn refuses_proof(self) -> bool {
+        matches!(
+            self,
+            Self::ProofMissing | Self::ProofInvalid | Self::ProofReplayed | Self::ProofAmbiguous
+        )
+    }
+}
+
+/// During what a call failed: while a device login polls, faults that pass are waited out until
+/// the code ends (`aegis.md` 17.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum During {
+    /// One poll of a device login.
+    Poll,
+    /// Any other call.
+    Call,
+}
+
+impl AegisError {
+    /// What the core does about it (`aegis.md` 12, and 17.3 while polling).
+    pub fn disposition(&self, during: During) -> Disposition {
+        let passing = |after: Option<Duration>| match during {
+            During::Poll => Disposition::Wait(after.map(|after| after.min(MAX_RETRY_AFTER))),
+            During::Call => Disposition::Retry(after),
+        };
+        match self {
+            Self::Request(_) | Self::Crypto(_) | Self::Client | Self::Token(_) => {
+                Disposition::Fault
+            }
+            Self::Unreachable { .. } | Self::Timeout { .. } => passing(None),
+            Self::Protocol(ProtocolFault::Redirect) => match during {
+                // A captive portal; only a 200 that does not parse ends a login.
+                During::Poll => Disposition::Wait(None),
+                During::Call => Disposition::Fault,
+            },
+            Self::Protocol(
+                ProtocolFault::HeadersTooLarge
+                | ProtocolFault::BodyTooLarge
+                | ProtocolFault::NotPlainJson
+                | ProtocolFault::Malformed
+                | ProtocolFault::ErrorInSuccess
+                | ProtocolFault::SecretInRefusal
+                | ProtocolFault::NonceMissing
+                | ProtocolFault::NonceLoop
+                | ProtocolFault::Field(_),
+            ) => Disposition::Fault,
+            Self::KeySuspect(_) => Disposition::Compromised,
+            Self::Rejected(rejection) if during == During::Poll && !rejection.readable => {
+                passing(rejection.retry_after)
+            }
+            Self::Rejected(rejection) => match rejection.code {
+                ConnectCode::InvalidArgument
+                | ConnectCode::PermissionDenied
+                | ConnectCode::FailedPrecondition
+                | ConnectCode::NotFound
+                | ConnectCode::AlreadyExists
+                | ConnectCode::Unimplemented
+                | ConnectCode::OutOfRange
+                | ConnectCode::Canceled => Disposition::Terminal,
+                ConnectCode::Unauthenticated => match during {
+                    During::Poll => Disposition::Terminal,
+                    During::Call => unauthenticated(rejection.reason),
+                },
+                ConnectCode::ResourceExhausted
+                    if rejection.reason == Some(Reason::BodyTooLarge) =>
+                {
+                    Disposition::Terminal
+                }
+                ConnectCode::ResourceExhausted
+                | ConnectCode::Unavailable
+                | ConnectCode::Internal
+                | ConnectCode::Unknown
+                | ConnectCode::DataLoss
+                | ConnectCode::Aborted
+                | ConnectCode::DeadlineExceeded => passing(rejection.retry_after),
+            },
+        }
+    }
+
+    /// The public code.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Request(_) | Self::Crypto(_) | Self::Client => ErrorCode::Internal,
+            Self::Unreachable { .. } | Self::Timeout { .. } => ErrorCode::AegisUnavailable,
+            Self::Protocol(_) | Self::Token(_) => ErrorCode::AegisProtocol,
+            Self::KeySuspect(_) => ErrorCode::LoginRequired,
+            Self::Rejected(rejection) => match rejection.reason {
+                Some(reason) => code_of_reason(reason),
+                None => code_of_connect(rejection.code),
+            },
+        }
+    }
+
+    /// Whether the call may have had its effect all the same: only an answer with an
+    /// `ErrorInfo`, or a request that never left, says that it had none (`aegis.md` 9).
+    pub fn certainty(&self) -> Certainty {
+        let not_done = match self {
+            // The nonce faults come with a refusal that names its reason.
+            Self::Request(_)
+            | Self::Crypto(_)
+            | Self::Client
+            | Self::Protocol(ProtocolFault::NonceMissing | ProtocolFault::NonceLoop) => true,
+            Self::Unreachable { sent } | Self::Timeout { sent } => !sent,
+            Self::Rejected(rejection) | Self::KeySuspect(rejection) => rejection.has_info,
+            Self::Protocol(_) | Self::Token(_) => false,
+        };
+        if not_done {
+            Certainty::NotDone
+        } else {
+            Certainty::Unknown
+        }
+    }
+
+    /// The reason of a refusal.
+    pub(super) const fn refusal(&self) -> Option<Reason> {
+        if let Self::Rejected(rejection) = self {
+            rejection.reason
+        } else {
+            None
+        }
+    }
+
+    /// The same refusal, of a key that had too many of them.
+    pub(super) fn of_suspect_key(self) -> Self {
+        if let Self::Rejected(rejection) = self {
+            Self::KeySuspect(rejection)
+        } else {
+            self
+        }
+    }
+
+    /// The word for records: the server's where it is one, else ours.
+    fn reason(&self) -> Option<CleanText> {
+        let ours = |word: &str| Some(CleanText::new(word, 64));
+        match self {
+            Self::Rejected(rejection) => rejection
+                .word
+                .clone()
+                .or_else(|| ours(rejection.code.as_str())),
+            Self::KeySuspect(_) => ours("key_suspect"),
+            Self::Token(fault) => ours(fault.word()),
+            Self::Protocol(fault) => ours(&fault.to_string()),
+            Self::Request(what) => ours(what),
+            Self::Timeout { .. } => ours("timeout"),
+            Self::Unreachable { .. } => ours("unreachable"),
+            Self::Crypto(_) | Self::Client => None,
+        }
+    }
+
+    /// The failure as the core takes it; `certainty` is that of the whole call, all its tries.
+    pub(super) fn into_failure(self, during: During, certainty: Certainty) -> Failure {
+        Failure {
+            code: self.code(),
+            disposition: self.disposition(during),
+            reason: self.reason(),
+            certainty,
+        }
+    }
+}
+
+const fn unauthenticated(reason: Option<Reason>) -> Disposition {
+    match reason {
+        Some(
+            Reason::UseDpopNonce
+            | Reason::ProofMissing
+            | Reason::ProofInvalid
+            | Reason::ProofReplayed
+            | Reason::ProofAmbiguous
+            | Reason::ClientCertificateMismatch
+            | Reason::WorkloadTokenInvalid
+            | Reason::InsecureUserHeader,
+        ) => Disposition::Terminal,
+        _ => Disposition::Reauthenticate,
+    }
+}
+
+const fn code_of_connect(code: ConnectCode) -> ErrorCode {
+    match code {
+        ConnectCode::Unauthenticated => ErrorCode::LoginRequired,
+        ConnectCode::InvalidArgument
+        | ConnectCode::PermissionDenied
+        | ConnectCode::FailedPrecondition
+        | ConnectCode::AlreadyExists => ErrorCode::AegisDenied,
+        ConnectCode::NotFound => ErrorCode::LeaseNotFound,
+        ConnectCode::ResourceExhausted => ErrorCode::RateLimited,
+        ConnectCode::Unavailable
+        | ConnectCode::Internal
+        | ConnectCode::Unknown
+        | ConnectCode::DataLoss
+        | ConnectCode::Aborted
+        | ConnectCode::DeadlineExceeded => ErrorCode::AegisUnavailable,
+        ConnectCode::Unimplemented | ConnectCode::OutOfRange | ConnectCode::Canceled => {
+            ErrorCode::AegisProtocol
+        }
+    }
+}
+
+const fn code_of_reason(reason: Reason) -> ErrorCode {
+    match reason {
+        // What we send is checked before it leaves: these would be our mistakes.
+        Reason::UnknownField
+        | Reason::DuplicateField
+        | Reason::TypeMismatch
+        | Reason::FieldMissing
+        | Reason::ProtocolVersionMissing
+        | Reason::RevokeReasonUnknown
+        | Reason::IdempotencyMismatch
+        | Reason::PopJwkInvalid
+        | Reason::PopKeyConflict
+        | Reason::BodyTooLarge
+        | Reason::InsecureUserHeader => ErrorCode::Internal,
+        Reason::ScopeActionOnly
+        | Reason::ScopeWildcard
+        | Reason::ScopeMalformed
+        | Reason::ScopeUnknown
+        | Reason::TargetMalformed
+        | Reason::TtlOutOfRange
+        | Reason::RedemptionsOutOfRange
+        | Reason::UseDpopNonce
+        | Reason::ProofMissing
+        | Reason::ProofInvalid
+        | Reason::ProofReplayed
+        | Reason::ProofAmbiguous
+        | Reason::ClientCertificateMismatch
+        | Reason::WorkloadTokenInvalid
+        | Reason::TenantMismatch
+        | Reason::PolicyDenied
+        | Reason::RoleRequired
+        | Reason::NonceReplayed
+        | Reason::ChallengeUsed
+        | Reason::ChallengeExpired
+        | Reason::SealedByUserKey => ErrorCode::AegisDenied,
+        Reason::ScopeNotGranted => ErrorCode::ScopeNotGranted,
+        Reason::TokenMissing
+        | Reason::TokenExpired
+        | Reason::TokenInvalid
+        | Reason::TokenRevoked
+        | Reason::BindingMismatch
+        | Reason::KeyRevoked
+        | Reason::SessionEnded
+        | Reason::DeviceCodeUsed
+        | Reason::DeviceCodeUnknown => ErrorCode::LoginRequired,
+        Reason::LeaseExhausted => ErrorCode::LeaseExhausted,
+        Reason::LeaseRevoked => ErrorCode::LeaseRevoked,
+        Reason::LeaseExpired => ErrorCode::LeaseExpired,
+        Reason::LeaseNotFound => ErrorCode::LeaseNotFound,
+        Reason::RateLimited => ErrorCode::RateLimited,
+        Reason::AuditUnavailable => ErrorCode::AegisUnavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ConnectCode as Code;
+    use Disposition::{Compromised, Fault, Reauthenticate, Retry, Terminal, Wait};
+
+    use super::*;
+
+    fn rejection(code: Code, reason: Option<Reason>) -> Rejection {
+        Rejection {
+            code,
+            reason,
+            word: reason.map(|reason| CleanText::new(reason.as_str(), 64)),
+            retry_after: None,
+            readable: true,
+            has_info: reason.is_some(),
+        }
+    }
+
+    /// `aegis.md` 12: every code and every reason has its disposition and its public code.
+    #[test]
+    fn every_code_and_reason_has_its_row() {
+        type Row = (Code, Option<Reason>, Disposition, Disposition, ErrorCode);
+        #[rustfmt::skip]
+        let rows: &[Row] = &[
+            (Code::InvalidArgument, None, Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::UnknownField), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::DuplicateField), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::TypeMismatch), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::FieldMissing), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::ProtocolVersionMissing), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::RevokeReasonUnknown), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::IdempotencyMismatch), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::PopJwkInvalid), Terminal, Terminal, ErrorCode::Internal),
+            (Code::InvalidArgument, Some(Reason::ScopeActionOnly), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::ScopeWildcard), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::ScopeMalformed), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::ScopeUnknown), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::TargetMalformed), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::TtlOutOfRange), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::InvalidArgument, Some(Reason::RedemptionsOutOfRange), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, None, Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::UseDpopNonce), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::ProofMissing), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::ProofInvalid), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::ProofReplayed), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::ProofAmbiguous), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::TokenMissing), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::TokenExpired), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::TokenInvalid), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::TokenRevoked), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::BindingMismatch), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::KeyRevoked), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::SessionEnded), Reauthenticate, Terminal, ErrorCode::LoginRequired),
+            (Code::Unauthenticated, Some(Reason::ClientCertificateMismatch), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::WorkloadTokenInvalid), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::Unauthenticated, Some(Reason::InsecureUserHeader), Terminal, Terminal, ErrorCode::Internal),
+            (Code::PermissionDenied, None, Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::PermissionDenied, Some(Reason::ScopeNotGranted), Terminal, Terminal, ErrorCode::ScopeNotGranted),
+            (Code::PermissionDenied, Some(Reason::TenantMismatch), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::PermissionDenied, Some(Reason::PolicyDenied), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::PermissionDenied, Some(Reason::RoleRequired), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::FailedPrecondition, None, Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::FailedPrecondition, Some(Reason::LeaseExhausted), Terminal, Terminal, ErrorCode::LeaseExhausted),
+            (Code::FailedPrecondition, Some(Reason::LeaseRevoked), Terminal, Terminal, ErrorCode::LeaseRevoked),
+            (Code::FailedPrecondition, Some(Reason::LeaseExpired), Terminal, Terminal, ErrorCode::LeaseExpired),
+            (Code::FailedPrecondition, Some(Reason::NonceReplayed), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::FailedPrecondition, Some(Reason::ChallengeUsed), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::FailedPrecondition, Some(Reason::ChallengeExpired), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::FailedPrecondition, Some(Reason::DeviceCodeUsed), Terminal, Terminal, ErrorCode::LoginRequired),
+            (Code::FailedPrecondition, Some(Reason::SealedByUserKey), Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::NotFound, None, Terminal, Terminal, ErrorCode::LeaseNotFound),
+            (Code::NotFound, Some(Reason::LeaseNotFound), Terminal, Terminal, ErrorCode::LeaseNotFound),
+            (Code::NotFound, Some(Reason::DeviceCodeUnknown), Terminal, Terminal, ErrorCode::LoginRequired),
+            (Code::AlreadyExists, None, Terminal, Terminal, ErrorCode::AegisDenied),
+            (Code::AlreadyExists, Some(Reason::PopKeyConflict), Terminal, Terminal, ErrorCode::Internal),
+            (Code::ResourceExhausted, None, Retry(None), Wait(None), ErrorCode::RateLimited),
+            (Code::ResourceExhausted, Some(Reason::RateLimited), Retry(None), Wait(None), ErrorCode::RateLimited),
+            (Code::ResourceExhausted, Some(Reason::BodyTooLarge), Terminal, Terminal, ErrorCode::Internal),
+            (Code::Unavailable, None, Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::Unavailable, Some(Reason::AuditUnavailable), Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::Internal, None, Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::Unknown, None, Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::DataLoss, None, Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::Aborted, None, Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::DeadlineExceeded, None, Retry(None), Wait(None), ErrorCode::AegisUnavailable),
+            (Code::Unimplemented, None, Terminal, Terminal, ErrorCode::AegisProtocol),
+            (Code::OutOfRange, None, Terminal, Terminal, ErrorCode::AegisProtocol),
+            (Code::Canceled, None, Terminal, Terminal, ErrorCode::AegisProtocol),
+        ];
+        for (code, reason, calling, polling, public) in rows {
+            let name = format!("{} {:?}", code.as_str(), reason.map(Reason::as_str));
+            let error = AegisError::Rejected(rejection(*code, *reason));
+            assert_eq!(error.disposition(During::Call), *calling, "{name}");
+            assert_eq!(error.disposition(During::Poll), *polling, "{name}");
+            assert_eq!(error.code(), *public, "{name}");
+            let certain = if reason.is_some() {
+                Certainty::NotDone
+            } else {
+                Certainty::Unknown
+            };
+            assert_eq!(error.certainty(), certain, "{name}");
+        }
+        for code in Code::ALL {
+            assert!(
+                rows.iter().any(|row| row.0 == *code && row.1.is_none()),
+                "{}",
+                code.as_str()
+            );
+        }
+        for reason in Reason::ALL {
+            assert!(
+                rows.iter().any(|row| row.1 == Some(*reason)),
+                "{}",
+                reason.as_str()
+            );
+        }
+    }
+
+    #[test]
+    fn faults_that_are_no_answer_have_their_row() {
+        let suspect = rejection(Code::Unauthenticated, Some(Reason::ProofInvalid));
+        #[rustfmt::skip]
+        let rows = [
+            ("request", AegisError::Request("scopes"), Fault, Fault, ErrorCode::Internal, Certainty::NotDone),
+            ("crypto", AegisError::Crypto(DpopError::Signing), Fault, Fault, ErrorCode::Internal, Certainty::NotDone),
+            ("client", AegisError::Client, Fault, Fault, ErrorCode::Internal, Certainty::NotDone),
+            ("no connection", AegisError::Unreachable { sent: false }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::NotDone),
+            ("broken off", AegisError::Unreachable { sent: true }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::Unknown),
+            ("no turn in time", AegisError::Timeout { sent: false }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::NotDone),
+            ("timeout", AegisError::Timeout { sent: true }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::Unknown),
+            ("redirect", AegisError::Protocol(ProtocolFault::Redirect), Fault, Wait(None), ErrorCode::AegisProtocol, Certainty::Unknown),
+            ("malformed", AegisError::Protocol(ProtocolFault::Malformed), Fault, Fault, ErrorCode::AegisProtocol, Certainty::Unknown),
+            ("nonce loop", AegisError::Protocol(ProtocolFault::NonceLoop), Fault, Fault, ErrorCode::AegisProtocol, Certainty::NotDone),
+            ("wider scope", AegisError::Token(TokenFault::Scope), Fault, Fault, ErrorCode::AegisProtocol, Certainty::Unknown),
+            ("suspect key", AegisError::KeySuspect(suspect), Compromised, Compromised, ErrorCode::LoginRequired, Certainty::NotDone),
+        ];
+        for (name, error, calling, polling, public, certainty) in rows {
+            assert_eq!(error.disposition(During::Call), calling, "{name}");
+            assert_eq!(error.disposition(During::Poll), polling, "{name}");
+            assert_eq!(error.code(), public, "{name}");
+            assert_eq!(error.certainty(), certainty, "{name}");
+        }
+    }
+
+    /// DG-5: what cannot be read is waited out while polling, whatever its status means
+    /// elsewhere; `Retry-After` is honoured up to a minute.
+    #[test]
+    fn unreadable_answers_do_not_end_a_poll() {
+        for status in [400, 401, 403, 404, 418, 429, 500, 501, 502, 503, 504] {
+            let error = AegisError::Rejected(Rejection {
+                readable: false,
+                retry_after: Some(Duration::from_hours(1)),
+                ..rejection(Code::of_status(status), None)
+            });
+            assert_eq!(
+                error.disposition(During::Poll),
+                Wait(Some(MAX_RETRY_AFTER)),
+                "{status}"
+            );
+        }
+    }
+
+    /// CN-1: what a status means when the body does not parse.
+    #[test]
+    fn a_status_without_a_body_has_its_code() {
+        let rows = [
+            (400, Code::Internal),
+            (401, Code::Unauthenticated),
+            (403, Code::PermissionDenied),
+            (404, Code::Unimplemented),
+            (429, Code::Unavailable),
+            (502, Code::Unavailable),
+            (503, Code::Unavailable),
+            (504, Code::Unavailable),
+            (204, Code::Unknown),
+            (409, Code::Unknown),
+            (500, Code::Unknown),
+        ];
+        for (status, code) in rows {
+            assert_eq!(Code::of_status(status), code, "{status}");
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Leases (`aegis.md` 9 and 10): create, redeem, revoke.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::error::AegisError;
+use super::transport::{Call, Reply, Rpc};
+use super::wire::{
+    self, CreateRequest, CreateResponse, Credential, GcpAccessToken, Lease, RedeemRequest,
+    RedeemResponse, RevokeRequest, RevokeResponse,
+};
+use super::{Inner, bad, refused, success};
+use crate::broker::ports::{
+    Answer, CreateLease, CreatedLease, RedeemedLease, RevokeReason, Session,
+};
+use crate::dpop::DpopError;
+use crate::model::{CleanText, Field, FieldValue, LeaseId, Material, MaterialKind};
+use crate::secret::SecretString;
+use crate::time::UnixTime;
+
+/// Lifetimes that may be asked for, and what any material is believed to live at most.
+const TTL: RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_hours(1);
+
+/// Redemptions that may be asked for.
+const REDEMPTIONS: RangeInclusive<u32> = 1..=10;
+
+/// Of a purpose, in characters.
+const MAX_PURPOSE: usize = 200;
+
+/// Random bytes of an idempotency key: 24 characters, 22 at least (`aegis.md` 9).
+const IDEMPOTENCY_BYTES: usize = 18;
+
+/// Fields of credential material, and how long a field's name may be.
+const MAX_FIELDS: usize = 64;
+const MAX_FIELD_NAME: usize = 64;
+
+/// Of a value that may be shown, in characters.
+const MAX_PUBLIC: usize = 4096;
+
+pub(super) async fn create(
+    inner: &Inner,
+    session: &Session,
+    request: &CreateLease,
+) -> Answer<CreatedLease> {
+    let idempotency_key = match check(request).and_then(|()| idempotency_key()) {
+        Ok(key) => key,
+        Err(error) => return refused(Rpc::Create.during(), error),
+    };
+    let (provider, app, account) = request.selector.parts();
+    let encode = |proof: Option<wire::RequestProof<'_>>, body: &mut _| {
+        let message = CreateRequest {
+            tenant_id: session.tenant.as_str(),
+            target: wire::TargetOut {
+                provider,
+                app,
+                account,
+            },
+            requested_ttl_seconds: request.ttl.as_secs(),
+            max_redemptions: request.max_redemptions,
+            purpose: request.purpose.as_ref().map(CleanText::as_str),
+            idempotency_key: &idempotency_key,
+            request_proof: proof,
+        };
+        wire::encode(&message, body)
+    };
+    let call = call(Rpc::Create, session, &encode);
+    inner.ask(call, |reply| created(request, reply)).await
+}
+
+/// What the contract allows to be asked.
+fn check(request: &CreateLease) -> Result<(), AegisError> {
+    if !TTL.contains(&request.ttl) {
+        return Err(AegisError::Request("lease lifetime out of range"));
+    }
+    if !REDEMPTIONS.contains(&request.max_redemptions) {
+        return Err(AegisError::Request("redemptions out of range"));
+    }
+    let too_long = request
+        .purpose
+        .as_ref()
+        .is_some_and(|purpose| purpose.as_str().chars().count() > MAX_PURPOSE);
+    if too_long {
+        return Err(AegisError::Request("purpose too long"));
+    }
+    Ok(())
+}
+
+fn idempotency_key() -> Result<String, AegisError> {
+    let mut random = [0; IDEMPOTENCY_BYTES];
+    rand::fill(&mut random).ok().ok_or(DpopError::Randomness)?;
+    Ok(format!("ik_{}", URL_SAFE_NO_PAD.encode(random)))
+}
+
+fn created(request: &CreateLease, reply: &Reply) -> Result<CreatedLease, AegisError> {
+    let lease = success::<CreateResponse>(reply)?
+        .lease
+        .ok_or(bad("lease"))?;
+    let lease_id = lease
+        .lease_id
+        .as_deref()
+        .and_then(|id| LeaseId::parse(id).ok())
+        .ok_or(bad("lease_id"))?;
+    if lease.state.as_deref() != Some("active") {
+        return Err(bad("state"));
+    }
+    let same_target = lease.target.as_ref().is_some_and(|target| {
+        let asked = request.selector.parts();
+        (&*target.provider, &*target.app, &*target.account) == asked
+    });
+    if !same_target {
+        return Err(bad("target"));
+    }
+    // Counted from before the request was sent, and never more than asked for (LC-2, LC-3).
+    let end = lease.expires_at.ok_or(bad("expires_at"))?.0;
+    let begin = lease
+        .created_at
+        .map_or_else(|| server_now(reply), |created| created.0);
+    let life = begin.until(end).min(request.ttl);
+    if life.is_zero() {
+        return Err(bad("expires_at"));
+    }
+    let max_redemptions = match lease.max_redemptions.0 {
+        None | Some(0) => request.max_redemptions,
+        Some(count) => u32::try_from(count)
+            .ok()
+            .ok_or(bad("max_redemptions"))?
+            .min(request.max_redemptions),
+    };
+    Ok(CreatedLease {
+        lease_id,
+        expires_at: reply.sent.boot.plus(life),
+        expires_at_unix: reply.sent.unix.plus(life),
+        max_redemptions,
+    })
+}
+
+pub(super) async fn redeem(
+    inner: &Inner,
+    session: &Session,
+    lease_id: &LeaseId,
+) -> Answer<RedeemedLease> {
+    let encode = |proof: Option<wire::RequestProof<'_>>, body: &mut _| {
+        let message = RedeemRequest {
+            tenant_id: session.tenant.as_str(),
+            lease_id: lease_id.as_str(),
+            request_proof: proof,
+        };
+        wire::encode(&message, body)
+    };
+    let call = call(Rpc::Redeem, session, &encode);
+    inner.ask(call, |reply| redeemed(lease_id, reply)).await
+}
+
+fn redeemed(lease_id: &LeaseId, reply: &Reply) -> Result<RedeemedLease, AegisError> {
+    let answer: RedeemResponse = success(reply)?;
+    let credential = answer.credential.ok_or(bad("credential"))?;
+    if let Some(lease) = &answer.lease {
+        check_redeemed(lease, lease_id)?;
+    }
+    let lease_end = answer.lease.as_ref().and_then(|lease| lease.expires_at);
+    let end = [credential.expires_at, lease_end]
+        .into_iter()
+        .flatten()
+        .map(|end| end.0)
+        .min()
+        .ok_or(bad("expires_at"))?;
+    let life = server_now(reply).until(end).min(*TTL.end());
+    if life.is_zero() {
+        return Err(bad("expires_at"));
+    }
+    let used = answer.lease.and_then(|lease| lease.redemptions_used.0);
+    let (kind, fields) = fields(credential)?;
+    Ok(RedeemedLease {
+        material: Material {
+            kind,
+            fields,
+            expires_at: reply.sent.unix.plus(life),
+        },
+        expires_at: reply.sent.boot.plus(life),
+        // This redemption is one of them, whatever the server forgot to say.
+        redemptions_used: used
+            .and_then(|used| u32::try_from(used).ok())
+            .unwrap_or(1)
+            .max(1),
+    })
+}
+
+/// A redeemed lease is the one asked for, and alive or just used up.
+fn check_redeemed(lease: &Lease, lease_id: &LeaseId) -> Result<(), AegisError> {
+    if lease
+        .lease_id
+        .as_deref()
+        .is_some_and(|id| id != lease_id.as_str())
+    {
+        return Err(bad("lease_id"));
+    }
+    match lease.state.as_deref() {
+        None | Some("" | "active" | "exhausted") => Ok(()),
+        Some(_) => Err(bad("state")),
+    }
+}
+
+/// Moves the material into its fields; `kind` must name the member that is there.
+fn fields(credential: Credential) -> Result<(MaterialKind, Vec<Field>), AegisError> {
+    let kind = credential
+        .kind
+        .as_deref()
+        .and_then(MaterialKind::parse)
+        .ok_or(bad("kind"))?;
+    if credential.has_other_kind() {
+        return Err(bad("material"));
+    }
+    let fields = match (kind, credential.gcp_access_token, credential.generic_secret) {
+        (MaterialKind::GcpAccessToken, Some(gcp), None) => gcp_fields(gcp)?,
+        (MaterialKind::GenericSecret, None, Some(generic)) => generic_fields(generic.fields.0)?,
+        (MaterialKind::GcpAccessToken | MaterialKind::GenericSecret, _, _) => {
+            return Err(bad("material"));
+        }
+    };
+    Ok((kind, fields))
+}
+
+fn gcp_fields(gcp: GcpAccessToken) -> Result<Vec<Field>, AegisError> {
+    let token = gcp
+        .access_token
+        .map(|token| token.0)
+        .filter(|token| {
+            let plain = |byte: u8| !matches!(byte, 0 | b'\r' | b'\n');
+            !token.is_empty() && token.expose().bytes().all(plain)
+        })
+        .ok_or(bad("access_token"))?;
+    let mut fields = vec![Field {
+        name: "access_token".into(),
+        value: FieldValue::Secret(token),
+    }];
+    let scopes = gcp.scopes.map(|scopes| scopes.join(" "));
+    let shown = [
+        ("token_type", gcp.token_type),
+        ("service_account_email", gcp.service_account_email),
+        ("project_id", gcp.project_id),
+        ("scopes", scopes),
+    ];
+    for (name, value) in shown {
+        let Some(value) = value.filter(|value| !value.is_empty()) else {
+            continue;
+        };
+        let clean = CleanText::exact(&value, MAX_PUBLIC).ok_or(bad(name))?;
+        fields.push(Field {
+            name: name.into(),
+            value: FieldValue::Public(clean.as_str().into()),
+        });
+    }
+    Ok(fields)
+}
+
+fn generic_fields(secrets: Vec<(String, SecretString)>) -> Result<Vec<Field>, AegisError> {
+    if secrets.is_empty() || secrets.len() > MAX_FIELDS {
+        return Err(bad("fields"));
+    }
+    secrets
+        .into_iter()
+        .map(|(name, value)| {
+            if !is_field_name(&name) || value.is_empty() {
+                return Err(bad("fields"));
+            }
+            Ok(Field {
+                name: name.into(),
+                value: FieldValue::Secret(value),
+            })
+        })
+        .collect()
+}
+
+fn is_field_name(name: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=MAX_FIELD_NAME).contains(&name.len()) && name.bytes().all(legal)
+}
+
+pub(super) async fn revoke(
+    inner: &Inner,
+    session: &Session,
+    lease_id: &LeaseId,
+    reason: RevokeReason,
+) -> Answer<()> {
+    let encode = |proof: Option<wire::RequestProof<'_>>, body: &mut _| {
+        let message = RevokeRequest {
+            tenant_id: session.tenant.as_str(),
+            lease_id: lease_id.as_str(),
+            reason: reason.as_str(),
+            request_proof: proof,
+        };
+        wire::encode(&message, body)
+    };
+    let call = call(Rpc::Revoke, session, &encode);
+    inner.ask(call, |reply| revoked(lease_id, reply)).await
+}
+
+/// Only an answer that says so confirms a revocation.
+fn revoked(lease_id: &LeaseId, reply: &Reply) -> Result<(), AegisError> {
+    let answer: RevokeResponse = success(reply)?;
+    let Some(lease) = answer.lease else {
+        return match answer.already_terminal {
+            Some(true) => Ok(()),
+            Some(false) | None => Err(bad("lease")),
+        };
+    };
+    if lease
+        .lease_id
+        .as_deref()
+        .is_some_and(|id| id != lease_id.as_str())
+    {
+        return Err(bad("lease_id"));
+    }
+    match lease.state.as_deref() {
+        Some("revoked" | "expired") => Ok(()),
+        _ => Err(bad("state")),
+    }
+}
+
+fn call<'a>(rpc: Rpc, session: &'a Session, encode: &'a super::transport::Encode<'a>) -> Call<'a> {
+    Call {
+        rpc,
+        key: Some(&session.key),
+        token: Some(&session.token),
+        encode,
+    }
+}
+
+/// The server's clock, where it shows one: its points in time are seen from there.
+fn server_now(reply: &Reply) -> UnixTime {
+    reply.date.unwrap_or(reply.sent.unix)
+}

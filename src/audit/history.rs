@@ -1,0 +1,98 @@
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use super::wire::Line;
+use crate::broker::ports::{AuditAction, AuditOutcome, AuditRecord, OpenLease};
+use crate::model::{LeaseId, Principal, ProfileName};
+use crate::time::UnixTime;
+
+/// How long a lease can live at most, for records that do not say: the cap of the contract.
+const LONGEST_LEASE: Duration = Duration::from_hours(1);
+
+/// What earlier runs leave to a new one.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    leases: HashMap<LeaseId, OpenLease>,
+    principals: BTreeMap<ProfileName, Principal>,
+}
+
+impl History {
+    /// Takes in the next record.
+    pub(super) fn note(&mut self, line: &Line<AuditRecord>) {
+        let record = &line.content;
+        match record.action {
+            AuditAction::LeaseCreate | AuditAction::LeaseRedeem | AuditAction::Deliver => {
+                if record.outcome == AuditOutcome::Ok {
+                    self.open(line);
+                }
+            }
+            AuditAction::LeaseRevoke => {
+                if record.outcome == AuditOutcome::Ok
+                    && let Some(lease_id) = &record.lease_id
+                {
+                    self.leases.remove(lease_id);
+                }
+            }
+            AuditAction::Login => {
+                if record.outcome == AuditOutcome::Ok
+                    && let (Some(profile), Some(principal)) = (&record.profile, &record.principal)
+                {
+                    self.principals.insert(profile.clone(), principal.clone());
+                }
+            }
+            // Whatever the issuer said, the person meant it.
+            AuditAction::Logout => {
+                if let Some(profile) = &record.profile {
+                    self.principals.remove(profile);
+                }
+            }
+            AuditAction::Start
+            | AuditAction::Stop
+            | AuditAction::PolicyLoad
+            | AuditAction::KeyStoreChoice
+            | AuditAction::LoginBegin
+            | AuditAction::Lock
+            | AuditAction::Deny => {}
+        }
+    }
+
+    fn open(&mut self, line: &Line<AuditRecord>) {
+        let record = &line.content;
+        let Some(lease_id) = &record.lease_id else {
+            return;
+        };
+        let expires_at = record
+            .lease_expires_at
+            .unwrap_or_else(|| line.at.plus(LONGEST_LEASE));
+        let lease = self
+            .leases
+            .entry(lease_id.clone())
+            .or_insert_with(|| OpenLease {
+                lease_id: lease_id.clone(),
+                selector: None,
+                expires_at,
+            });
+        if let Some(selector) = &record.selector {
+            lease.selector = Some(selector.clone());
+        }
+        if let Some(expires_at) = record.lease_expires_at {
+            lease.expires_at = expires_at;
+        }
+    }
+
+    /// The leases still open at `now`, soonest end first, and the last principal of each profile.
+    pub(super) fn finish(
+        self,
+        now: UnixTime,
+    ) -> (Vec<OpenLease>, BTreeMap<ProfileName, Principal>) {
+        let mut leases: Vec<_> = self
+            .leases
+            .into_values()
+            .filter(|lease| now < lease.expires_at)
+            .collect();
+        leases.sort_unstable_by(|left, right| {
+            (left.expires_at, &left.lease_id).cmp(&(right.expires_at, &right.lease_id))
+        });
+        (leases, self.principals)
+    }
+}

@@ -1,0 +1,201 @@
+//! Leases that were ended here and that the issuer has not confirmed as ended. They are tried
+//! again, with backoff, as long as a session can do it and they could still be live (LC-5, LC-10).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::ports::RevokeReason;
+use crate::model::{LeaseId, Selector};
+use crate::time::{Now, Timestamp, UnixTime};
+
+/// The pause after the first failed try; doubles up to [`MAX_BACKOFF`].
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// The longest pause between two tries.
+const MAX_BACKOFF: Duration = Duration::from_mins(1);
+
+/// Unconfirmed revocations kept at most; past that the ones that end soonest are let run out.
+const MAX_KEPT: usize = 4096;
+
+/// One of them.
+#[derive(Debug)]
+struct Pending {
+    selector: Option<Selector>,
+    reason: RevokeReason,
+    ends_at: Timestamp,
+    next_try: Option<Timestamp>,
+    failures: u32,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Revocations {
+    pending: HashMap<LeaseId, Pending>,
+}
+
+impl Revocations {
+    /// A lease is to be revoked. The caller sends the first try, or leaves it to
+    /// [`resume`](Self::resume) where there is no session to do it with.
+    pub(super) fn add(
+        &mut self,
+        lease_id: LeaseId,
+        selector: Option<Selector>,
+        reason: RevokeReason,
+        ends_at: Timestamp,
+    ) {
+        if self.pending.len() >= MAX_KEPT
+            && let Some(soonest) = self
+                .pending
+                .iter()
+                .min_by_key(|(_, pending)| pending.ends_at)
+                .map(|(id, _)| id.clone())
+        {
+            self.pending.remove(&soonest);
+        }
+        self.pending.insert(
+            lease_id,
+            Pending {
+                selector,
+                reason,
+                ends_at,
+                next_try: None,
+                failures: 0,
+            },
+        );
+    }
+
+    /// The issuer has answered for good: nothing is left to do. Says for which selector.
+    pub(super) fn settled(&mut self, lease_id: &LeaseId) -> Option<Selector> {
+        self.pending.remove(lease_id)?.selector
+    }
+
+    /// The issuer has not answered: another try follows while a session lasts. Says for which
+    /// selector.
+    pub(super) fn failed(&mut self, lease_id: &LeaseId, now: Timestamp) -> Option<Selector> {
+        let pending = self.pending.get_mut(lease_id)?;
+        let factor = 1_u32.checked_shl(pending.failures).unwrap_or(u32::MAX);
+        pending.failures = pending.failures.saturating_add(1);
+        pending.next_try = Some(now.plus(FIRST_BACKOFF.saturating_mul(factor).min(MAX_BACKOFF)));
+        pending.selector.clone()
+    }
+
+    /// The issuer refuses: this session need not try again. Says for which selector.
+    pub(super) fn refused(&mut self, lease_id: &LeaseId) -> Option<Selector> {
+        let pending = self.pending.get_mut(lease_id)?;
+        pending.next_try = None;
+        pending.selector.clone()
+    }
+
+    /// The session that did the tries is gone: they wait for the next login.
+    pub(super) fn suspend(&mut self) {
+        for pending in self.pending.values_mut() {
+            pending.next_try = None;
+        }
+    }
+
+    /// What a new session should try at once.
+    pub(super) fn resume(&mut self, now: Timestamp) -> Vec<(LeaseId, RevokeReason)> {
+        self.drop_ended(now);
+        self.take(|_| true)
+    }
+
+    /// What is due for another try.
+    pub(super) fn due(&mut self, now: Timestamp) -> Vec<(LeaseId, RevokeReason)> {
+        self.drop_ended(now);
+        self.take(|pending| pending.next_try.is_some_and(|at| at <= now))
+    }
+
+    fn take(&mut self, wanted: impl Fn(&Pending) -> bool) -> Vec<(LeaseId, RevokeReason)> {
+        let mut due: Vec<_> = self
+            .pending
+            .iter_mut()
+            .filter(|(_, pending)| wanted(pending))
+            .map(|(id, pending)| {
+                pending.next_try = None;
+                (id.clone(), pending.reason)
+            })
+            .collect();
+        due.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        due
+    }
+
+    /// A lease that has run out needs no revocation.
+    fn drop_ended(&mut self, now: Timestamp) {
+        self.pending.retain(|_, pending| now < pending.ends_at);
+    }
+
+    /// How many are unconfirmed and could still be live.
+    pub(super) fn count(&self, now: Timestamp) -> usize {
+        self.pending
+            .values()
+            .filter(|pending| now < pending.ends_at)
+            .count()
+    }
+
+    /// When the next try is due.
+    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+        self.pending
+            .values()
+            .filter_map(|pending| pending.next_try)
+            .min()
+    }
+}
+
+/// The deadline of a lease that is known by its wall-clock end only.
+pub(super) fn deadline_of(ends_at: UnixTime, now: Now) -> Timestamp {
+    now.boot.plus(now.unix.until(ends_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> LeaseId {
+        LeaseId::parse(text).unwrap()
+    }
+
+    const START: Timestamp = Timestamp::from_millis(1_000);
+
+    fn after(seconds: u64) -> Timestamp {
+        START.plus(Duration::from_secs(seconds))
+    }
+
+    /// LC-5: tried again with growing pauses, until it is settled or has run out.
+    #[test]
+    fn failures_back_off_until_the_lease_has_run_out() {
+        let mut revocations = Revocations::default();
+        revocations.add(id("a"), None, RevokeReason::Logout, after(300));
+        assert_eq!(
+            revocations.next_deadline(),
+            None,
+            "the first try is on its way"
+        );
+        let mut now = START;
+        for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
+            revocations.failed(&id("a"), now);
+            let next = revocations.next_deadline().unwrap();
+            assert_eq!(now.until(next), Duration::from_secs(pause));
+            assert!(revocations.due(now).is_empty());
+            now = next;
+            assert_eq!(revocations.due(now), vec![(id("a"), RevokeReason::Logout)]);
+        }
+        assert!(revocations.due(after(300)).is_empty());
+        assert_eq!(revocations.count(after(300)), 0);
+    }
+
+    /// LC-10: what no session could do waits for the next one.
+    #[test]
+    fn parked_revocations_wait_for_a_session() {
+        let mut revocations = Revocations::default();
+        revocations.add(id("a"), None, RevokeReason::DeliveryUncertain, after(300));
+        revocations.add(id("b"), None, RevokeReason::DeliveryUncertain, after(10));
+        assert_eq!(revocations.next_deadline(), None);
+        assert_eq!(revocations.count(START), 2);
+        assert_eq!(
+            revocations.resume(after(20)),
+            vec![(id("a"), RevokeReason::DeliveryUncertain)]
+        );
+        revocations.settled(&id("a"));
+        assert_eq!(revocations.count(after(20)), 0);
+    }
+}

@@ -1,0 +1,980 @@
+//! The part of the state that serves credentials: the gate every request passes, and the life of
+//! a lease from creation to revocation.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::effect::Effect;
+use super::event::{CredentialRequest, LeaseRequest, Reply};
+use super::leases::{Delivery, Holder, Kind, Lease, LeaseKey, Live, Phase, Waiter, Wants};
+use super::login::Generation;
+use super::policy::Question;
+use super::ports::{
+    Answer, AuditAction, AuditOutcome, AuditRecord, CallTrace, Certainty, CreateLease,
+    CreatedLease, Disposition, Failure, RedeemedLease, RevokeReason, Session,
+};
+use super::session::{device_view, outcome_of, reason_word, refusal_of};
+use super::state::{Asker, State};
+use crate::model::{
+    Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, HolderClass, LeaseId,
+    LeaseState, Refusal, Scope, Selector,
+};
+use crate::time::Now;
+
+/// The shortest lease the issuer makes (`aegis.md` 13).
+const MIN_LEASE_TTL: Duration = Duration::from_secs(30);
+
+/// The longest lease the issuer makes (`aegis.md` 13).
+const MAX_LEASE_TTL: Duration = Duration::from_hours(1);
+
+/// Redemptions that may wait for one lease: more than a lease can have.
+const MAX_QUEUED_REDEMPTIONS: usize = 16;
+
+/// What a request that passed the gate may do.
+struct Passed {
+    rule: CleanText,
+    max_ttl: Option<Duration>,
+}
+
+/// What a caller wants of the gate.
+struct Wanted<'w> {
+    selector: &'w Selector,
+    actions: &'w [Action],
+    exposure: Exposure,
+}
+
+impl State {
+    /// `credential.get`: from memory, from a lease on its way, or from a new one.
+    pub(super) fn credential(
+        &mut self,
+        asker: &Asker,
+        request: CredentialRequest,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let wanted = Wanted {
+            selector: &request.selector,
+            actions: &[Action::Create, Action::Redeem],
+            exposure: Exposure::Reveal,
+        };
+        let Some(passed) = self.gate(asker, &wanted, effects) else {
+            return;
+        };
+        let waiter = Waiter {
+            ticket: asker.ticket,
+            connection: asker.connection,
+            peer: Arc::clone(&asker.peer),
+            class: request.holder,
+            min_valid_for: request.min_valid_for,
+            rule: passed.rule,
+            max_ttl: passed.max_ttl,
+            wants: Wants::Material,
+        };
+        if let Some((key, lease)) = self.leases.shared_mut(&request.selector)
+            && serves(lease, &waiter, now)
+        {
+            let ready = lease.live(now.boot).and_then(|live| live.material.clone());
+            match ready {
+                Some(material) => self.deliver(key, &waiter, &material, now, effects),
+                None => lease.waiters.push_back(waiter),
+            }
+            return;
+        }
+        let ttl = self
+            .targets
+            .get(&request.selector)
+            .map_or(MIN_LEASE_TTL, |target| target.ttl)
+            .max(request.min_valid_for);
+        let new = NewLease {
+            selector: request.selector,
+            ttl,
+            max_redemptions: 1,
+            purpose: request.reason,
+            kind: Kind::Shared,
+        };
+        self.make_lease(new, VecDeque::from([waiter]), now, effects);
+    }
+
+    /// `lease.create`: a lease of the caller's own, not redeemed yet.
+    pub(super) fn lease_create(
+        &mut self,
+        asker: &Asker,
+        request: LeaseRequest,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let wanted = Wanted {
+            selector: &request.selector,
+            actions: &[Action::Create],
+            exposure: Exposure::Use,
+        };
+        let Some(passed) = self.gate(asker, &wanted, effects) else {
+            return;
+        };
+        let waiter = Waiter {
+            ticket: asker.ticket,
+            connection: asker.connection,
+            peer: Arc::clone(&asker.peer),
+            class: request.holder,
+            min_valid_for: Duration::ZERO,
+            rule: passed.rule,
+            max_ttl: passed.max_ttl,
+            wants: Wants::Lease,
+        };
+        let target_ttl = self
+            .targets
+            .get(&request.selector)
+            .map_or(MIN_LEASE_TTL, |target| target.ttl);
+        let new = NewLease {
+            selector: request.selector,
+            ttl: request.ttl.unwrap_or(target_ttl),
+            max_redemptions: request.max_redemptions,
+            purpose: request.reason,
+            kind: Kind::Single,
+        };
+        self.make_lease(new, VecDeque::from([waiter]), now, effects);
+    }
+
+    /// `lease.redeem`: one redemption of a lease that `lease.create` made.
+    pub(super) fn lease_redeem(
+        &mut self,
+        asker: &Asker,
+        lease_id: &LeaseId,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(key) = self.leases.find(lease_id) else {
+            return self.not_found(asker, effects);
+        };
+        let Some(selector) = self.leases.get(key).map(|lease| lease.selector.clone()) else {
+            return self.not_found(asker, effects);
+        };
+        let wanted = Wanted {
+            selector: &selector,
+            actions: &[Action::Redeem],
+            exposure: Exposure::Reveal,
+        };
+        let Some(passed) = self.gate(asker, &wanted, effects) else {
+            return;
+        };
+        let Some(session) = self.session(now).map(Arc::clone) else {
+            return self.deny(
+                asker,
+                Some(&selector),
+                &passed.rule,
+                self.login_required(),
+                effects,
+            );
+        };
+        let redeem = Scope {
+            action: Action::Redeem,
+            selector: selector.clone(),
+        };
+        let Some(lease) = self.leases.get_mut(key) else {
+            return self.not_found(asker, effects);
+        };
+        let queued = u32::try_from(lease.waiters.len()).unwrap_or(u32::MAX);
+        let code = match &lease.phase {
+            Phase::Creating => Some(ErrorCode::LeaseNotFound),
+            Phase::Ended { state, .. } => Some(code_of_ended(*state)),
+            Phase::Live(live) if now.boot >= live.expires_at => Some(ErrorCode::LeaseExpired),
+            Phase::Live(_) if lease.used.saturating_add(queued) >= lease.max_redemptions => {
+                Some(ErrorCode::LeaseExhausted)
+            }
+            Phase::Live(_) if lease.waiters.len() >= MAX_QUEUED_REDEMPTIONS => {
+                Some(ErrorCode::RateLimited)
+            }
+            Phase::Live(_) if !session.grants(&redeem) => Some(ErrorCode::ScopeNotGranted),
+            Phase::Live(_) => None,
+        };
+        if let Some(code) = code {
+            return self.deny(asker, Some(&selector), &passed.rule, code.into(), effects);
+        }
+        let class = lease.class;
+        lease.waiters.push_back(Waiter {
+            ticket: asker.ticket,
+            connection: asker.connection,
+            peer: Arc::clone(&asker.peer),
+            class,
+            min_valid_for: Duration::ZERO,
+            rule: passed.rule,
+            max_ttl: passed.max_ttl,
+            wants: Wants::Material,
+        });
+        redeem_next(key, lease, &session, effects);
+    }
+
+    /// `lease.revoke`: the local copy goes first, then the issuer is told (LC-5).
+    pub(super) fn lease_revoke(
+        &mut self,
+        asker: &Asker,
+        lease_id: &LeaseId,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(key) = self.leases.find(lease_id) else {
+            return self.not_found(asker, effects);
+        };
+        let Some(selector) = self.leases.get(key).map(|lease| lease.selector.clone()) else {
+            return self.not_found(asker, effects);
+        };
+        let wanted = Wanted {
+            selector: &selector,
+            actions: &[Action::Revoke],
+            exposure: Exposure::Use,
+        };
+        let Some(passed) = self.gate(asker, &wanted, effects) else {
+            return;
+        };
+        let Some(lease) = self.leases.get(key) else {
+            return self.not_found(asker, effects);
+        };
+        let on_its_way = match &lease.phase {
+            Phase::Live(_) if lease.revocable => true,
+            Phase::Live(_) => {
+                let refusal = ErrorCode::ScopeNotGranted.into();
+                return self.deny(asker, Some(&selector), &passed.rule, refusal, effects);
+            }
+            Phase::Ended { state, .. } => *state == LeaseState::Revoking,
+            Phase::Creating => false,
+        };
+        if !on_its_way {
+            // Idempotent: what is over stays as it is.
+            return self.show_lease(asker.ticket, key, now, effects);
+        }
+        let session = self.session(now).map(Arc::clone);
+        let sending = matches!(
+            self.leases.get(key).map(|lease| &lease.phase),
+            Some(Phase::Live(_))
+        ) && self.revoke_live(
+            key,
+            RevokeReason::UserRequest,
+            session.as_ref(),
+            now,
+            effects,
+        );
+        if sending || self.revoke_tickets.contains_key(lease_id) {
+            self.revoke_tickets
+                .entry(lease_id.clone())
+                .or_default()
+                .push((asker.ticket, asker.connection));
+        } else {
+            self.show_lease(asker.ticket, key, now, effects);
+        }
+    }
+
+    /// Locked, known, allowed: in this order, each no with its record. The session comes later,
+    /// since what is in memory does not need one.
+    fn gate(
+        &mut self,
+        asker: &Asker,
+        wanted: &Wanted<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Passed> {
+        if self.login.is_locked() {
+            let rule = CleanText::new("locked", 16);
+            self.deny(
+                asker,
+                Some(wanted.selector),
+                &rule,
+                ErrorCode::Locked.into(),
+                effects,
+            );
+            return None;
+        }
+        if !self.targets.contains_key(wanted.selector) {
+            let rule = CleanText::new("catalogue", 16);
+            let refusal = ErrorCode::TargetUnknown.into();
+            self.deny(asker, Some(wanted.selector), &rule, refusal, effects);
+            return None;
+        }
+        let decision = self.policy.decide(Question {
+            peer: &asker.peer,
+            selector: wanted.selector,
+            actions: wanted.actions,
+            exposure: wanted.exposure,
+        });
+        let code = match decision.effect {
+            PolicyEffect::Allow => {
+                return Some(Passed {
+                    rule: decision.rule,
+                    max_ttl: decision.max_ttl,
+                });
+            }
+            PolicyEffect::Ask => ErrorCode::ApprovalUnavailable,
+            PolicyEffect::Deny => ErrorCode::PolicyDenied,
+        };
+        self.deny(
+            asker,
+            Some(wanted.selector),
+            &decision.rule,
+            code.into(),
+            effects,
+        );
+        None
+    }
+
+    /// A no that left no call: recorded, then said.
+    fn deny(
+        &mut self,
+        asker: &Asker,
+        selector: Option<&Selector>,
+        rule: &CleanText,
+        refusal: Refusal,
+        effects: &mut Vec<Effect>,
+    ) {
+        effects.push(Effect::Audit(Box::new(AuditRecord {
+            peer: Some(Arc::clone(&asker.peer)),
+            selector: selector.cloned(),
+            rule: Some(rule.clone()),
+            reason: Some(CleanText::new(refusal.code.as_str(), 64)),
+            ..self.record(AuditAction::Deny, AuditOutcome::Denied)
+        })));
+        self.refuse(asker.ticket, refusal, effects);
+    }
+
+    fn not_found(&mut self, asker: &Asker, effects: &mut Vec<Effect>) {
+        let rule = CleanText::new("handle", 16);
+        self.deny(asker, None, &rule, ErrorCode::LeaseNotFound.into(), effects);
+    }
+
+    /// With the login that is already running, where one is (design §6).
+    fn login_required(&self) -> Refusal {
+        let login = match &self.login {
+            super::login::Login::AwaitingApproval { authorization, .. } => {
+                Some(Box::new(device_view(authorization)))
+            }
+            super::login::Login::LoggedOut
+            | super::login::Login::Locked
+            | super::login::Login::Beginning { .. }
+            | super::login::Login::LoggedIn(_) => None,
+        };
+        Refusal {
+            login,
+            ..Refusal::new(ErrorCode::LoginRequired)
+        }
+    }
+
+    /// Asks the issuer for a lease on behalf of `waiters`, or says why not.
+    fn make_lease(
+        &mut self,
+        new: NewLease,
+        waiters: VecDeque<Waiter>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.check_new(&new, &waiters, now) {
+            Ok((session, ttl)) => {
+                let revocable = session.grants(&Scope {
+                    action: Action::Revoke,
+                    selector: new.selector.clone(),
+                });
+                let class = waiters
+                    .front()
+                    .map_or(HolderClass::None, |waiter| waiter.class);
+                let lease = Lease {
+                    selector: new.selector.clone(),
+                    ttl,
+                    kind: new.kind,
+                    revocable,
+                    class,
+                    max_redemptions: new.max_redemptions,
+                    used: 0,
+                    phase: Phase::Creating,
+                    waiters,
+                    holders: BTreeSet::new(),
+                    pinned: false,
+                };
+                let key = self.leases.insert(lease);
+                effects.push(Effect::CreateLease {
+                    lease: key,
+                    generation: self.generation,
+                    session,
+                    request: CreateLease {
+                        selector: new.selector,
+                        ttl,
+                        max_redemptions: new.max_redemptions,
+                        purpose: new.purpose,
+                    },
+                });
+            }
+            Err(refusal) => {
+                for waiter in waiters {
+                    self.deny(
+                        &waiter.asker(),
+                        Some(&new.selector),
+                        &waiter.rule,
+                        refusal.clone(),
+                        effects,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Session, grants, room, and a lifetime that everybody's limits allow.
+    fn check_new(
+        &self,
+        new: &NewLease,
+        waiters: &VecDeque<Waiter>,
+        now: Now,
+    ) -> Result<(Arc<Session>, Duration), Refusal> {
+        let session = self.session(now).ok_or_else(|| self.login_required())?;
+        let needed: &[Action] = if new.kind.is_shared() {
+            &[Action::Create, Action::Redeem]
+        } else {
+            &[Action::Create]
+        };
+        for action in needed {
+            let scope = Scope {
+                action: *action,
+                selector: new.selector.clone(),
+            };
+            if !session.grants(&scope) {
+                return Err(ErrorCode::ScopeNotGranted.into());
+            }
+        }
+        if self.leases.is_full() {
+            return Err(ErrorCode::RateLimited.into());
+        }
+        // `renew = "login"`: a lease never outlives its token. Whole seconds, rounded down.
+        let token_left = now.boot.until(session.expires_at);
+        if token_left < MIN_LEASE_TTL {
+            return Err(self.login_required());
+        }
+        let allowed = waiters
+            .iter()
+            .filter_map(|waiter| waiter.max_ttl)
+            .fold(MAX_LEASE_TTL, Duration::min);
+        let ttl = new.ttl.min(allowed).min(token_left);
+        let ttl = Duration::from_secs(ttl.as_secs());
+        let needs = waiters
+            .iter()
+            .map(|waiter| waiter.min_valid_for)
+            .fold(MIN_LEASE_TTL, Duration::max);
+        if ttl < needs {
+            return Err(Refusal::new(ErrorCode::InvalidRequest)
+                .with_reason("min_valid_for_too_long")
+                .with_message("no lease can stay valid for as long as asked")
+                .with_fix("ask for a shorter min_valid_for_s, or log in again for a fresh token"));
+        }
+        Ok((Arc::clone(session), ttl))
+    }
+
+    pub(super) fn lease_create_answered(
+        &mut self,
+        key: LeaseKey,
+        generation: Generation,
+        answer: Answer<CreatedLease>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(lease) = self.leases.get_mut(key) else {
+            return;
+        };
+        if !matches!(lease.phase, Phase::Creating) {
+            return;
+        }
+        match answer.outcome {
+            Ok(created) => {
+                let selector = lease.selector.clone();
+                lease.max_redemptions = created.max_redemptions;
+                effects.push(Effect::Audit(Box::new(AuditRecord {
+                    lease_id: Some(created.lease_id.clone()),
+                    lease_expires_at: Some(created.expires_at_unix),
+                    ..self.lease_record(
+                        key,
+                        AuditAction::LeaseCreate,
+                        AuditOutcome::Ok,
+                        &answer.trace,
+                    )
+                })));
+                self.leases.made(
+                    key,
+                    Live {
+                        lease_id: created.lease_id,
+                        expires_at: created.expires_at,
+                        expires_at_unix: created.expires_at_unix,
+                        redeeming: false,
+                        material: None,
+                    },
+                );
+                if generation == self.generation {
+                    self.lease_made(key, &selector, now, effects);
+                } else {
+                    self.lease_came_late(key, now, effects);
+                }
+            }
+            Err(failure) => {
+                effects.push(Effect::Audit(Box::new(AuditRecord {
+                    reason: Some(reason_word(&failure)),
+                    ..self.lease_record(
+                        key,
+                        AuditAction::LeaseCreate,
+                        outcome_of(&failure),
+                        &answer.trace,
+                    )
+                })));
+                let waiters = self
+                    .leases
+                    .remove_unmade(key)
+                    .map(|lease| lease.waiters)
+                    .unwrap_or_default();
+                self.ending_settled(key, true);
+                self.fail_waiters(waiters, &failure, &answer.trace, effects);
+                self.session_after(&failure, now, effects);
+            }
+        }
+    }
+
+    /// A lease of the current login is there: hand it out, redeem it, or give it back.
+    fn lease_made(
+        &mut self,
+        key: LeaseKey,
+        selector: &Selector,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let session = self.session(now).map(Arc::clone);
+        let Some(lease) = self.leases.get_mut(key) else {
+            return;
+        };
+        if lease.waiters.is_empty() {
+            // Everybody hung up meanwhile: no orphans (LC-8).
+            self.revoke_live(key, RevokeReason::Released, session.as_ref(), now, effects);
+            return;
+        }
+        if lease.kind.is_shared() {
+            match &session {
+                Some(session) => redeem_next(key, lease, session, effects),
+                None => {
+                    self.revoke_live(key, RevokeReason::Released, None, now, effects);
+                }
+            }
+            return;
+        }
+        let Some(waiter) = lease.waiters.pop_front() else {
+            return;
+        };
+        tracing::debug!(selector = selector.short(), "lease made");
+        self.hold(key, &waiter, effects);
+        self.show_lease(waiter.ticket, key, now, effects);
+    }
+
+    /// A lease of an earlier login: nobody gets it, the issuer is told (LC-8).
+    fn lease_came_late(&mut self, key: LeaseKey, now: Now, effects: &mut Vec<Effect>) {
+        let code = if self.login.is_locked() {
+            ErrorCode::Locked
+        } else {
+            ErrorCode::LoginRequired
+        };
+        let waiters = self
+            .leases
+            .get_mut(key)
+            .map(|lease| std::mem::take(&mut lease.waiters))
+            .unwrap_or_default();
+        for waiter in waiters {
+            self.refuse(waiter.ticket, code.into(), effects);
+        }
+        let session = self
+            .ending_session()
+            .or_else(|| self.session(now).map(Arc::clone));
+        if !self.revoke_live(key, RevokeReason::Logout, session.as_ref(), now, effects) {
+            self.ending_settled(key, false);
+        }
+    }
+
+    pub(super) fn lease_redeem_answered(
+        &mut self,
+        key: LeaseKey,
+        answer: Answer<RedeemedLease>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        match answer.outcome {
+            Ok(redeemed) => {
+                effects.push(Effect::Audit(Box::new(self.lease_record(
+                    key,
+                    AuditAction::LeaseRedeem,
+                    AuditOutcome::Ok,
+                    &answer.trace,
+                ))));
+                self.redeemed(key, redeemed, now, effects);
+            }
+            Err(failure) => {
+                effects.push(Effect::Audit(Box::new(AuditRecord {
+                    reason: Some(reason_word(&failure)),
+                    ..self.lease_record(
+                        key,
+                        AuditAction::LeaseRedeem,
+                        outcome_of(&failure),
+                        &answer.trace,
+                    )
+                })));
+                self.redeem_failed(key, &failure, &answer.trace, now, effects);
+                self.session_after(&failure, now, effects);
+            }
+        }
+    }
+
+    fn redeemed(
+        &mut self,
+        key: LeaseKey,
+        redeemed: RedeemedLease,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let session = self.session(now).map(Arc::clone);
+        let Some(lease) = self.leases.get_mut(key) else {
+            return;
+        };
+        lease.used = lease.used.saturating_add(1).max(redeemed.redemptions_used);
+        let Phase::Live(live) = &mut lease.phase else {
+            // Revoked, expired or logged out meanwhile: the material is dropped here (LC-8).
+            return;
+        };
+        live.redeeming = false;
+        // The table keeps the lease until its own end; material that ends earlier is not served
+        // past that (`serves`, `deliver`).
+        let material_ends_at = redeemed.expires_at.min(live.expires_at);
+        let material = Arc::new(redeemed.material);
+        if lease.kind.is_shared() {
+            live.material = Some(Arc::clone(&material));
+            let waiters = std::mem::take(&mut lease.waiters);
+            self.leases.shorten(key, material_ends_at);
+            if waiters.is_empty() {
+                self.revoke_live(key, RevokeReason::Released, session.as_ref(), now, effects);
+                return;
+            }
+            for waiter in waiters {
+                self.deliver(key, &waiter, &material, now, effects);
+            }
+            return;
+        }
+        if let Some(waiter) = lease.waiters.pop_front() {
+            if now.boot < material_ends_at {
+                self.deliver(key, &waiter, &material, now, effects);
+            } else {
+                self.refuse(waiter.ticket, ErrorCode::LeaseExpired.into(), effects);
+            }
+        }
+        let next = self
+            .leases
+            .get_mut(key)
+            .filter(|lease| !lease.waiters.is_empty());
+        if let (Some(lease), Some(session)) = (next, &session) {
+            redeem_next(key, lease, session, effects);
+        }
+        self.release_if_abandoned(key, now, effects);
+    }
+
+    fn redeem_failed(
+        &mut self,
+        key: LeaseKey,
+        failure: &Failure,
+        trace: &CallTrace,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let session = self.session(now).map(Arc::clone);
+        let Some(lease) = self.leases.get_mut(key) else {
+            return;
+        };
+        let Phase::Live(live) = &mut lease.phase else {
+            return;
+        };
+        live.redeeming = false;
+        let waiters = std::mem::take(&mut lease.waiters);
+        let replace = lease.kind == Kind::Shared && failure.certainty == Certainty::Unknown;
+        let new = NewLease {
+            selector: lease.selector.clone(),
+            ttl: lease.ttl,
+            max_redemptions: lease.max_redemptions,
+            purpose: None,
+            kind: Kind::Replacement,
+        };
+        // Whether it was counted or not, this lease is of no more use.
+        let reason = match failure.certainty {
+            Certainty::Unknown => RevokeReason::DeliveryUncertain,
+            Certainty::NotDone => RevokeReason::Released,
+        };
+        self.revoke_live(key, reason, session.as_ref(), now, effects);
+        if replace && !waiters.is_empty() && session.is_some() {
+            self.make_lease(new, waiters, now, effects);
+        } else {
+            self.fail_waiters(waiters, failure, trace, effects);
+        }
+    }
+
+    pub(super) fn lease_revoke_answered(
+        &mut self,
+        lease_id: &LeaseId,
+        reason: RevokeReason,
+        answer: Answer<()>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let key = self.leases.find(lease_id);
+        let (outcome, word, confirmed) = match &answer.outcome {
+            Ok(()) => (AuditOutcome::Ok, CleanText::new(reason.as_str(), 64), true),
+            Err(failure) => (outcome_of(failure), reason_word(failure), false),
+        };
+        let selector = match &answer.outcome {
+            Ok(()) => self.revocations.settled(lease_id),
+            // Nothing of that name is live there.
+            Err(failure) if failure.code == ErrorCode::LeaseNotFound => {
+                self.revocations.settled(lease_id)
+            }
+            // Asking again with this session does not help; the next login tries once more.
+            Err(failure) if failure.disposition == Disposition::Terminal => {
+                self.revocations.refused(lease_id)
+            }
+            Err(_) => self.revocations.failed(lease_id, now.boot),
+        };
+        effects.push(Effect::Audit(Box::new(AuditRecord {
+            selector,
+            lease_id: Some(lease_id.clone()),
+            reason: Some(word),
+            trace: answer.trace,
+            ..self.record(AuditAction::LeaseRevoke, outcome)
+        })));
+        if confirmed {
+            self.leases.confirm_ended(lease_id, LeaseState::Revoked);
+        }
+        if let Some(key) = key {
+            self.ending_settled(key, confirmed);
+        }
+        for (ticket, _) in self.revoke_tickets.remove(lease_id).unwrap_or_default() {
+            match key {
+                Some(key) => self.show_lease(ticket, key, now, effects),
+                None => self.refuse(ticket, ErrorCode::LeaseNotFound.into(), effects),
+            }
+        }
+    }
+
+    /// Material to one caller: the record, then the reply. Not past its end, and only if it stays
+    /// valid for as long as the caller said.
+    fn deliver(
+        &mut self,
+        key: LeaseKey,
+        waiter: &Waiter,
+        material: &Arc<crate::model::Material>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(lease) = self.leases.get(key) else {
+            return self.refuse(waiter.ticket, ErrorCode::LeaseNotFound.into(), effects);
+        };
+        let valid = lease
+            .live(now.boot)
+            .is_some_and(|live| now.boot.until(live.expires_at) >= waiter.min_valid_for);
+        let Some(view) = lease.view(now.boot).filter(|_| valid) else {
+            let refusal = ErrorCode::LeaseExpired.into();
+            return self.deny(&waiter.asker(), None, &waiter.rule, refusal, effects);
+        };
+        effects.push(Effect::Audit(Box::new(AuditRecord {
+            peer: Some(Arc::clone(&waiter.peer)),
+            selector: Some(view.selector.clone()),
+            lease_id: Some(view.lease_id.clone()),
+            exposure: Some(Exposure::Reveal),
+            rule: Some(waiter.rule.clone()),
+            ..self.record(AuditAction::Deliver, AuditOutcome::Ok)
+        })));
+        self.hold(key, waiter, effects);
+        self.reply(
+            waiter.ticket,
+            Reply::Delivered(Delivery {
+                lease: view,
+                material: Arc::clone(material),
+            }),
+            effects,
+        );
+    }
+
+    fn hold(&mut self, key: LeaseKey, waiter: &Waiter, effects: &mut Vec<Effect>) {
+        if let Some(lease) = self.leases.get_mut(key) {
+            lease.hold_for(waiter);
+        }
+        if waiter.class == HolderClass::Client {
+            effects.push(Effect::WatchProcess {
+                process: waiter.peer.process,
+            });
+        }
+    }
+
+    fn show_lease(
+        &mut self,
+        ticket: super::event::Ticket,
+        key: LeaseKey,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.leases.get(key).and_then(|lease| lease.view(now.boot)) {
+            Some(view) => self.reply(ticket, Reply::Lease(Box::new(view)), effects),
+            None => self.refuse(ticket, ErrorCode::LeaseNotFound.into(), effects),
+        }
+    }
+
+    fn fail_waiters(
+        &mut self,
+        waiters: VecDeque<Waiter>,
+        failure: &Failure,
+        trace: &CallTrace,
+        effects: &mut Vec<Effect>,
+    ) {
+        let refusal = refusal_of(failure, trace);
+        for waiter in waiters {
+            self.refuse(waiter.ticket, refusal.clone(), effects);
+        }
+    }
+
+    /// What a failed call means for the session.
+    fn session_after(&mut self, failure: &Failure, now: Now, effects: &mut Vec<Effect>) {
+        match failure.disposition {
+            Disposition::Reauthenticate | Disposition::Compromised => {
+                self.session_lost(now, &reason_word(failure), effects);
+            }
+            Disposition::Wait(_)
+            | Disposition::Retry(_)
+            | Disposition::Terminal
+            | Disposition::Fault => {}
+        }
+    }
+
+    /// Leases whose last holder is gone are given back (LC-7).
+    pub(super) fn holder_gone(&mut self, holder: Holder, now: Now, effects: &mut Vec<Effect>) {
+        let session = self.session(now).map(Arc::clone);
+        for key in self.leases.release(holder) {
+            self.revoke_live(
+                key,
+                RevokeReason::HolderExited,
+                session.as_ref(),
+                now,
+                effects,
+            );
+        }
+    }
+
+    fn release_if_abandoned(&mut self, key: LeaseKey, now: Now, effects: &mut Vec<Effect>) {
+        let abandoned = self.leases.get(key).is_some_and(|lease| {
+            lease.holders.is_empty() && !lease.pinned && lease.waiters.is_empty()
+        });
+        if abandoned {
+            let session = self.session(now).map(Arc::clone);
+            self.revoke_live(
+                key,
+                RevokeReason::HolderExited,
+                session.as_ref(),
+                now,
+                effects,
+            );
+        }
+    }
+
+    pub(super) fn purge_leases(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        for (_, waiters) in self.leases.purge(now.boot) {
+            for waiter in waiters {
+                self.refuse(waiter.ticket, ErrorCode::LeaseExpired.into(), effects);
+            }
+        }
+    }
+
+    pub(super) fn retry_revocations(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some(session) = self.session(now).map(Arc::clone) else {
+            return;
+        };
+        for (lease_id, reason) in self.revocations.due(now.boot) {
+            effects.push(Effect::RevokeLease {
+                session: Arc::clone(&session),
+                lease_id,
+                reason,
+            });
+        }
+    }
+
+    /// A record about a lease of ours.
+    fn lease_record(
+        &self,
+        key: LeaseKey,
+        action: AuditAction,
+        outcome: AuditOutcome,
+        trace: &CallTrace,
+    ) -> AuditRecord {
+        let lease = self.leases.get(key);
+        let lease_id = lease.and_then(|lease| match &lease.phase {
+            Phase::Creating => None,
+            Phase::Live(live) => Some(live.lease_id.clone()),
+            Phase::Ended { lease_id, .. } => Some(lease_id.clone()),
+        });
+        let first = lease.and_then(|lease| lease.waiters.front());
+        AuditRecord {
+            peer: first.map(|waiter| Arc::clone(&waiter.peer)),
+            rule: first.map(|waiter| waiter.rule.clone()),
+            selector: lease.map(|lease| lease.selector.clone()),
+            lease_id,
+            trace: trace.clone(),
+            ..self.record(action, outcome)
+        }
+    }
+}
+
+impl Waiter {
+    fn asker(&self) -> Asker {
+        Asker {
+            ticket: self.ticket,
+            connection: self.connection,
+            peer: Arc::clone(&self.peer),
+        }
+    }
+}
+
+/// A lease about to be asked for.
+struct NewLease {
+    selector: Selector,
+    ttl: Duration,
+    max_redemptions: u32,
+    purpose: Option<CleanText>,
+    kind: Kind,
+}
+
+/// Whether a shared lease will do for this caller: within its rule's lifetime, and valid for as
+/// long as it needs. One that is still on its way is judged by what was asked for.
+fn serves(lease: &Lease, waiter: &Waiter, now: Now) -> bool {
+    let short_enough = waiter.max_ttl.is_none_or(|max_ttl| lease.ttl <= max_ttl);
+    let long_enough = match &lease.phase {
+        Phase::Creating => lease.ttl >= waiter.min_valid_for,
+        Phase::Live(live) => {
+            now.boot < live.expires_at && now.boot.until(live.expires_at) >= waiter.min_valid_for
+        }
+        Phase::Ended { .. } => false,
+    };
+    short_enough && long_enough
+}
+
+/// Sends the next redemption, one at a time for each lease.
+fn redeem_next(
+    key: LeaseKey,
+    lease: &mut Lease,
+    session: &Arc<Session>,
+    effects: &mut Vec<Effect>,
+) {
+    if let Phase::Live(live) = &mut lease.phase
+        && !live.redeeming
+    {
+        live.redeeming = true;
+        effects.push(Effect::RedeemLease {
+            lease: key,
+            session: Arc::clone(session),
+            lease_id: live.lease_id.clone(),
+        });
+    }
+}
+
+const fn code_of_ended(state: LeaseState) -> ErrorCode {
+    match state {
+        LeaseState::Expired => ErrorCode::LeaseExpired,
+        LeaseState::Exhausted => ErrorCode::LeaseExhausted,
+        LeaseState::Revoking | LeaseState::Revoked | LeaseState::Active => ErrorCode::LeaseRevoked,
+    }
+}

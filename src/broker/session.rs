@@ -1,0 +1,580 @@
+//! The part of the state that logs in and out: one device flow that everybody joins, one session,
+//! and the way both end.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::effect::Effect;
+use super::event::{EndedView, Reply, Ticket};
+use super::leases::{LeaseKey, Phase};
+use super::login::{Generation, Login, Poll, PollResult};
+use super::ports::{
+    Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CallTrace,
+    DeviceAuthorization, DeviceExchange, Disposition, Failure, RevokeReason, Session,
+};
+use super::state::State;
+use crate::model::{CleanText, DeviceView, ErrorCode, LeaseState, Refusal};
+use crate::time::{Now, Timestamp};
+
+/// How long logout and lock wait for the issuer to confirm revocations (OA-16, HY-7).
+const END_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long the daemon's stop waits for them.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// A session whose leases are being revoked. Holds token and key no longer than that takes.
+#[derive(Debug)]
+pub(super) struct Ending {
+    session: Option<Arc<Session>>,
+    until: Timestamp,
+    tickets: Vec<Ticket>,
+    outstanding: HashSet<LeaseKey>,
+    revoked: usize,
+    unconfirmed: usize,
+    then_stop: bool,
+}
+
+impl Ending {
+    /// When it is over, whether confirmed or not.
+    pub(super) const fn deadline(&self) -> Timestamp {
+        self.until
+    }
+}
+
+impl State {
+    /// The session, while its token lives.
+    pub(super) fn session(&self, now: Now) -> Option<&Arc<Session>> {
+        self.login
+            .session()
+            .filter(|session| now.boot < session.expires_at)
+    }
+
+    pub(super) fn login_begin(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
+        if self.session(now).is_some() {
+            return self.show_login(ticket, now, effects);
+        }
+        match &mut self.login {
+            Login::Beginning { begin, .. } => begin.push(ticket),
+            Login::AwaitingApproval { .. } => self.show_login(ticket, now, effects),
+            Login::LoggedOut | Login::Locked | Login::LoggedIn(_) => {
+                let scopes = self.wanted_scopes();
+                let locked = self.login.is_locked();
+                self.generation = self.generation.next();
+                self.login = Login::Beginning {
+                    begin: vec![ticket],
+                    wait: Vec::new(),
+                    locked,
+                };
+                effects.push(Effect::BeginDeviceAuthorization {
+                    generation: self.generation,
+                    request: BeginDeviceAuthorization {
+                        tenant: self.settings.tenant.clone(),
+                        scopes,
+                        token_ttl: self.settings.token_ttl,
+                        client_display_name: self.settings.client_display_name.clone(),
+                    },
+                });
+            }
+        }
+    }
+
+    pub(super) fn login_wait(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
+        if self.session(now).is_some() {
+            return self.show_login(ticket, now, effects);
+        }
+        match &mut self.login {
+            Login::Beginning { wait, .. } | Login::AwaitingApproval { wait, .. } => {
+                wait.push(ticket);
+            }
+            Login::LoggedOut | Login::Locked | Login::LoggedIn(_) => {
+                self.refuse(ticket, ErrorCode::LoginRequired.into(), effects);
+            }
+        }
+    }
+
+    pub(super) fn login_cancel(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
+        self.end_flow(ErrorCode::LoginCancelled, &CallTrace::default(), effects);
+        self.show_login(ticket, now, effects);
+    }
+
+    fn show_login(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
+        let view = Box::new(self.login_view(now));
+        self.reply(ticket, Reply::Login(view), effects);
+    }
+
+    pub(super) fn device_authorization_answered(
+        &mut self,
+        generation: Generation,
+        answer: Answer<DeviceAuthorization>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        if generation != self.generation {
+            return;
+        }
+        let Login::Beginning {
+            begin,
+            wait,
+            locked,
+        } = &mut self.login
+        else {
+            return;
+        };
+        let (begin, wait, locked) = (std::mem::take(begin), std::mem::take(wait), *locked);
+        match answer.outcome {
+            Ok(authorization) => {
+                self.login = Login::AwaitingApproval {
+                    poll: Poll::new(authorization.interval, authorization.expires_at, now.boot),
+                    authorization: Arc::new(authorization),
+                    wait,
+                    locked,
+                };
+                effects.push(Effect::Audit(Box::new(AuditRecord {
+                    trace: answer.trace,
+                    ..self.record(AuditAction::LoginBegin, AuditOutcome::Ok)
+                })));
+                for ticket in begin {
+                    self.show_login(ticket, now, effects);
+                }
+            }
+            Err(failure) => {
+                self.login = logged_out(locked);
+                effects.push(Effect::Audit(Box::new(AuditRecord {
+                    trace: answer.trace.clone(),
+                    reason: Some(reason_word(&failure)),
+                    ..self.record(AuditAction::LoginBegin, outcome_of(&failure))
+                })));
+                let refusal = refusal_of(&failure, &answer.trace);
+                for ticket in begin.into_iter().chain(wait) {
+                    self.refuse(ticket, refusal.clone(), effects);
+                }
+            }
+        }
+    }
+
+    pub(super) fn device_exchange_answered(
+        &mut self,
+        generation: Generation,
+        answer: Answer<DeviceExchange>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        if generation != self.generation {
+            return;
+        }
+        let Login::AwaitingApproval { poll, .. } = &mut self.login else {
+            return;
+        };
+        match answer.outcome {
+            Ok(DeviceExchange::Pending { interval }) => {
+                poll.answered(PollResult::Pending { interval }, now.boot);
+            }
+            Ok(DeviceExchange::SlowDown { interval }) => {
+                poll.answered(PollResult::SlowDown { interval }, now.boot);
+            }
+            Ok(DeviceExchange::AccessDenied) => {
+                self.end_flow(ErrorCode::AccessDenied, &answer.trace, effects);
+            }
+            Ok(DeviceExchange::ExpiredToken) => {
+                self.end_flow(ErrorCode::ExpiredToken, &answer.trace, effects);
+            }
+            Ok(DeviceExchange::Success(session)) => {
+                self.logged_in(*session, &answer.trace, now, effects);
+            }
+            Err(Failure {
+                disposition: Disposition::Wait(retry_after),
+                ..
+            }) => poll.answered(PollResult::Failed { retry_after }, now.boot),
+            Err(failure) => {
+                let refusal = refusal_of(&failure, &answer.trace);
+                let outcome = outcome_of(&failure);
+                let reason = reason_word(&failure);
+                self.end_flow_with(&refusal, outcome, reason, &answer.trace, effects);
+            }
+        }
+    }
+
+    fn logged_in(
+        &mut self,
+        session: Session,
+        trace: &CallTrace,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        // AP-11: another account than before is not taken over silently.
+        if self
+            .last_principal
+            .as_ref()
+            .is_some_and(|last| *last != session.principal)
+        {
+            return self.end_flow(ErrorCode::PrincipalChanged, trace, effects);
+        }
+        let Login::AwaitingApproval { wait, .. } = &mut self.login else {
+            return;
+        };
+        let wait = std::mem::take(wait);
+        self.last_principal = Some(session.principal.clone());
+        let session = Arc::new(session);
+        self.login = Login::LoggedIn(Arc::clone(&session));
+        effects.push(Effect::Audit(Box::new(AuditRecord {
+            trace: trace.clone(),
+            ..self.record(AuditAction::Login, AuditOutcome::Ok)
+        })));
+        for ticket in wait {
+            self.show_login(ticket, now, effects);
+        }
+        for (lease_id, reason) in self.revocations.resume(now.boot) {
+            effects.push(Effect::RevokeLease {
+                session: Arc::clone(&session),
+                lease_id,
+                reason,
+            });
+        }
+    }
+
+    /// Ends the flow that runs, if one does, with one of our own codes.
+    fn end_flow(&mut self, code: ErrorCode, trace: &CallTrace, effects: &mut Vec<Effect>) {
+        let reason = CleanText::new(code.as_str(), 64);
+        self.end_flow_with(&code.into(), AuditOutcome::Denied, reason, trace, effects);
+    }
+
+    fn end_flow_with(
+        &mut self,
+        refusal: &Refusal,
+        outcome: AuditOutcome,
+        reason: CleanText,
+        trace: &CallTrace,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (waiting, locked) = match &mut self.login {
+            Login::Beginning {
+                begin,
+                wait,
+                locked,
+            } => {
+                let mut waiting = std::mem::take(begin);
+                waiting.append(wait);
+                (waiting, *locked)
+            }
+            Login::AwaitingApproval { wait, locked, .. } => (std::mem::take(wait), *locked),
+            Login::LoggedOut | Login::Locked | Login::LoggedIn(_) => return,
+        };
+        self.login = logged_out(locked);
+        self.generation = self.generation.next();
+        effects.push(Effect::AbandonLogin);
+        effects.push(Effect::Audit(Box::new(AuditRecord {
+            reason: Some(reason),
+            trace: trace.clone(),
+            ..self.record(AuditAction::Login, outcome)
+        })));
+        for ticket in waiting {
+            self.refuse(ticket, refusal.clone(), effects);
+        }
+    }
+
+    pub(super) fn logout(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
+        let record = self.audit(AuditAction::Logout, AuditOutcome::Ok);
+        self.end_flow(ErrorCode::LoginCancelled, &CallTrace::default(), effects);
+        let locked = self.login.is_locked();
+        effects.push(record);
+        self.end_session(RevokeReason::Logout, ErrorCode::LoginRequired, now, effects);
+        self.login = logged_out(locked);
+        self.last_principal = None;
+        self.join_ending(ticket, effects);
+    }
+
+    pub(super) fn lock(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
+        let record = self.audit(AuditAction::Lock, AuditOutcome::Ok);
+        self.end_flow(ErrorCode::LoginCancelled, &CallTrace::default(), effects);
+        effects.push(record);
+        self.end_session(RevokeReason::Locked, ErrorCode::Locked, now, effects);
+        self.login = Login::Locked;
+        self.join_ending(ticket, effects);
+    }
+
+    pub(super) fn shutdown(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.stopping {
+            return;
+        }
+        self.end_flow(ErrorCode::ShuttingDown, &CallTrace::default(), effects);
+        self.end_session(
+            RevokeReason::Released,
+            ErrorCode::ShuttingDown,
+            now,
+            effects,
+        );
+        self.stopping = true;
+        let until = now.boot.plus(STOP_WITHIN);
+        let ending = self.ending.get_or_insert_with(|| Ending {
+            session: None,
+            until,
+            tickets: Vec::new(),
+            outstanding: HashSet::new(),
+            revoked: 0,
+            unconfirmed: 0,
+            then_stop: true,
+        });
+        ending.until = ending.until.min(until);
+        ending.then_stop = true;
+    }
+
+    /// The issuer says that the session is over, or that its key may be known to others.
+    pub(super) fn session_lost(&mut self, now: Now, reason: &CleanText, effects: &mut Vec<Effect>) {
+        if self.login.session().is_none() {
+            return;
+        }
+        effects.push(Effect::Audit(Box::new(AuditRecord {
+            reason: Some(reason.clone()),
+            ..self.record(AuditAction::Logout, AuditOutcome::Error)
+        })));
+        self.end_session(RevokeReason::Logout, ErrorCode::LoginRequired, now, effects);
+        self.login = Login::LoggedOut;
+    }
+
+    /// Ends every lease here, revokes them at the issuer with the session that goes, and answers
+    /// everybody who waited with `code`. The caller sets the login that follows.
+    fn end_session(
+        &mut self,
+        reason: RevokeReason,
+        code: ErrorCode,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.generation = self.generation.next();
+        let session = self.login.session().map(Arc::clone);
+        self.login = Login::LoggedOut;
+        let mut outstanding = HashSet::new();
+        let mut unconfirmed: usize = 0;
+        for key in self.leases.unended() {
+            self.leases.unshare(key);
+            let Some(lease) = self.leases.get_mut(key) else {
+                continue;
+            };
+            let waiters = std::mem::take(&mut lease.waiters);
+            match &lease.phase {
+                Phase::Creating => {
+                    // Its answer is recognised by its generation, and revoked then.
+                    outstanding.insert(key);
+                }
+                Phase::Live(_) => {
+                    if self.revoke_live(key, reason, session.as_ref(), now, effects) {
+                        outstanding.insert(key);
+                    } else {
+                        unconfirmed = unconfirmed.saturating_add(1);
+                    }
+                }
+                Phase::Ended { .. } => {}
+            }
+            for waiter in waiters {
+                self.refuse(waiter.ticket, code.into(), effects);
+            }
+        }
+        self.revocations.suspend();
+        match &mut self.ending {
+            Some(ending) => {
+                ending.outstanding.extend(outstanding);
+                ending.unconfirmed = ending.unconfirmed.saturating_add(unconfirmed);
+                if session.is_some() {
+                    ending.session = session;
+                    ending.until = now.boot.plus(END_WITHIN);
+                }
+            }
+            None => {
+                self.ending = Some(Ending {
+                    session,
+                    until: now.boot.plus(END_WITHIN),
+                    tickets: Vec::new(),
+                    outstanding,
+                    revoked: 0,
+                    unconfirmed,
+                    then_stop: false,
+                });
+            }
+        }
+    }
+
+    fn join_ending(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
+        match &mut self.ending {
+            Some(ending) => ending.tickets.push(ticket),
+            None => self.reply(
+                ticket,
+                Reply::Ended(EndedView {
+                    revoked: 0,
+                    unconfirmed: 0,
+                }),
+                effects,
+            ),
+        }
+    }
+
+    /// The session whose leases are being revoked right now.
+    pub(super) fn ending_session(&self) -> Option<Arc<Session>> {
+        self.ending.as_ref()?.session.as_ref().map(Arc::clone)
+    }
+
+    /// One lease of an ending session needs no more waiting.
+    pub(super) fn ending_settled(&mut self, key: LeaseKey, revoked: bool) {
+        if let Some(ending) = &mut self.ending
+            && ending.outstanding.remove(&key)
+        {
+            let count = if revoked {
+                &mut ending.revoked
+            } else {
+                &mut ending.unconfirmed
+            };
+            *count = count.saturating_add(1);
+        }
+    }
+
+    pub(super) fn ending_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let over = self
+            .ending
+            .as_ref()
+            .is_some_and(|ending| ending.outstanding.is_empty() || now.boot >= ending.until);
+        if !over {
+            return;
+        }
+        let Some(ending) = self.ending.take() else {
+            return;
+        };
+        let ended = EndedView {
+            revoked: ending.revoked,
+            unconfirmed: ending.unconfirmed.saturating_add(ending.outstanding.len()),
+        };
+        effects.push(Effect::DropConnections);
+        for ticket in ending.tickets {
+            self.reply(ticket, Reply::Ended(ended), effects);
+        }
+        if ending.then_stop {
+            effects.push(self.audit(AuditAction::Stop, AuditOutcome::Ok));
+            effects.push(Effect::Stop);
+        }
+    }
+
+    pub(super) fn login_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        match &mut self.login {
+            Login::AwaitingApproval {
+                authorization,
+                poll,
+                ..
+            } => {
+                if poll.is_expired(now.boot) {
+                    self.end_flow(ErrorCode::ExpiredToken, &CallTrace::default(), effects);
+                } else if poll.start_if_due(now.boot) {
+                    effects.push(Effect::ExchangeDeviceAuthorization {
+                        generation: self.generation,
+                        authorization: Arc::clone(authorization),
+                    });
+                }
+            }
+            Login::LoggedIn(session) if now.boot >= session.expires_at => {
+                // Leases never outlive their token here, so there is nothing left to revoke.
+                self.login = Login::LoggedOut;
+                self.generation = self.generation.next();
+                self.revocations.suspend();
+                effects.push(Effect::DropConnections);
+            }
+            Login::LoggedIn(_) | Login::LoggedOut | Login::Locked | Login::Beginning { .. } => {}
+        }
+    }
+
+    pub(super) fn login_deadline(&self) -> Option<Timestamp> {
+        match &self.login {
+            Login::AwaitingApproval { poll, .. } => Some(poll.deadline()),
+            Login::LoggedIn(session) => Some(session.expires_at),
+            Login::LoggedOut | Login::Locked | Login::Beginning { .. } => None,
+        }
+    }
+
+    /// Ends a live lease here and, where the session may, at the issuer. Says whether the
+    /// issuer is being told now.
+    pub(super) fn revoke_live(
+        &mut self,
+        key: LeaseKey,
+        reason: RevokeReason,
+        session: Option<&Arc<Session>>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(lease) = self.leases.get(key) else {
+            return false;
+        };
+        let Phase::Live(live) = &lease.phase else {
+            return false;
+        };
+        let (lease_id, ends_at) = (live.lease_id.clone(), live.expires_at);
+        let (selector, revocable) = (lease.selector.clone(), lease.revocable);
+        for waiter in self.leases.end(key, LeaseState::Revoking, now.boot) {
+            self.refuse(waiter.ticket, ErrorCode::LeaseRevoked.into(), effects);
+        }
+        if !revocable {
+            // Without the grant it can only run out; `status` says so.
+            return false;
+        }
+        self.revocations
+            .add(lease_id.clone(), Some(selector), reason, ends_at);
+        let Some(session) = session else {
+            return false;
+        };
+        effects.push(Effect::RevokeLease {
+            session: Arc::clone(session),
+            lease_id,
+            reason,
+        });
+        true
+    }
+}
+
+const fn logged_out(locked: bool) -> Login {
+    if locked {
+        Login::Locked
+    } else {
+        Login::LoggedOut
+    }
+}
+
+pub(super) fn device_view(authorization: &DeviceAuthorization) -> DeviceView {
+    DeviceView {
+        user_code: authorization.user_code.clone(),
+        verification_uri: authorization.verification_uri.clone(),
+        verification_uri_complete: authorization.verification_uri_complete.clone(),
+        expires_at: authorization.expires_at_unix,
+        scopes: authorization.request.scopes.clone(),
+    }
+}
+
+/// The word a record gives as reason: the issuer's where it gave one, else our code.
+pub(super) fn reason_word(failure: &Failure) -> CleanText {
+    failure
+        .reason
+        .clone()
+        .unwrap_or_else(|| CleanText::new(failure.code.as_str(), 64))
+}
+
+/// Whether somebody said no, or something broke.
+pub(super) fn outcome_of(failure: &Failure) -> AuditOutcome {
+    match failure.disposition {
+        Disposition::Terminal | Disposition::Reauthenticate | Disposition::Compromised => {
+            AuditOutcome::Denied
+        }
+        Disposition::Wait(_) | Disposition::Retry(_) | Disposition::Fault => AuditOutcome::Error,
+    }
+}
+
+/// What a caller hears about a failed call.
+pub(super) fn refusal_of(failure: &Failure, trace: &CallTrace) -> Refusal {
+    let retry_after = match failure.disposition {
+        Disposition::Wait(pause) | Disposition::Retry(pause) => pause,
+        Disposition::Reauthenticate
+        | Disposition::Compromised
+        | Disposition::Terminal
+        | Disposition::Fault => None,
+    };
+    Refusal {
+        reason_code: failure.reason.clone(),
+        retry_after,
+        request_id: trace.request_id.clone(),
+        ..Refusal::new(failure.code)
+    }
+}

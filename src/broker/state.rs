@@ -1,0 +1,359 @@
+//! The state and its one entrance, [`State::step`].
+//!
+//! Invariant: nothing here is `async`, reads a clock, draws a random number or does I/O.
+//! Invariant: what a generation started is recognised by it; a result of an older one is dropped
+//! and, where it made something at the issuer, revoked (LC-8).
+//! Invariant: expiry is compared with `now` at every use; timers only clean up (LC-2).
+//! Invariant: a reply that carries material follows its audit record in the same batch (AU-1).
+//!
+//! `session.rs` holds login and its end, `serve.rs` the life of leases.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::effect::Effect;
+use super::event::{ConnectionId, Event, Reply, Request, StatusView, TargetView, Ticket};
+use super::leases::{Holder, LeaseTable};
+use super::login::{Generation, Login};
+use super::policy::Policy;
+use super::ports::{AuditAction, AuditOutcome, AuditRecord, OpenLease};
+use super::revocations::{Revocations, deadline_of};
+use super::session::Ending;
+use crate::model::{
+    CleanText, ErrorCode, LeaseId, LoginPhase, LoginView, PeerFacts, Principal, ProfileName,
+    Refusal, Scope, Selector, Target, TenantId,
+};
+use crate::time::{Now, Timestamp};
+
+/// What the core must know of the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The configured profile.
+    pub profile: ProfileName,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// What the approval page calls us.
+    pub client_display_name: CleanText,
+    /// The lifetime asked for access tokens.
+    pub token_ttl: Duration,
+    /// The catalogue.
+    pub targets: Vec<Target>,
+    /// Where long-lived secrets rest, for `status`.
+    pub key_store: &'static str,
+}
+
+/// What earlier runs left behind, as the audit log tells.
+#[derive(Debug, Clone, Default)]
+pub struct Resumed {
+    /// Whose login the profile last had (AP-11).
+    pub principal: Option<Principal>,
+    /// Leases that were open when the last run ended (LC-10).
+    pub open_leases: Vec<OpenLease>,
+}
+
+/// Everything the core knows.
+#[derive(Debug)]
+pub struct State {
+    pub(super) settings: Settings,
+    pub(super) targets: HashMap<Selector, Target>,
+    pub(super) policy: Policy,
+    pub(super) peers: HashMap<ConnectionId, Arc<PeerFacts>>,
+    pub(super) generation: Generation,
+    pub(super) login: Login,
+    pub(super) last_principal: Option<Principal>,
+    pub(super) leases: LeaseTable,
+    pub(super) revocations: Revocations,
+    /// Who asked for a revocation and waits for the issuer's word.
+    pub(super) revoke_tickets: HashMap<LeaseId, Vec<(Ticket, ConnectionId)>>,
+    pub(super) ending: Option<Ending>,
+    pub(super) tickets: HashMap<Ticket, ConnectionId>,
+    pub(super) stopping: bool,
+}
+
+/// Who asks, as far as an answer and its record need it.
+#[derive(Debug, Clone)]
+pub(super) struct Asker {
+    pub(super) ticket: Ticket,
+    pub(super) connection: ConnectionId,
+    pub(super) peer: Arc<PeerFacts>,
+}
+
+impl State {
+    /// A core in which nobody is logged in.
+    pub fn new(settings: Settings, policy: Policy, resumed: Resumed, now: Now) -> Self {
+        let targets = settings
+            .targets
+            .iter()
+            .map(|target| (target.selector.clone(), target.clone()))
+            .collect();
+        let mut revocations = Revocations::default();
+        for open in resumed.open_leases {
+            revocations.add(
+                open.lease_id,
+                open.selector,
+                super::ports::RevokeReason::DeliveryUncertain,
+                deadline_of(open.expires_at, now),
+            );
+        }
+        Self {
+            settings,
+            targets,
+            policy,
+            peers: HashMap::new(),
+            generation: Generation::FIRST,
+            login: Login::LoggedOut,
+            last_principal: resumed.principal,
+            leases: LeaseTable::default(),
+            revocations,
+            revoke_tickets: HashMap::new(),
+            ending: None,
+            tickets: HashMap::new(),
+            stopping: false,
+        }
+    }
+
+    /// Takes note of one event and appends what follows from it to `effects`, in order.
+    pub fn step(&mut self, event: Event, now: Now, effects: &mut Vec<Effect>) {
+        match event {
+            Event::ConnectionOpened { connection, peer } => {
+                self.peers.insert(connection, peer);
+            }
+            Event::ConnectionClosed { connection } => {
+                self.connection_closed(connection, now, effects);
+            }
+            Event::ProcessExited { process } => {
+                self.holder_gone(Holder::Process(process), now, effects);
+            }
+            Event::Requested {
+                ticket,
+                connection,
+                profile,
+                request,
+            } => self.requested(ticket, connection, profile.as_ref(), request, now, effects),
+            Event::DeviceAuthorizationAnswered { generation, answer } => {
+                self.device_authorization_answered(generation, answer, now, effects);
+            }
+            Event::DeviceExchangeAnswered { generation, answer } => {
+                self.device_exchange_answered(generation, answer, now, effects);
+            }
+            Event::LeaseCreateAnswered {
+                lease,
+                generation,
+                answer,
+            } => self.lease_create_answered(lease, generation, answer, now, effects),
+            Event::LeaseRedeemAnswered { lease, answer } => {
+                self.lease_redeem_answered(lease, answer, now, effects);
+            }
+            Event::LeaseRevokeAnswered {
+                lease_id,
+                reason,
+                answer,
+            } => self.lease_revoke_answered(&lease_id, reason, answer, now, effects),
+            Event::PolicyReplaced { policy } => {
+                self.policy = policy;
+                effects.push(self.audit(AuditAction::PolicyLoad, AuditOutcome::Ok));
+            }
+            Event::TimerFired => {}
+            Event::ShutdownRequested => self.shutdown(now, effects),
+        }
+        self.look_at_the_clock(now, effects);
+    }
+
+    /// The records that open a run.
+    pub fn opening_records(&self) -> Vec<AuditRecord> {
+        let key_store = AuditRecord {
+            reason: Some(CleanText::new(self.settings.key_store, 32)),
+            ..self.record(AuditAction::KeyStoreChoice, AuditOutcome::Ok)
+        };
+        vec![
+            self.record(AuditAction::Start, AuditOutcome::Ok),
+            key_store,
+            self.record(AuditAction::PolicyLoad, AuditOutcome::Ok),
+        ]
+    }
+
+    /// When [`Event::TimerFired`] should come at the latest, if nothing else happens.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        [
+            self.login_deadline(),
+            self.leases.next_deadline(),
+            self.revocations.next_deadline(),
+            self.ending.as_ref().map(Ending::deadline),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn look_at_the_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.purge_leases(now, effects);
+        self.login_clock(now, effects);
+        self.retry_revocations(now, effects);
+        self.ending_clock(now, effects);
+    }
+
+    fn requested(
+        &mut self,
+        ticket: Ticket,
+        connection: ConnectionId,
+        profile: Option<&ProfileName>,
+        request: Request,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(peer) = self.peers.get(&connection).map(Arc::clone) else {
+            // The connection was closed while this was in the queue: nobody listens.
+            return;
+        };
+        self.tickets.insert(ticket, connection);
+        let asker = Asker {
+            ticket,
+            connection,
+            peer,
+        };
+        if self.stopping {
+            return self.refuse(ticket, ErrorCode::ShuttingDown.into(), effects);
+        }
+        if profile.is_some_and(|name| *name != self.settings.profile) {
+            return self.refuse(ticket, ErrorCode::ProfileUnknown.into(), effects);
+        }
+        match request {
+            Request::Status => {
+                let status = Box::new(self.status(now));
+                self.reply(ticket, Reply::Status(status), effects);
+            }
+            Request::LoginBegin => self.login_begin(ticket, now, effects),
+            Request::LoginWait => self.login_wait(ticket, now, effects),
+            Request::LoginCancel => self.login_cancel(ticket, now, effects),
+            Request::Logout => self.logout(ticket, now, effects),
+            Request::Lock => self.lock(ticket, now, effects),
+            Request::TargetList => {
+                let targets = self.target_views(now);
+                self.reply(ticket, Reply::Targets(targets), effects);
+            }
+            Request::Credential(request) => self.credential(&asker, request, now, effects),
+            Request::LeaseCreate(request) => self.lease_create(&asker, request, now, effects),
+            Request::LeaseRedeem { lease_id } => {
+                self.lease_redeem(&asker, &lease_id, now, effects);
+            }
+            Request::LeaseRevoke { lease_id } => {
+                self.lease_revoke(&asker, &lease_id, now, effects);
+            }
+            Request::LeaseList => {
+                let leases = self.leases.list(now);
+                self.reply(ticket, Reply::Leases(leases), effects);
+            }
+        }
+    }
+
+    fn connection_closed(&mut self, connection: ConnectionId, now: Now, effects: &mut Vec<Effect>) {
+        self.peers.remove(&connection);
+        self.tickets.retain(|_, on| *on != connection);
+        let tickets = &self.tickets;
+        self.login
+            .forget_ticket(&|ticket| !tickets.contains_key(&ticket));
+        self.leases.forget_waiters(connection);
+        for waiting in self.revoke_tickets.values_mut() {
+            waiting.retain(|(_, on)| *on != connection);
+        }
+        self.holder_gone(Holder::Connection(connection), now, effects);
+    }
+
+    /// How everything stands.
+    fn status(&self, now: Now) -> StatusView {
+        StatusView {
+            login: self.login_view(now),
+            live_leases: self.leases.live_count(now.boot),
+            unconfirmed_revocations: self.revocations.count(now.boot),
+            irrevocable_targets: self
+                .settings
+                .targets
+                .iter()
+                .filter(|target| !target.actions.contains(&crate::model::Action::Revoke))
+                .count(),
+            connections: self.peers.len(),
+            key_store: self.settings.key_store,
+            policy_rules: self.policy.len(),
+        }
+    }
+
+    fn target_views(&self, now: Now) -> Vec<TargetView> {
+        let session = self.session(now);
+        self.settings
+            .targets
+            .iter()
+            .map(|target| TargetView {
+                selector: target.selector.clone(),
+                description: target.description.clone(),
+                actions: target.actions.clone(),
+                granted: session
+                    .is_some_and(|session| target.scopes().all(|scope| session.grants(&scope))),
+            })
+            .collect()
+    }
+
+    pub(super) fn login_view(&self, now: Now) -> LoginView {
+        let phase = match &self.login {
+            Login::AwaitingApproval { authorization, .. } => {
+                LoginPhase::AwaitingApproval(super::session::device_view(authorization))
+            }
+            Login::LoggedIn(session) if now.boot < session.expires_at => LoginPhase::LoggedIn {
+                principal: session.principal.clone(),
+                token_expires_at: session.expires_at_unix,
+                scopes: session.scopes.clone(),
+                binding_checked: session.binding_checked,
+            },
+            login if login.is_locked() => LoginPhase::Locked,
+            Login::LoggedOut | Login::Locked | Login::Beginning { .. } | Login::LoggedIn(_) => {
+                LoginPhase::LoggedOut
+            }
+        };
+        LoginView {
+            profile: self.settings.profile.clone(),
+            phase,
+        }
+    }
+
+    /// Every scope that the catalogue needs.
+    pub(super) fn wanted_scopes(&self) -> Vec<Scope> {
+        self.settings
+            .targets
+            .iter()
+            .flat_map(Target::scopes)
+            .collect()
+    }
+
+    pub(super) fn reply(&mut self, ticket: Ticket, reply: Reply, effects: &mut Vec<Effect>) {
+        if self.tickets.remove(&ticket).is_some() {
+            effects.push(Effect::Reply {
+                ticket,
+                answer: Ok(reply),
+            });
+        }
+    }
+
+    pub(super) fn refuse(&mut self, ticket: Ticket, refusal: Refusal, effects: &mut Vec<Effect>) {
+        if self.tickets.remove(&ticket).is_some() {
+            effects.push(Effect::Reply {
+                ticket,
+                answer: Err(refusal),
+            });
+        }
+    }
+
+    /// A record about the profile and, when there is one, its session.
+    pub(super) fn record(&self, action: AuditAction, outcome: AuditOutcome) -> AuditRecord {
+        let session = self.login.session();
+        AuditRecord {
+            profile: Some(self.settings.profile.clone()),
+            principal: session.map(|session| session.principal.clone()),
+            session_id: session.and_then(|session| session.session_id.clone()),
+            ..AuditRecord::new(action, outcome)
+        }
+    }
+
+    pub(super) fn audit(&self, action: AuditAction, outcome: AuditOutcome) -> Effect {
+        Effect::Audit(Box::new(self.record(action, outcome)))
+    }
+}

@@ -1,0 +1,219 @@
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use aegis_mock::Mock;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::runtime::Runtime;
+
+use crate::socket::client::Client;
+
+/// How long the daemon may take to be ready: a debug build on a busy machine needs a second.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// What the demonstration asks for.
+pub(super) const SELECTOR: &str = "gcp/billing-prod/deploy-bot";
+
+/// What it is not granted.
+pub(super) const OUTSIDE: &str = "gcp/billing-prod/breakglass";
+
+/// The server polls once a second here, so that nobody waits for the demonstration.
+const SERVER_POLICY: &str = r#"
+[server]
+interval_seconds = 1
+[[tenant]]
+id = "business-default"
+[[user]]
+uid = "u-demo"
+tenants = ["business-default"]
+role = "org_admin"
+[[grant]]
+principal = "user:u-demo"
+actions = ["create", "redeem", "revoke"]
+selector = "provider:gcp:app:billing-prod:account:deploy-bot"
+[[credential]]
+selector = "provider:gcp:app:billing-prod:account:deploy-bot"
+kind = "gcp_access_token"
+"#;
+
+/// The bundled server, the daemon and the folder they live in. Dropped, the daemon is stopped and
+/// the folder is gone.
+#[derive(Debug)]
+pub(super) struct Household {
+    pub(super) mock: Mock,
+    pub(super) runtime: Runtime,
+    daemon: Daemon,
+    folder: tempfile::TempDir,
+}
+
+impl Household {
+    /// Starts the server, then the daemon, and waits until it says that it is ready.
+    pub(super) fn start(lenient_replay: bool) -> Result<Self, Box<dyn std::error::Error>> {
+        let folder = tempfile::Builder::new()
+            .prefix("aegis-broker-demo-")
+            .tempdir()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let mut policy = SERVER_POLICY.to_owned();
+        if lenient_replay {
+            policy.push_str("[strictness]\nreplay = false\n");
+        }
+        let mock = runtime.block_on(aegis_mock::spawn(aegis_mock::Options {
+            policy_toml: Some(policy),
+            ..aegis_mock::Options::default()
+        }))?;
+        write(&folder.path().join("config.toml"), &config(&mock))?;
+        write(&folder.path().join("policy.toml"), &broker_policy())?;
+        let daemon = Daemon::start(folder.path())?;
+        Ok(Self {
+            mock,
+            runtime,
+            daemon,
+            folder,
+        })
+    }
+
+    /// A connection to the daemon.
+    pub(super) fn connect(&self) -> Result<Client, crate::model::Refusal> {
+        Client::connect(&self.folder.path().join("run").join("broker.sock"))
+    }
+
+    /// Where the daemon's audit log is.
+    pub(super) fn audit_folder(&self) -> PathBuf {
+        self.folder.path().join("state").join("audit")
+    }
+
+    /// Asks the daemon to stop and waits until it has.
+    pub(super) fn stop(&mut self) -> io::Result<ExitStatus> {
+        self.daemon.stop()
+    }
+
+    /// The folder, for who wants to see it gone.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Kills the daemon, as a power cut would.
+    pub(super) fn kill(&mut self) -> io::Result<()> {
+        self.daemon.child.kill()
+    }
+
+    /// Removes the folder.
+    pub(super) fn clean(self) -> io::Result<()> {
+        let Self {
+            mock,
+            runtime,
+            daemon,
+            folder,
+        } = self;
+        drop(daemon);
+        runtime.block_on(mock.stop());
+        drop(runtime);
+        folder.close()
+    }
+}
+
+fn config(mock: &Mock) -> String {
+    format!(
+        r#"[profiles.demo]
+base_url = "{}"
+tenant_id = "business-default"
+allow_insecure_loopback = true
+client_display_name = "aegis-broker demo"
+
+[[profiles.demo.target]]
+selector = "{SELECTOR}"
+description = "deploys the billing app"
+"#,
+        mock.api()
+    )
+}
+
+fn broker_policy() -> String {
+    format!(
+        r#"[[rule]]
+id = "demo"
+effect = "allow"
+selectors = ["{SELECTOR}"]
+expose = "reveal"
+"#
+    )
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    use std::io::Write as _;
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// The daemon as a child process.
+#[derive(Debug)]
+struct Daemon {
+    child: Child,
+    over: bool,
+}
+
+impl Daemon {
+    fn start(folder: &Path) -> io::Result<Self> {
+        let notify = folder.join("notify");
+        let ready = UnixDatagram::bind(&notify)?;
+        ready.set_read_timeout(Some(READY_WITHIN))?;
+        let child = Command::new(std::env::current_exe()?)
+            .arg("daemon")
+            .arg("--config")
+            .arg(folder.join("config.toml"))
+            .arg("--policy")
+            .arg(folder.join("policy.toml"))
+            .arg("--runtime-dir")
+            .arg(folder.join("run"))
+            .arg("--state-dir")
+            .arg(folder.join("state"))
+            .env("NOTIFY_SOCKET", &notify)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(folder.join("daemon.log"))?)
+            .spawn()?;
+        let mut daemon = Self { child, over: false };
+        let mut message = [0_u8; 256];
+        let told = ready.recv(&mut message);
+        let text = told
+            .as_ref()
+            .ok()
+            .and_then(|length| message.get(..*length))
+            .unwrap_or_default();
+        if !text.starts_with(b"READY=1") {
+            daemon.stop()?;
+            return Err(io::Error::other("the daemon did not become ready"));
+        }
+        Ok(daemon)
+    }
+
+    fn stop(&mut self) -> io::Result<ExitStatus> {
+        if !self.over
+            && let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+        {
+            // Not reaped yet, so the number is still our child's.
+            kill_process(pid, Signal::TERM)?;
+        }
+        self.over = true;
+        self.child.wait()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !self.over && self.stop().is_err() {
+            drop(self.child.kill());
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! `aegis-broker demo`: the product on an empty machine, in a private folder that is gone
+//! afterwards. A real daemon as a child process, the bundled server in this one; every figure in
+//! the report is computed from what the server wrote down.
+//!
+//! `household.rs` sets the table, `story.rs` has the steps, `report.rs` the outcome.
+
+mod household;
+
+mod report;
+
+mod story;
+
+use crate::model::{ErrorCode, Refusal};
+
+pub use report::Report;
+
+/// What can be asked of the demonstration.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Options {
+    /// Breaks the server or the world at one step, so that a test sees the step fail.
+    #[arg(long, hide = true, value_enum)]
+    pub plant_fault: Option<Step>,
+}
+
+/// The steps, in the order of the story.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Step {
+    /// Server and daemon are up.
+    Start,
+    /// The device login.
+    Login,
+    /// A lease is made.
+    Lease,
+    /// The lease is redeemed over the socket.
+    Delivered,
+    /// The material opens the door it is for.
+    WhoamiBefore,
+    /// The daemon's own proof, sent again, is refused.
+    Replay,
+    /// A selector outside the grant is refused, and no call for it left.
+    Refused,
+    /// The lease is revoked.
+    Revoke,
+    /// The material opens nothing any more.
+    WhoamiAfter,
+    /// The local chain verifies.
+    Audit,
+    /// The local chain and the server's tell the same story.
+    Reconcile,
+    /// Everything stops cleanly.
+    Stop,
+}
+
+impl Step {
+    /// The word in messages and in the report.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Login => "login",
+            Self::Lease => "lease",
+            Self::Delivered => "delivered",
+            Self::WhoamiBefore => "whoami-before",
+            Self::Replay => "replay",
+            Self::Refused => "refused",
+            Self::Revoke => "revoke",
+            Self::WhoamiAfter => "whoami-after",
+            Self::Audit => "audit",
+            Self::Reconcile => "reconcile",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// Tells the story; `tell` hears each sentence of it as it comes true.
+///
+/// # Errors
+/// `demo_failed` with the step's name as its reason.
+pub fn run(options: Options, tell: &mut dyn FnMut(&str)) -> Result<Report, Refusal> {
+    story::tell(options, tell).map_err(|failed| {
+        Refusal::new(ErrorCode::DemoFailed)
+            .with_reason(failed.step.as_str())
+            .with_message(&format!("step {}: {}", failed.step.as_str(), failed.what))
+    })
+}
+
+/// A step that did not show what it should.
+#[derive(Debug)]
+struct Failed {
+    step: Step,
+    what: String,
+}
+
+impl Step {
+    /// This step failed.
+    fn failed(self, what: impl std::fmt::Display) -> Failed {
+        Failed {
+            step: self,
+            what: what.to_string(),
+        }
+    }
+
+    /// This step wants `holds`.
+    fn wants(self, holds: bool, what: &str) -> Result<(), Failed> {
+        if holds { Ok(()) } else { Err(self.failed(what)) }
+    }
+}

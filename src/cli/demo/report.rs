@@ -1,0 +1,72 @@
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// What the demonstration showed. Holds no secret: of the material, names only.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// As whom the login was approved, as the server wrote it down.
+    pub principal: String,
+    /// How often the daemon asked before it was approved.
+    pub polls: usize,
+    /// The lease's name and its states at the server, in order.
+    pub lease_id: String,
+    /// See there.
+    pub lease_states: Vec<String>,
+    /// For what material was delivered.
+    pub selector: String,
+    /// Its fields' names.
+    pub fields: Vec<String>,
+    /// HTTP status of `whoami` while the lease lived.
+    pub whoami_before: u16,
+    /// HTTP status after it was revoked.
+    pub whoami_after: u16,
+    /// The server's reason for refusing the proof sent again.
+    pub replay: String,
+    /// The broker's code for the selector outside the grant.
+    pub outside_grant: String,
+    /// The local chain verified.
+    pub verified: bool,
+    /// With the key that the daemon holds.
+    pub keyed: bool,
+    /// Events of the server's that were matched to local records, one to one.
+    pub reconciled: usize,
+    /// How long each step took.
+    pub timings: Vec<(&'static str, Duration)>,
+}
+
+impl Report {
+    /// One JSON object.
+    pub fn to_json(&self) -> Value {
+        let timings: serde_json::Map<String, Value> = self
+            .timings
+            .iter()
+            .map(|(step, took)| {
+                let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                ((*step).to_owned(), json!(millis))
+            })
+            .collect();
+        json!({
+            "ok": true,
+            "login": {
+                "principal": self.principal,
+                "approved_by": "the demonstration itself",
+                "polls": self.polls,
+            },
+            "lease": { "id": self.lease_id, "states": self.lease_states },
+            "delivered": { "selector": self.selector, "fields": self.fields },
+            "whoami": { "before": self.whoami_before, "after_revoke": self.whoami_after },
+            "refused": {
+                "replayed_proof": self.replay,
+                "outside_grant": self.outside_grant,
+            },
+            "audit": {
+                "verified": self.verified,
+                "keyed": self.keyed,
+                "reconciled": self.reconciled > 0,
+                "events": self.reconciled,
+            },
+            "timings_ms": timings,
+        })
+    }
+}

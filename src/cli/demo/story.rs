@@ -1,0 +1,483 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use aegis_mock::{FaultKind, LeaseState, RequestRecord};
+use serde_json::json;
+
+use super::household::{Household, OUTSIDE, SELECTOR};
+use super::{Failed, Options, Report, Step};
+use crate::audit;
+use crate::model::{
+    ErrorCode, FieldValue, LeaseId, LoginPhase, Material, Refusal, Selector,
+};
+use crate::secret::SecretString;
+use crate::socket::client::Client;
+use crate::time::{Clock as _, SystemClock, Timestamp};
+
+/// One HTTP request of the demonstration itself.
+const HTTP_WITHIN: Duration = Duration::from_secs(10);
+
+/// A fault that must outlast every retry.
+const ALWAYS: u32 = 1000;
+
+/// The whole story. What went before a failed step is undone all the same.
+pub(super) fn tell(options: Options, say: &mut dyn FnMut(&str)) -> Result<Report, Failed> {
+    let mut clockwork = Clockwork::new();
+    let planted = options.plant_fault;
+    let lenient = planted == Some(Step::Replay);
+    let mut household = Household::start(lenient).map_err(|error| Step::Start.failed(error))?;
+    if planted == Some(Step::Start) {
+        household.kill().map_err(|error| Step::Start.failed(error))?;
+    }
+    let mut client = household
+        .connect()
+        .map_err(|refusal| Step::Start.failed(refusal))?;
+    client
+        .status()
+        .map_err(|refusal| Step::Start.failed(refusal))?;
+    let mut story = Story {
+        planted,
+        household,
+        client,
+        report: Report::default(),
+    };
+    clockwork.lap(&mut story.report, Step::Start);
+    say("The bundled server and a daemon of your own are up, in a private folder.");
+
+    story.log_in(say)?;
+    clockwork.lap(&mut story.report, Step::Login);
+    let lease_id = story.create(say)?;
+    clockwork.lap(&mut story.report, Step::Lease);
+    let material = story.redeem(&lease_id, say)?;
+    clockwork.lap(&mut story.report, Step::Delivered);
+    story.whoami_before(&material, say)?;
+    clockwork.lap(&mut story.report, Step::WhoamiBefore);
+    story.replay(say)?;
+    clockwork.lap(&mut story.report, Step::Replay);
+    story.outside_the_grant(say)?;
+    clockwork.lap(&mut story.report, Step::Refused);
+    story.revoke(&lease_id, say)?;
+    clockwork.lap(&mut story.report, Step::Revoke);
+    story.whoami_after(&material, say)?;
+    clockwork.lap(&mut story.report, Step::WhoamiAfter);
+    story.verify(say)?;
+    clockwork.lap(&mut story.report, Step::Audit);
+    story.reconcile(say)?;
+    clockwork.lap(&mut story.report, Step::Reconcile);
+    let mut report = story.stop(say)?;
+    clockwork.lap(&mut report, Step::Stop);
+    Ok(report)
+}
+
+struct Story {
+    planted: Option<Step>,
+    household: Household,
+    client: Client,
+    report: Report,
+}
+
+impl Story {
+    fn is_planted(&self, step: Step) -> bool {
+        self.planted == Some(step)
+    }
+
+    fn plant(&self, step: Step, method: &str, kind: FaultKind) {
+        if self.is_planted(step) {
+            self.household.mock.fault(method, kind, ALWAYS);
+        }
+    }
+
+    /// What the server wrote down of calls to that method.
+    fn calls(&self, method: &str) -> Vec<RequestRecord> {
+        let mut calls = self.household.mock.requests();
+        calls.retain(|call| call.method == method);
+        calls
+    }
+
+    fn log_in(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
+        let step = Step::Login;
+        let failed = |refusal: Refusal| step.failed(refusal);
+        let begun = self.client.login_begin(None).map_err(failed)?;
+        let LoginPhase::AwaitingApproval(device) = begun.view.phase else {
+            return Err(step.failed("the daemon shows no code"));
+        };
+        say(&format!(
+            "Login: the daemon shows the code {} for {}.",
+            device.user_code, device.verification_uri
+        ));
+        let decided = if self.is_planted(step) {
+            self.household.mock.deny(device.user_code.as_str())
+        } else {
+            self.household.mock.approve(device.user_code.as_str())
+        };
+        decided.map_err(|error| step.failed(error))?;
+        say("       The demonstration approves it by itself; no person was asked.");
+        let over = self.client.login_wait(None).map_err(failed)?;
+        let LoginPhase::LoggedIn { principal, .. } = over.view.phase else {
+            return Err(step.failed("the daemon is not logged in"));
+        };
+        let polls = self.calls("ExchangeMcpOauthDeviceAuthorization");
+        let served = polls.iter().find(|call| call.result == "ok" && call.reason.is_none());
+        let signed = served.is_some_and(|call| call.proof.is_some());
+        step.wants(signed, "the server did not see a proof with the exchange")?;
+        let approved = self
+            .household
+            .mock
+            .audit()
+            .into_iter()
+            .find(|event| event.action == "login.exchange" && event.outcome == "ok")
+            .ok_or_else(|| step.failed("the server recorded no login"))?;
+        step.wants(
+            approved.principal == principal.as_str(),
+            "daemon and server name different people",
+        )?;
+        self.report.principal = approved.principal;
+        self.report.polls = polls.len();
+        say(&format!("       Logged in as {principal}."));
+        Ok(())
+    }
+
+    fn create(&mut self, say: &mut dyn FnMut(&str)) -> Result<LeaseId, Failed> {
+        let step = Step::Lease;
+        self.plant(step, "CreateCredentialLease", FaultKind::Internal);
+        let selector = Selector::parse(SELECTOR).map_err(|error| step.failed(error))?;
+        let made = self
+            .client
+            .lease_create(&selector, None, Some(2), Some("demonstration"), None)
+            .map_err(|refusal| step.failed(refusal))?;
+        let lease_id = made.view.lease_id;
+        let state = self.state_at_server(step, &lease_id)?;
+        step.wants(state == LeaseState::Active, "the server holds no active lease")?;
+        self.report.lease_id = lease_id.to_string();
+        self.note_state(state);
+        say(&format!("Lease: {lease_id} for {SELECTOR}, active at the server."));
+        Ok(lease_id)
+    }
+
+    fn redeem(
+        &mut self,
+        lease_id: &LeaseId,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<SecretString, Failed> {
+        let step = Step::Delivered;
+        self.plant(step, "RedeemCredentialLease", FaultKind::BadJson);
+        let delivery = self
+            .client
+            .lease_redeem(lease_id)
+            .map_err(|refusal| step.failed(refusal))?;
+        let material: &Material = &delivery.view.material;
+        let Some(FieldValue::Secret(token)) =
+            material.field("access_token").map(|field| &field.value)
+        else {
+            return Err(step.failed("the material has no access token"));
+        };
+        let handed_out = self.household.mock.secrets();
+        step.wants(
+            handed_out.iter().any(|secret| secret.value == token.expose()),
+            "the material is not what the server handed out",
+        )?;
+        self.report.selector = SELECTOR.to_owned();
+        self.report.fields = material.fields.iter().map(|field| field.name.to_string()).collect();
+        say(&format!(
+            "       Redeemed over the socket: {} (values stay out of this story).",
+            self.report.fields.join(", ")
+        ));
+        Ok(SecretString::copy_from(token.expose()))
+    }
+
+    fn whoami_before(
+        &mut self,
+        material: &SecretString,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(), Failed> {
+        let step = Step::WhoamiBefore;
+        if self.is_planted(step) {
+            self.household.mock.advance(Duration::from_hours(2));
+        }
+        self.report.whoami_before = self.whoami(step, material)?;
+        step.wants(self.report.whoami_before == 200, "the material opens nothing")?;
+        say("       It opens /fake/gcp/whoami: 200.");
+        Ok(())
+    }
+
+    /// Sends the daemon's newest proof again, with the token that belongs to it: what somebody
+    /// could do who had read both off the wire.
+    fn replay(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
+        let step = Step::Replay;
+        let captured = self
+            .calls("RedeemCredentialLease")
+            .pop()
+            .and_then(|call| call.proof)
+            .ok_or_else(|| step.failed("the server wrote no proof down"))?;
+        let token = self
+            .household
+            .mock
+            .secrets()
+            .into_iter()
+            .rfind(|secret| secret.kind == "broker_token")
+            .map(|secret| SecretString::copy_from(&secret.value))
+            .ok_or_else(|| step.failed("the server wrote no token down"))?;
+        let url = format!(
+            "{}aegis.v1.BrokerService/RedeemCredentialLease",
+            self.household.mock.api()
+        );
+        let body = json!({
+            "tenantId": "business-default",
+            "leaseId": self.report.lease_id,
+            "requestProof": { "proofType": "dpop_jwt", "dpopJwt": captured },
+        });
+        let answer = self.household.runtime.block_on(async {
+            http()?
+                .post(url)
+                .bearer_auth(token.expose())
+                .header("Connect-Protocol-Version", "1")
+                .header("Content-Type", "application/json")
+                .body(body.to_string())
+                .send()
+                .await?
+                .bytes()
+                .await
+        });
+        drop(answer.map_err(|error| step.failed(error.without_url()))?);
+        let seen = self
+            .calls("RedeemCredentialLease")
+            .pop()
+            .ok_or_else(|| step.failed("the server saw no replay"))?;
+        self.report.replay = seen.reason.unwrap_or(seen.result);
+        step.wants(
+            self.report.replay == "proof_replayed",
+            "a proof sent again was not refused as such",
+        )?;
+        say("Theft: the daemon's own proof and token, sent again by somebody else: refused.");
+        Ok(())
+    }
+
+    fn outside_the_grant(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
+        let step = Step::Refused;
+        let selector = if self.is_planted(step) { SELECTOR } else { OUTSIDE };
+        let selector = Selector::parse(selector).map_err(|error| step.failed(error))?;
+        let before = self.household.mock.requests().len();
+        let refusal = match self.client.credential(&selector, None, None, None) {
+            Ok(_) => return Err(step.failed("a selector outside the grant was served")),
+            Err(refusal) => refusal,
+        };
+        self.report.outside_grant = refusal.code.as_str().to_owned();
+        step.wants(
+            refusal.code == ErrorCode::TargetUnknown,
+            "it was refused for another reason",
+        )?;
+        step.wants(
+            self.household.mock.requests().len() == before,
+            "a call for it left the broker",
+        )?;
+        say(&format!("Denied: {OUTSIDE} is outside the grant: {}.", refusal.code.as_str()));
+        Ok(())
+    }
+
+    fn revoke(&mut self, lease_id: &LeaseId, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
+        let step = Step::Revoke;
+        self.plant(step, "RevokeCredentialLease", FaultKind::Internal);
+        if self.is_planted(Step::Reconcile) {
+            // The server does it and the answer is lost: the broker's second try succeeds, and
+            // the server has an event that no local record knows.
+            let lost = FaultKind::CloseAfterCommit;
+            self.household.mock.fault("RevokeCredentialLease", lost, 1);
+        }
+        self.client
+            .lease_revoke(lease_id)
+            .map_err(|refusal| step.failed(refusal))?;
+        let state = self.state_at_server(step, lease_id)?;
+        step.wants(state == LeaseState::Revoked, "the lease lives on at the server")?;
+        self.note_state(state);
+        say("Revoke: done, and confirmed by the server.");
+        Ok(())
+    }
+
+    fn whoami_after(
+        &mut self,
+        material: &SecretString,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(), Failed> {
+        let step = Step::WhoamiAfter;
+        let shown = if self.is_planted(step) {
+            // A live credential in place of the dead one.
+            self.live_material(step)?
+        } else {
+            SecretString::copy_from(material.expose())
+        };
+        self.report.whoami_after = self.whoami(step, &shown)?;
+        step.wants(self.report.whoami_after == 401, "the material outlived its lease")?;
+        say("       The same material opens nothing any more: 401.");
+        Ok(())
+    }
+
+    fn live_material(&mut self, step: Step) -> Result<SecretString, Failed> {
+        let selector = Selector::parse(SELECTOR).map_err(|error| step.failed(error))?;
+        let delivery = self
+            .client
+            .credential(&selector, None, None, None)
+            .map_err(|refusal| step.failed(refusal))?;
+        match delivery.view.material.field("access_token").map(|field| &field.value) {
+            Some(FieldValue::Secret(token)) => Ok(SecretString::copy_from(token.expose())),
+            Some(FieldValue::Public(_)) | None => Err(step.failed("no access token")),
+        }
+    }
+
+    fn verify(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
+        let step = Step::Audit;
+        if self.is_planted(step) {
+            tamper(&self.household.audit_folder()).map_err(|error| step.failed(error))?;
+        }
+        let checked = self
+            .client
+            .audit_verify()
+            .map_err(|refusal| step.failed(refusal))?
+            .view;
+        step.wants(checked.damage.is_none(), "the local chain does not verify")?;
+        step.wants(checked.records > 0, "the local log is empty")?;
+        self.report.verified = true;
+        self.report.keyed = checked.keyed == checked.records;
+        say(&format!(
+            "Audit: {} records, chain intact{}.",
+            checked.records,
+            if self.report.keyed { ", every one under the daemon's key" } else { "" }
+        ));
+        Ok(())
+    }
+
+    /// Every successful event of the server's has exactly one record here, found by request id
+    /// and proof, and the other way round.
+    fn reconcile(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
+        let step = Step::Reconcile;
+        let ours: BTreeSet<_> = audit::read(&self.household.audit_folder(), usize::MAX)
+            .map_err(|error| step.failed(error))?
+            .into_iter()
+            .filter(|entry| entry.record.outcome.as_str() == "ok")
+            .filter_map(|entry| {
+                let trace = entry.record.trace;
+                let jti = trace.proof_jti.map(|jti| jti.to_string()).unwrap_or_default();
+                Some((trace.request_id?.to_string(), jti))
+            })
+            .collect();
+        let theirs: BTreeSet<_> = self
+            .household
+            .mock
+            .audit()
+            .into_iter()
+            .filter(|event| event.outcome == "ok" && event.action != "login.approve")
+            .map(|event| (event.request_id, event.proof_jti))
+            .collect();
+        step.wants(!theirs.is_empty(), "the server recorded nothing")?;
+        step.wants(
+            theirs.is_subset(&ours),
+            "the server has an event that the broker did not record",
+        )?;
+        step.wants(
+            ours.is_subset(&theirs),
+            "the broker has a record that the server does not know",
+        )?;
+        self.report.reconciled = theirs.len();
+        say(&format!(
+            "       {} events at the server, the same ones here.",
+            theirs.len()
+        ));
+        Ok(())
+    }
+
+    fn stop(mut self, say: &mut dyn FnMut(&str)) -> Result<Report, Failed> {
+        let step = Step::Stop;
+        if self.is_planted(step) {
+            self.household.kill().map_err(|error| step.failed(error))?;
+        } else {
+            self.client.logout(None).map_err(|refusal| step.failed(refusal))?;
+        }
+        drop(self.client);
+        let status = self.household.stop().map_err(|error| step.failed(error))?;
+        step.wants(status.success(), "the daemon did not stop cleanly")?;
+        let offline = audit::verify(&self.household.audit_folder(), &audit::Keys::none())
+            .map_err(|error| step.failed(error))?;
+        step.wants(offline.damage.is_none(), "the log at rest does not verify")?;
+        let folder = self.household.folder().to_owned();
+        self.household.clean().map_err(|error| step.failed(error))?;
+        step.wants(!folder.exists(), "the private folder is still there")?;
+        say("Stop:  logged out, daemon stopped, folder gone.");
+        Ok(self.report)
+    }
+
+    fn state_at_server(&self, step: Step, lease_id: &LeaseId) -> Result<LeaseState, Failed> {
+        self.household
+            .mock
+            .leases()
+            .into_iter()
+            .find(|lease| lease.lease_id == lease_id.as_str())
+            .map(|lease| lease.state)
+            .ok_or_else(|| step.failed("the server does not know the lease"))
+    }
+
+    fn note_state(&mut self, state: LeaseState) {
+        let word = serde_json::to_value(state)
+            .ok()
+            .and_then(|value| value.as_str().map(str::to_owned))
+            .unwrap_or_default();
+        self.report.lease_states.push(word);
+    }
+
+    fn whoami(&self, step: Step, material: &SecretString) -> Result<u16, Failed> {
+        let url = format!("{}fake/gcp/whoami", self.household.mock.api());
+        let status = self.household.runtime.block_on(async {
+            Ok::<_, reqwest::Error>(
+                http()?
+                    .get(url)
+                    .bearer_auth(material.expose())
+                    .send()
+                    .await?
+                    .status()
+                    .as_u16(),
+            )
+        });
+        status.map_err(|error| step.failed(error.without_url()))
+    }
+}
+
+fn http() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(HTTP_WITHIN)
+        .pool_max_idle_per_host(0)
+        .build()
+}
+
+/// Changes one byte in the middle of the newest segment.
+fn tamper(folder: &std::path::Path) -> std::io::Result<()> {
+    let newest = std::fs::read_dir(folder)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .max()
+        .ok_or_else(|| std::io::Error::other("no segment"))?;
+    let mut bytes = std::fs::read(&newest)?;
+    let middle = bytes.len() / 2;
+    if let Some(byte) = bytes.get_mut(middle) {
+        *byte ^= 1;
+    }
+    std::fs::write(newest, bytes)
+}
+
+/// Takes the time of each step.
+struct Clockwork {
+    since: Timestamp,
+}
+
+impl Clockwork {
+    fn new() -> Self {
+        Self {
+            since: SystemClock.now().boot,
+        }
+    }
+
+    fn lap(&mut self, report: &mut Report, step: Step) {
+        let now = SystemClock.now().boot;
+        report.timings.push((step.as_str(), self.since.until(now)));
+        self.since = now;
+    }
+}

@@ -1,0 +1,199 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+#[cfg(feature = "mock")]
+use super::mock::BundledServer;
+use super::run::Options;
+use crate::aegis::{AegisClient, AegisSettings};
+use crate::audit::{FileAuditLog, OpenError, Opened};
+use crate::broker::actor::{Actor, Parts};
+use crate::broker::handle::Handle;
+use crate::broker::policy::Policy;
+use crate::broker::ports::KeyStore as _;
+use crate::broker::state::{Resumed, Settings, State};
+use crate::config::{self, Config, ConfigError, Overrides, PathError, Paths, ProcessEnvironment};
+use crate::keystore::MemoryKeyStore;
+use crate::model::{ErrorCode, Refusal, Rule};
+use crate::socket::folder::{FolderError, Instance, RuntimeFolder};
+use crate::time::{Clock, SystemClock};
+
+/// Everything that was read, whole and valid. Nothing is bound, spawned or stored yet.
+#[derive(Debug)]
+pub(super) struct Plan {
+    config: Config,
+    rules: Vec<Rule>,
+    runtime_dir: PathBuf,
+    mock: bool,
+}
+
+/// Everything that runs, not running yet.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) actor: Actor,
+    pub(super) handle: Handle,
+    pub(super) instance: Instance,
+    pub(super) policy_file: PathBuf,
+    /// Kept while the daemon runs.
+    #[cfg(feature = "mock")]
+    pub(super) bundled: Option<BundledServer>,
+}
+
+impl Plan {
+    /// Reads configuration and policy.
+    ///
+    /// # Errors
+    /// `config_invalid` with file and key, `runtime_folder_unsafe` without a place for the socket.
+    pub(super) fn read(options: Options) -> Result<Self, Refusal> {
+        let overrides = Overrides {
+            config_file: options.config,
+            policy_file: options.policy,
+            state_dir: options.state_dir,
+            audit_dir: None,
+            runtime_dir: options.runtime_dir,
+        };
+        let environment = ProcessEnvironment::new();
+        let paths = Paths::resolve(&environment, &overrides).map_err(no_path)?;
+        let config = config::load(&paths, &overrides, &environment).map_err(mistake)?;
+        let rules = config::load_policy(&config.policy_file).map_err(mistake)?;
+        Ok(Self {
+            config,
+            rules,
+            runtime_dir: paths.runtime_dir,
+            mock: options.mock,
+        })
+    }
+}
+
+/// Builds everything from a plan. The instance lock comes first, so that a second daemon touches
+/// nothing of the first one's.
+///
+/// # Errors
+/// `already_running`, `runtime_folder_unsafe`, `audit_damaged`, `audit_unavailable`,
+/// `config_invalid`, `internal`.
+pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Refusal> {
+    let Plan {
+        config,
+        rules,
+        runtime_dir,
+        mock,
+    } = plan;
+    let instance = RuntimeFolder::prepare(&runtime_dir)
+        .and_then(RuntimeFolder::lock)
+        .map_err(|error: FolderError| Refusal::from(error))?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let key_store = MemoryKeyStore::new();
+    let now = clock.now();
+    let Opened {
+        log,
+        open_leases,
+        torn_tail,
+        mut last_principals,
+    } = FileAuditLog::open(&config.audit_dir, &key_store, now).map_err(no_audit)?;
+    if let Some(file) = torn_tail {
+        tracing::warn!(file = %file.display(), "a crash left half a line; it was moved aside");
+    }
+    let profile = config.profile;
+    let mut base_url = profile.base_url;
+    #[cfg(feature = "mock")]
+    let bundled = if mock {
+        let server = BundledServer::start().await?;
+        base_url = server.url().clone();
+        tracing::info!(url = %base_url, "the bundled server is up; approve a login with: {}", server.how_to_approve());
+        Some(server)
+    } else {
+        None
+    };
+    #[cfg(not(feature = "mock"))]
+    if mock {
+        return Err(Refusal::new(ErrorCode::Usage)
+            .with_message("this build has no bundled server")
+            .with_fix("build it with the feature `mock`"));
+    }
+    let aegis = AegisClient::new(
+        AegisSettings {
+            base_url,
+            allow_insecure_loopback: profile.allow_insecure_loopback || mock,
+            allow_missing_token_info: profile.allow_missing_token_info,
+        },
+        Arc::clone(&clock),
+    )
+    .map_err(|error| Refusal::new(ErrorCode::ConfigInvalid).with_message(&error.to_string()))?;
+    let resumed = Resumed {
+        principal: last_principals.remove(&profile.name),
+        open_leases,
+    };
+    let settings = Settings {
+        profile: profile.name,
+        tenant: profile.tenant_id,
+        client_display_name: profile.client_display_name,
+        token_ttl: profile.token_ttl,
+        targets: profile.targets,
+        key_store: key_store.kind(),
+    };
+    let state = State::new(settings, Policy::new(rules), resumed, now);
+    let (actor, handle) = Actor::new(
+        Parts {
+            state,
+            aegis: Arc::new(aegis),
+            audit: Box::new(log),
+            clock,
+            shutdown,
+        },
+        crate::socket::listener::MAX_CONNECTIONS,
+    );
+    Ok(Built {
+        actor,
+        handle,
+        instance,
+        policy_file: config.policy_file,
+        #[cfg(feature = "mock")]
+        bundled,
+    })
+}
+
+/// Reads the policy again; a bad file is refused whole and the old policy stays (PO-7).
+pub(super) fn reload_policy(file: &Path, handle: &Handle) {
+    match config::load_policy(file) {
+        Ok(rules) => match handle.replace_policy(Policy::new(rules)) {
+            Ok(()) => tracing::info!("the policy was read again"),
+            Err(refusal) => tracing::warn!(%refusal, "the policy was not replaced"),
+        },
+        Err(error) => tracing::error!(%error, "the policy was not replaced"),
+    }
+}
+
+fn no_path(error: PathError) -> Refusal {
+    let code = match error {
+        PathError::NoHome => ErrorCode::ConfigInvalid,
+        PathError::NoRuntimeDir => ErrorCode::RuntimeFolderUnsafe,
+    };
+    Refusal::new(code).with_message(&error.to_string())
+}
+
+fn mistake(error: ConfigError) -> Refusal {
+    let message = error.to_string();
+    match error {
+        ConfigError::Missing(_) => Refusal::new(ErrorCode::ConfigInvalid)
+            .with_message(&message)
+            .with_fix("write one; config/aegis-broker.toml shows every key. To look around first, run `aegis-broker demo`"),
+        ConfigError::Unreadable { .. } | ConfigError::Unsafe { .. } | ConfigError::Mistake(_) => {
+            Refusal::new(ErrorCode::ConfigInvalid).with_message(&message)
+        }
+    }
+}
+
+fn no_audit(error: OpenError) -> Refusal {
+    let message = error.to_string();
+    match error {
+        OpenError::Damaged(_) => Refusal::new(ErrorCode::AuditDamaged)
+            .with_message(&message)
+            .with_fix("keep the audit folder as evidence, move it aside, and start again"),
+        OpenError::Locked(_) => Refusal::new(ErrorCode::AlreadyRunning).with_message(&message),
+        OpenError::Folder(_)
+        | OpenError::Unreadable(_)
+        | OpenError::Io { .. }
+        | OpenError::Key(_) => Refusal::new(ErrorCode::AuditUnavailable).with_message(&message),
+    }
+}

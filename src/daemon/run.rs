@@ -1,0 +1,97 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::build::{self, Built, Plan};
+use super::{hardening, log, readiness, signals};
+use crate::model::{ErrorCode, Refusal};
+use crate::socket::folder::SOCKET;
+use crate::socket::listener;
+
+/// After this long without an end to its drain, the daemon leaves all the same: the core takes
+/// 2 s at most, its doors as long.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How the daemon was started. Every path that is not given comes from the person's XDG folders.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The configuration file.
+    pub config: Option<PathBuf>,
+    /// The policy file.
+    pub policy: Option<PathBuf>,
+    /// The folder of the sockets.
+    pub runtime_dir: Option<PathBuf>,
+    /// The folder of the audit log.
+    pub state_dir: Option<PathBuf>,
+    /// Start the bundled server too, and log in there.
+    pub mock: bool,
+}
+
+/// Runs the daemon until it is told to stop: SIGTERM or SIGINT revoke what is live, as far as
+/// 2 s allow, wipe, and end it; SIGHUP reads the policy again.
+///
+/// # Errors
+/// `config_invalid`, `runtime_folder_unsafe`, `already_running`, `audit_damaged`,
+/// `audit_unavailable`, `internal`: in each case nothing was served.
+pub fn run(options: Options) -> Result<(), Refusal> {
+    hardening::harden_daemon()?;
+    log::init();
+    let plan = Plan::read(options)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|_error| Refusal::new(ErrorCode::Internal).with_message("no runtime"))?;
+    let result = runtime.block_on(serve(plan));
+    // What still hangs in a blocking call must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(plan: Plan) -> Result<(), Refusal> {
+    let shutdown = CancellationToken::new();
+    let doors_shut = CancellationToken::new();
+    let Built {
+        actor,
+        handle,
+        mut instance,
+        policy_file,
+        #[cfg(feature = "mock")]
+            bundled: _bundled,
+    } = build::build(plan, shutdown.clone()).await?;
+
+    let reload_handle = handle.clone();
+    let signals = signals::handle(shutdown.clone(), move || {
+        build::reload_policy(&policy_file, &reload_handle);
+    })?;
+    let listener = instance.bind(SOCKET)?;
+    let door = tokio::spawn(listener::serve(listener, handle.clone(), doors_shut.clone()));
+    let signals = tokio::spawn(signals);
+    readiness::ready();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
+
+    let core = tokio::spawn(actor.run());
+    shutdown.cancelled().await;
+    readiness::stopping();
+    tracing::info!("stopping");
+    let left = tokio::time::timeout(LEAVE_WITHIN, async {
+        // The core first: callers are answered while their door is still open.
+        let core = core.await;
+        doors_shut.cancel();
+        let door = door.await;
+        (core.is_ok(), door.is_ok())
+    })
+    .await;
+    signals.abort();
+    drop(handle);
+    drop(instance);
+    match left {
+        Ok((true, true)) => Ok(()),
+        Ok(_) => Err(ErrorCode::Internal.into()),
+        Err(_elapsed) => {
+            tracing::warn!("not everything ended in time");
+            Ok(())
+        }
+    }
+}

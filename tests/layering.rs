@@ -1,0 +1,276 @@
+//! The edges of the house: which module may name which (`docs/architecture.md`). Reads text, so
+//! it also bans what text cannot follow: grouped `use crate::{…}`, and `super::` across modules.
+
+#![expect(clippy::unwrap_used, reason = "a failed setup should abort the test")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Module → what it may name after `crate::`. The longest matching row wins, on both sides: a
+/// module may always name itself and what is below it.
+const EDGES: &[(&str, &[&str])] = &[
+    ("secret", &[]),
+    ("time", &[]),
+    ("model", &["secret", "time"]),
+    ("dpop", &["secret", "time"]),
+    ("config", &["model"]),
+    ("broker", &["model", "dpop", "secret", "time"]),
+    (
+        "aegis",
+        &["broker::ports", "model", "secret", "time", "dpop"],
+    ),
+    ("keystore", &["broker::ports", "model", "secret", "time"]),
+    ("audit", &["broker::ports", "model", "secret", "time"]),
+    ("socket", &["broker::handle", "model", "secret", "time"]),
+    (
+        "daemon",
+        &[
+            "aegis", "audit", "broker", "config", "dpop", "keystore", "model", "secret", "socket",
+            "time",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "daemon",
+            "socket::client",
+            "audit",
+            "config",
+            "model",
+            "secret",
+            "time",
+        ],
+    ),
+    ("main", &["cli", "daemon"]),
+    ("lib", &[]),
+];
+
+/// Pure parts: no async, no clock, no randomness, no I/O.
+const PURE: &[&str] = &[
+    "src/broker/event.rs",
+    "src/broker/effect.rs",
+    "src/broker/state.rs",
+    "src/broker/session.rs",
+    "src/broker/serve.rs",
+    "src/broker/login.rs",
+    "src/broker/leases.rs",
+    "src/broker/policy.rs",
+    "src/broker/revocations.rs",
+    "src/model/",
+    "src/secret/",
+    "src/time/mod.rs",
+];
+
+/// What a pure part may not say.
+const IMPURE: &[&str] = &[
+    "async ",
+    ".await",
+    "tokio",
+    "SystemTime",
+    "Instant::",
+    "rand::",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::env",
+    "std::io::Read",
+    "clock.now",
+];
+
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut folders = vec![root.join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path
+                    .strip_prefix(root)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
+                found.push((name, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// `src/broker/state.rs` → `broker::state`; `src/broker/mod.rs` → `broker`.
+fn module_of(path: &str) -> String {
+    let inner = path
+        .strip_prefix("src/")
+        .unwrap()
+        .strip_suffix(".rs")
+        .unwrap();
+    inner
+        .strip_suffix("/mod")
+        .unwrap_or(inner)
+        .replace('/', "::")
+}
+
+fn is_within(path: &str, row: &str) -> bool {
+    path == row
+        || path
+            .strip_prefix(row)
+            .is_some_and(|rest| rest.starts_with("::"))
+}
+
+/// The code without its tests and comments: tests may use doubles from anywhere.
+fn code(text: &str) -> String {
+    let end = text.find("#[cfg(test)]").unwrap_or(text.len());
+    text.get(..end)
+        .unwrap()
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Every path after `needle`.
+fn paths_after(text: &str, needle: &str) -> BTreeSet<String> {
+    text.match_indices(needle)
+        .filter(|(at, _)| {
+            let before = text.get(..*at).unwrap().chars().next_back();
+            !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+        })
+        .map(|(at, _)| {
+            text.get(at + needle.len()..)
+                .unwrap()
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':' || *c == '{')
+                .collect()
+        })
+        .collect()
+}
+
+fn violations(name: &str, text: &str) -> Vec<String> {
+    let module = module_of(name);
+    let mut found = Vec::new();
+    let Some((row, allowed)) = EDGES
+        .iter()
+        .filter(|(row, _)| is_within(&module, row))
+        .max_by_key(|(row, _)| row.len())
+    else {
+        return vec![format!("{name}: no row for module {module}")];
+    };
+    for path in paths_after(text, "crate::")
+        .into_iter()
+        .chain(paths_after(text, "aegis_broker::"))
+    {
+        if path.starts_with('{') {
+            found.push(format!(
+                "{name}: grouped `use crate::{{…}}` hides its edges"
+            ));
+            continue;
+        }
+        let fits = is_within(&path, row) || allowed.iter().any(|edge| is_within(&path, edge));
+        if !fits {
+            found.push(format!("{name}: {row} may not name {path}"));
+        }
+    }
+    let depth = module.split("::").count();
+    if text.contains("super::super::") && depth < 3 {
+        found.push(format!("{name}: super::super:: leaves the module"));
+    }
+    if depth == 1 && !name.ends_with("/mod.rs") && text.contains("super::") {
+        found.push(format!("{name}: super:: leaves the module"));
+    }
+    if depth == 1 && name.ends_with("/mod.rs") && text.contains("super::") {
+        found.push(format!("{name}: super:: of a top module is the crate"));
+    }
+    found
+}
+
+#[test]
+fn every_edge_points_at_the_core() {
+    let broken: Vec<_> = sources()
+        .iter()
+        .flat_map(|(name, text)| violations(name, &code(text)))
+        .collect();
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// The check itself catches what it is for.
+#[test]
+fn a_planted_edge_is_seen() {
+    for (name, text) in [
+        ("src/broker/state.rs", "use crate::socket::wire;"),
+        ("src/socket/wire.rs", "use crate::broker::state::State;"),
+        ("src/aegis/mod.rs", "let x = crate::audit::open();"),
+        ("src/socket/wire.rs", "use crate::{broker, model};"),
+        ("src/model/mod.rs", "use super::broker;"),
+        ("src/newcomer.rs", ""),
+    ] {
+        assert!(!violations(name, text).is_empty(), "{name}: {text}");
+    }
+}
+
+/// Invariant 1: the pure part of the core has no async, clock, randomness or I/O.
+#[test]
+fn the_pure_parts_are_pure() {
+    let mut seen = 0;
+    for (name, text) in sources() {
+        if !PURE.iter().any(|pure| name.starts_with(pure)) || name.ends_with("tests.rs") {
+            continue;
+        }
+        seen += 1;
+        let code = code(&text);
+        for word in IMPURE {
+            assert!(!code.contains(word), "{name} says {word}");
+        }
+    }
+    assert!(seen >= PURE.len(), "a pure file was moved");
+}
+
+/// Invariant 3: serde traits are derived in `wire.rs` files and `config/file.rs` only, and no
+/// secret type implements one.
+#[test]
+fn serde_stays_at_the_edges() {
+    for (name, text) in sources() {
+        let edge =
+            name.ends_with("/wire.rs") || name.contains("/wire/") || name == "src/config/file.rs";
+        let code = code(&text);
+        if !edge {
+            for word in [
+                "derive(Serialize",
+                "derive(Deserialize",
+                "Serialize)]",
+                "Deserialize)]",
+            ] {
+                assert!(!code.contains(word), "{name} derives serde traits");
+            }
+        }
+        for secret in ["SecretString", "SecretBuffer", "ProofKey"] {
+            for implemented in [
+                "Serialize for",
+                "Deserialize<'de> for",
+                "Clone for",
+                "Display for",
+            ] {
+                assert!(
+                    !code.contains(&format!("{implemented} {secret}")),
+                    "{name}: {implemented} {secret}"
+                );
+            }
+        }
+    }
+}
+
+/// Ours names the mock in one file.
+#[test]
+fn the_mock_is_named_in_two_places_only() {
+    for (name, text) in sources() {
+        if code(&text).contains("aegis_mock") {
+            assert!(
+                name == "src/daemon/mock.rs" || name.starts_with("src/cli/demo"),
+                "{name} names the mock"
+            );
+        }
+    }
+}
