@@ -23,6 +23,10 @@ use crate::time::{Now, UnixTime};
 /// When a segment is full: some 14,000 records, read in well under a second.
 const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 
+/// How much may be in the kernel and not on disk. Group commits keep it to a few KiB; only a disk
+/// that hangs lets it grow to this, and then nothing more is delivered until it answers.
+const MAX_UNSYNCED: usize = 1024 * 1024;
+
 /// Wakes that may wait for the thread. Appends send one at a time; the rest is for flushes.
 const WAKES: usize = 4;
 
@@ -89,8 +93,7 @@ pub enum OpenError {
 
 impl FileAuditLog {
     /// Checks the whole log in `folder`, made if absent, and begins a new segment. Takes time
-    /// with the size of the log (some 15 ms a MiB) and waits for the disk; call it from a thread
-    /// that may block.
+    /// with the size of the log and waits for the disk; call it from a thread that may block.
     ///
     /// # Errors
     /// [`OpenError`]; nothing was written then, except that a torn last line may have been moved.
@@ -231,6 +234,9 @@ impl FileAuditLog {
         if state.write_failed {
             // Cuts off what a failed write may have left.
             state.file.set_len(state.len)?;
+        }
+        if state.unsynced.len() >= MAX_UNSYNCED {
+            return Err(io::Error::other("the disk does not keep up"));
         }
         let seq = state.head.count.saturating_add(1);
         self.line.clear();

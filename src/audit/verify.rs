@@ -16,7 +16,8 @@ pub use super::scan::Unreadable;
 
 /// Checks the whole log in `folder` with the keys there are. A report whose `keyed` is less than
 /// its `records` says "chained, not keyed" about the rest, never "good" (AU-7). A folder without
-/// a log has no records and no damage.
+/// a log has no records and no damage. While a daemon writes, its newest line may be seen half
+/// written and is then reported like a crash's.
 ///
 /// # Errors
 /// [`Unreadable`] when a file cannot be read; damage is not an error but in the report.

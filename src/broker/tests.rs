@@ -13,8 +13,8 @@ use super::login::Generation;
 use super::policy::Policy;
 use super::ports::{
     Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CallTrace, Certainty,
-    CreateLease, CreatedLease, DeviceAuthorization, DeviceExchange, Disposition, Failure, OpenLease,
-    RedeemedLease, RevokeReason, Session,
+    CreateLease, CreatedLease, DeviceAuthorization, DeviceExchange, Disposition, Failure,
+    OpenLease, RedeemedLease, RevokeReason, Session,
 };
 use super::state::{Resumed, Settings, State};
 use crate::dpop::ProofKey;

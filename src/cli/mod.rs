@@ -7,6 +7,11 @@
 
 mod audit;
 
+mod daemon;
+
+#[cfg(feature = "mock")]
+mod demo;
+
 mod exit;
 
 mod get;
@@ -52,6 +57,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the daemon
+    Daemon(daemon::Arguments),
     /// Log in by approving on another device
     Login(login::Arguments),
     /// End the session: revoke its leases and wipe everything
@@ -68,6 +75,9 @@ enum Command {
     /// Look at the audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Show the whole story on an empty machine, against the bundled server
+    #[cfg(feature = "mock")]
+    Demo(demo::Options),
 }
 
 /// What every command needs to know.
@@ -97,6 +107,7 @@ pub fn run() -> ExitCode {
         json: arguments.json,
     };
     let done = match &arguments.command {
+        Command::Daemon(arguments) => daemon::run(arguments),
         Command::Login(arguments) => login::run(&context, arguments),
         Command::Logout(arguments) => logout::run(&context, arguments),
         Command::Lock => lock::run(&context),
@@ -104,6 +115,8 @@ pub fn run() -> ExitCode {
         Command::Get(arguments) => get::run(&context, arguments),
         Command::Lease(command) => lease::run(&context, command),
         Command::Audit(command) => audit::run(&context, command),
+        #[cfg(feature = "mock")]
+        Command::Demo(options) => demo::command(&context, *options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

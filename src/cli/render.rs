@@ -24,6 +24,12 @@ pub(super) fn secret(text: &SecretBuffer) -> Result<(), Refusal> {
     data(text.expose())
 }
 
+/// Writes a line of text for people to standard output.
+pub(super) fn line(text: &str) -> Result<(), Refusal> {
+    data(text.as_bytes())?;
+    data(b"\n")
+}
+
 /// Writes a JSON object and a line feed to standard output.
 pub(super) fn json(object: &[u8]) -> Result<(), Refusal> {
     data(object)?;

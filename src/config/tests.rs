@@ -79,13 +79,18 @@ selector = "gcp/billing-prod/deploy-bot"
 
 /// The text with the defaults that depend on the machine put in.
 fn uncommented(text: &str) -> String {
-    text.lines()
+    let lines: Vec<_> = text
+        .lines()
         .map(|line| match line.strip_prefix('#') {
             Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest,
             _ => line,
         })
-        .map(|line| format!("{line}\n"))
-        .collect()
+        .collect();
+    lines.join("\n")
+}
+
+fn repeated(count: u32, part: impl Fn(u32) -> String) -> String {
+    (0..count).map(part).collect()
 }
 
 /// The keys that serde knows of a table, from its own complaint about one it does not know.
@@ -200,9 +205,9 @@ fn each_mistake_in_the_configuration_names_its_key() {
     let in_profile = |line: &str| format!("{P}{GOOD}{line}\n{T}");
     let in_target = |line: &str| format!("{P}{GOOD}{T}{line}\n");
     let url = |url: &str| format!("{P}base_url = \"{url}\"\ntenant_id = \"t\"\n{T}");
-    let many: String = (0..33)
-        .map(|n| format!("[[profiles.work.target]]\nselector = \"a/b/hunter2{n}\"\n"))
-        .collect();
+    let many = repeated(33, |n| {
+        format!("[[profiles.work.target]]\nselector = \"a/b/hunter2{n}\"\n")
+    });
     let rows: &[(&str, String, &str)] = &[
         ("empty", String::new(), ": `profiles` is missing"),
         (
@@ -473,9 +478,9 @@ fn each_mistake_in_the_configuration_names_its_key() {
             .to_string();
         check_message(name, &message, "/etc/test.toml", wanted);
     }
-    let most: String = (0..32)
-        .map(|n| format!("[[profiles.work.target]]\nselector = \"a/b/c{n}\"\n"))
-        .collect();
+    let most = repeated(32, |n| {
+        format!("[[profiles.work.target]]\nselector = \"a/b/c{n}\"\n")
+    });
     assert!(config(&format!("{P}{GOOD}{most}")).is_ok());
 }
 
@@ -706,9 +711,7 @@ fn each_mistake_in_the_policy_names_its_key() {
         ),
         (
             "too many rules",
-            (0..1001)
-                .map(|n| format!("[[rule]]\nid = \"r{n}\"\n{rest}"))
-                .collect(),
+            repeated(1001, |n| format!("[[rule]]\nid = \"r{n}\"\n{rest}")),
             "`rule` is one too many",
         ),
     ];

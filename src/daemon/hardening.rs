@@ -46,7 +46,8 @@ pub fn harden_process() -> io::Result<()> {
 /// `internal` when the kernel refuses, or when the process is being traced.
 pub(super) fn harden_daemon() -> Result<(), Refusal> {
     rustix::thread::set_no_new_privs(true).map_err(|_errno| refused("no_new_privs"))?;
-    let status = std::fs::read_to_string("/proc/self/status").map_err(|_error| refused("status"))?;
+    let status =
+        std::fs::read_to_string("/proc/self/status").map_err(|_error| refused("status"))?;
     if is_traced(&status) {
         return Err(Refusal::new(ErrorCode::Internal)
             .with_reason("traced")
@@ -67,7 +68,9 @@ fn is_traced(status: &str) -> bool {
 fn refused(what: &str) -> Refusal {
     Refusal::new(ErrorCode::Internal)
         .with_reason("hardening")
-        .with_message(&format!("the kernel refused to harden the process ({what})"))
+        .with_message(&format!(
+            "the kernel refused to harden the process ({what})"
+        ))
         .with_fix("run on a Linux kernel that allows it")
 }
 

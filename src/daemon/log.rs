@@ -10,7 +10,16 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 /// Libraries that print requests, headers or frames when they are verbose: never below `WARN`,
 /// whatever `RUST_LOG` says (HY-9).
 const QUIET: [&str; 10] = [
-    "rmcp", "reqwest", "hyper", "hyper_util", "h2", "rustls", "zbus", "tower", "connectrpc", "axum",
+    "rmcp",
+    "reqwest",
+    "hyper",
+    "hyper_util",
+    "h2",
+    "rustls",
+    "zbus",
+    "tower",
+    "connectrpc",
+    "axum",
 ];
 
 /// Sends our log to stderr, at the level of `RUST_LOG`, `info` unless said otherwise.

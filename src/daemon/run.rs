@@ -1,7 +1,7 @@
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::build::{self, Built, Plan};
@@ -66,7 +66,17 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         build::reload_policy(&policy_file, &reload_handle);
     })?;
     let listener = instance.bind(SOCKET)?;
-    let door = tokio::spawn(listener::serve(listener, handle.clone(), doors_shut.clone()));
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| UnixListener::from_std(listener))
+        .map_err(|_error| {
+            Refusal::new(ErrorCode::Internal).with_message("the socket cannot be used")
+        })?;
+    let door = tokio::spawn(listener::serve(
+        listener,
+        handle.clone(),
+        doors_shut.clone(),
+    ));
     let signals = tokio::spawn(signals);
     readiness::ready();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");

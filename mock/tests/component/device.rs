@@ -109,6 +109,24 @@ async fn a_poll_too_early_is_slowed_down_and_a_refused_proof_is_no_poll() {
     assert_eq!(answer.text("/status"), "authorization_pending");
 }
 
+/// A test that pauses tokio's clock moves the server with it.
+#[tokio::test(start_paused = true)]
+async fn a_paused_clock_paces_the_polls() {
+    let mock = spawn().await;
+    let client = Client::new(&mock);
+    let begin = client.begin(&json!({})).await;
+    for _ in 0..3 {
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let answer = client.exchange(begin.text("/deviceCode")).await;
+        assert_eq!(answer.text("/status"), "authorization_pending");
+    }
+    let times: Vec<_> = mock.requests().iter().map(|request| request.at).collect();
+    assert_eq!(
+        times[2].duration_since(times[1]).unwrap(),
+        Duration::from_secs(5)
+    );
+}
+
 /// DG-11.
 #[tokio::test]
 async fn parallel_exchanges_of_one_code_yield_one_token() {

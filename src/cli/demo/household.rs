@@ -4,11 +4,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aegis_mock::Mock;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::socket::client::Client;
 
@@ -44,8 +46,7 @@ kind = "gcp_access_token"
 /// the folder is gone.
 #[derive(Debug)]
 pub(super) struct Household {
-    pub(super) mock: Mock,
-    pub(super) runtime: Runtime,
+    pub(super) server: Server,
     daemon: Daemon,
     folder: tempfile::TempDir,
 }
@@ -56,24 +57,16 @@ impl Household {
         let folder = tempfile::Builder::new()
             .prefix("aegis-broker-demo-")
             .tempdir()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()?;
         let mut policy = SERVER_POLICY.to_owned();
         if lenient_replay {
             policy.push_str("[strictness]\nreplay = false\n");
         }
-        let mock = runtime.block_on(aegis_mock::spawn(aegis_mock::Options {
-            policy_toml: Some(policy),
-            ..aegis_mock::Options::default()
-        }))?;
-        write(&folder.path().join("config.toml"), &config(&mock))?;
+        let server = Server::start(policy)?;
+        write(&folder.path().join("config.toml"), &config(&server.mock))?;
         write(&folder.path().join("policy.toml"), &broker_policy())?;
         let daemon = Daemon::start(folder.path())?;
         Ok(Self {
-            mock,
-            runtime,
+            server,
             daemon,
             folder,
         })
@@ -107,14 +100,12 @@ impl Household {
     /// Removes the folder.
     pub(super) fn clean(self) -> io::Result<()> {
         let Self {
-            mock,
-            runtime,
+            server,
             daemon,
             folder,
         } = self;
         drop(daemon);
-        runtime.block_on(mock.stop());
-        drop(runtime);
+        drop(server);
         folder.close()
     }
 }
@@ -154,6 +145,55 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
         .mode(0o600)
         .open(path)?;
     file.write_all(text.as_bytes())
+}
+
+/// The bundled server, on a thread of its own. Dropped, it stops.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) mock: Mock,
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(policy: String) -> Result<Self, Box<dyn std::error::Error>> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let mock = runtime.block_on(aegis_mock::spawn(aegis_mock::Options {
+            policy_toml: Some(policy),
+            ..aegis_mock::Options::default()
+        }))?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("bundled-server".to_owned())
+            .spawn(move || {
+                // Asked to stop, or the one who could ask is gone.
+                drop(runtime.block_on(stopped));
+            })?;
+        Ok(Self {
+            mock,
+            handle,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Waits for something that the server's thread drives.
+    pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.handle.block_on(future)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
 }
 
 /// The daemon as a child process.

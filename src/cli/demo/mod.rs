@@ -10,21 +10,22 @@ mod report;
 
 mod story;
 
+use super::{Context, render};
 use crate::model::{ErrorCode, Refusal};
 
-pub use report::Report;
+use report::Report;
 
 /// What can be asked of the demonstration.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub struct Options {
+pub(super) struct Options {
     /// Breaks the server or the world at one step, so that a test sees the step fail.
     #[arg(long, hide = true, value_enum)]
-    pub plant_fault: Option<Step>,
+    plant_fault: Option<Step>,
 }
 
 /// The steps, in the order of the story.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Step {
+enum Step {
     /// Server and daemon are up.
     Start,
     /// The device login.
@@ -53,7 +54,7 @@ pub enum Step {
 
 impl Step {
     /// The word in messages and in the report.
-    pub const fn as_str(self) -> &'static str {
+    const fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Login => "login",
@@ -71,11 +72,26 @@ impl Step {
     }
 }
 
+/// Tells the story on standard output; with `--json` its report, once, at the end.
+pub(super) fn command(context: &Context, options: Options) -> Result<(), Refusal> {
+    let mut told = Ok(());
+    let report = run(options, &mut |sentence| {
+        if !context.json && told.is_ok() {
+            told = render::line(sentence);
+        }
+    })?;
+    told?;
+    if context.json {
+        render::json(report.to_json().to_string().as_bytes())?;
+    }
+    Ok(())
+}
+
 /// Tells the story; `tell` hears each sentence of it as it comes true.
 ///
 /// # Errors
 /// `demo_failed` with the step's name as its reason.
-pub fn run(options: Options, tell: &mut dyn FnMut(&str)) -> Result<Report, Refusal> {
+fn run(options: Options, tell: &mut dyn FnMut(&str)) -> Result<Report, Refusal> {
     story::tell(options, tell).map_err(|failed| {
         Refusal::new(ErrorCode::DemoFailed)
             .with_reason(failed.step.as_str())
@@ -101,6 +117,10 @@ impl Step {
 
     /// This step wants `holds`.
     fn wants(self, holds: bool, what: &str) -> Result<(), Failed> {
-        if holds { Ok(()) } else { Err(self.failed(what)) }
+        if holds {
+            Ok(())
+        } else {
+            Err(self.failed(what))
+        }
     }
 }

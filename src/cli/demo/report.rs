@@ -4,40 +4,40 @@ use serde_json::{Value, json};
 
 /// What the demonstration showed. Holds no secret: of the material, names only.
 #[derive(Debug, Clone, Default)]
-pub struct Report {
+pub(super) struct Report {
     /// As whom the login was approved, as the server wrote it down.
-    pub principal: String,
+    pub(super) principal: String,
     /// How often the daemon asked before it was approved.
-    pub polls: usize,
+    pub(super) polls: usize,
     /// The lease's name and its states at the server, in order.
-    pub lease_id: String,
+    pub(super) lease_id: String,
     /// See there.
-    pub lease_states: Vec<String>,
+    pub(super) lease_states: Vec<String>,
     /// For what material was delivered.
-    pub selector: String,
+    pub(super) selector: String,
     /// Its fields' names.
-    pub fields: Vec<String>,
+    pub(super) fields: Vec<String>,
     /// HTTP status of `whoami` while the lease lived.
-    pub whoami_before: u16,
+    pub(super) whoami_before: u16,
     /// HTTP status after it was revoked.
-    pub whoami_after: u16,
+    pub(super) whoami_after: u16,
     /// The server's reason for refusing the proof sent again.
-    pub replay: String,
+    pub(super) replay: String,
     /// The broker's code for the selector outside the grant.
-    pub outside_grant: String,
+    pub(super) outside_grant: String,
     /// The local chain verified.
-    pub verified: bool,
+    pub(super) verified: bool,
     /// With the key that the daemon holds.
-    pub keyed: bool,
+    pub(super) keyed: bool,
     /// Events of the server's that were matched to local records, one to one.
-    pub reconciled: usize,
+    pub(super) reconciled: usize,
     /// How long each step took.
-    pub timings: Vec<(&'static str, Duration)>,
+    pub(super) timings: Vec<(&'static str, Duration)>,
 }
 
 impl Report {
     /// One JSON object.
-    pub fn to_json(&self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         let timings: serde_json::Map<String, Value> = self
             .timings
             .iter()

@@ -6,10 +6,8 @@ use serde_json::json;
 
 use super::household::{Household, OUTSIDE, SELECTOR};
 use super::{Failed, Options, Report, Step};
-use crate::audit;
-use crate::model::{
-    ErrorCode, FieldValue, LeaseId, LoginPhase, Material, Refusal, Selector,
-};
+use crate::audit::{self, Keys};
+use crate::model::{ErrorCode, FieldValue, LeaseId, LoginPhase, Material, Refusal, Selector};
 use crate::secret::SecretString;
 use crate::socket::client::Client;
 use crate::time::{Clock as _, SystemClock, Timestamp};
@@ -27,7 +25,9 @@ pub(super) fn tell(options: Options, say: &mut dyn FnMut(&str)) -> Result<Report
     let lenient = planted == Some(Step::Replay);
     let mut household = Household::start(lenient).map_err(|error| Step::Start.failed(error))?;
     if planted == Some(Step::Start) {
-        household.kill().map_err(|error| Step::Start.failed(error))?;
+        household
+            .kill()
+            .map_err(|error| Step::Start.failed(error))?;
     }
     let mut client = household
         .connect()
@@ -83,13 +83,13 @@ impl Story {
 
     fn plant(&self, step: Step, method: &str, kind: FaultKind) {
         if self.is_planted(step) {
-            self.household.mock.fault(method, kind, ALWAYS);
+            self.household.server.mock.fault(method, kind, ALWAYS);
         }
     }
 
     /// What the server wrote down of calls to that method.
     fn calls(&self, method: &str) -> Vec<RequestRecord> {
-        let mut calls = self.household.mock.requests();
+        let mut calls = self.household.server.mock.requests();
         calls.retain(|call| call.method == method);
         calls
     }
@@ -106,9 +106,12 @@ impl Story {
             device.user_code, device.verification_uri
         ));
         let decided = if self.is_planted(step) {
-            self.household.mock.deny(device.user_code.as_str())
+            self.household.server.mock.deny(device.user_code.as_str())
         } else {
-            self.household.mock.approve(device.user_code.as_str())
+            self.household
+                .server
+                .mock
+                .approve(device.user_code.as_str())
         };
         decided.map_err(|error| step.failed(error))?;
         say("       The demonstration approves it by itself; no person was asked.");
@@ -117,7 +120,9 @@ impl Story {
             return Err(step.failed("the daemon is not logged in"));
         };
         let polls = self.calls("ExchangeMcpOauthDeviceAuthorization");
-        let served = polls.iter().find(|call| call.result == "ok" && call.reason.is_none());
+        let served = polls
+            .iter()
+            .find(|call| call.result == "ok" && call.reason.is_none());
         let signed = served.is_some_and(|call| call.proof.is_some());
         step.wants(signed, "the server did not see a proof with the exchange")?;
         let approved = self
@@ -147,10 +152,15 @@ impl Story {
             .map_err(|refusal| step.failed(refusal))?;
         let lease_id = made.view.lease_id;
         let state = self.state_at_server(step, &lease_id)?;
-        step.wants(state == LeaseState::Active, "the server holds no active lease")?;
+        step.wants(
+            state == LeaseState::Active,
+            "the server holds no active lease",
+        )?;
         self.report.lease_id = lease_id.to_string();
         self.note_state(state);
-        say(&format!("Lease: {lease_id} for {SELECTOR}, active at the server."));
+        say(&format!(
+            "Lease: {lease_id} for {SELECTOR}, active at the server."
+        ));
         Ok(lease_id)
     }
 
@@ -171,13 +181,19 @@ impl Story {
         else {
             return Err(step.failed("the material has no access token"));
         };
-        let handed_out = self.household.mock.secrets();
+        let handed_out = self.household.server.mock.secrets();
         step.wants(
-            handed_out.iter().any(|secret| secret.value == token.expose()),
+            handed_out
+                .iter()
+                .any(|secret| secret.value == token.expose()),
             "the material is not what the server handed out",
         )?;
         self.report.selector = SELECTOR.to_owned();
-        self.report.fields = material.fields.iter().map(|field| field.name.to_string()).collect();
+        self.report.fields = material
+            .fields
+            .iter()
+            .map(|field| field.name.to_string())
+            .collect();
         say(&format!(
             "       Redeemed over the socket: {} (values stay out of this story).",
             self.report.fields.join(", ")
@@ -192,10 +208,13 @@ impl Story {
     ) -> Result<(), Failed> {
         let step = Step::WhoamiBefore;
         if self.is_planted(step) {
-            self.household.mock.advance(Duration::from_hours(2));
+            self.household.server.mock.advance(Duration::from_hours(2));
         }
         self.report.whoami_before = self.whoami(step, material)?;
-        step.wants(self.report.whoami_before == 200, "the material opens nothing")?;
+        step.wants(
+            self.report.whoami_before == 200,
+            "the material opens nothing",
+        )?;
         say("       It opens /fake/gcp/whoami: 200.");
         Ok(())
     }
@@ -219,14 +238,14 @@ impl Story {
             .ok_or_else(|| step.failed("the server wrote no token down"))?;
         let url = format!(
             "{}aegis.v1.BrokerService/RedeemCredentialLease",
-            self.household.mock.api()
+            self.household.server.mock.api()
         );
         let body = json!({
             "tenantId": "business-default",
             "leaseId": self.report.lease_id,
             "requestProof": { "proofType": "dpop_jwt", "dpopJwt": captured },
         });
-        let answer = self.household.runtime.block_on(async {
+        let answer = self.household.server.block_on(async {
             http()?
                 .post(url)
                 .bearer_auth(token.expose())
@@ -254,9 +273,13 @@ impl Story {
 
     fn outside_the_grant(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
         let step = Step::Refused;
-        let selector = if self.is_planted(step) { SELECTOR } else { OUTSIDE };
+        let selector = if self.is_planted(step) {
+            SELECTOR
+        } else {
+            OUTSIDE
+        };
         let selector = Selector::parse(selector).map_err(|error| step.failed(error))?;
-        let before = self.household.mock.requests().len();
+        let before = self.household.server.mock.requests().len();
         let refusal = match self.client.credential(&selector, None, None, None) {
             Ok(_) => return Err(step.failed("a selector outside the grant was served")),
             Err(refusal) => refusal,
@@ -267,10 +290,13 @@ impl Story {
             "it was refused for another reason",
         )?;
         step.wants(
-            self.household.mock.requests().len() == before,
+            self.household.server.mock.requests().len() == before,
             "a call for it left the broker",
         )?;
-        say(&format!("Denied: {OUTSIDE} is outside the grant: {}.", refusal.code.as_str()));
+        say(&format!(
+            "Denied: {OUTSIDE} is outside the grant: {}.",
+            refusal.code.as_str()
+        ));
         Ok(())
     }
 
@@ -281,13 +307,19 @@ impl Story {
             // The server does it and the answer is lost: the broker's second try succeeds, and
             // the server has an event that no local record knows.
             let lost = FaultKind::CloseAfterCommit;
-            self.household.mock.fault("RevokeCredentialLease", lost, 1);
+            self.household
+                .server
+                .mock
+                .fault("RevokeCredentialLease", lost, 1);
         }
         self.client
             .lease_revoke(lease_id)
             .map_err(|refusal| step.failed(refusal))?;
         let state = self.state_at_server(step, lease_id)?;
-        step.wants(state == LeaseState::Revoked, "the lease lives on at the server")?;
+        step.wants(
+            state == LeaseState::Revoked,
+            "the lease lives on at the server",
+        )?;
         self.note_state(state);
         say("Revoke: done, and confirmed by the server.");
         Ok(())
@@ -306,7 +338,10 @@ impl Story {
             SecretString::copy_from(material.expose())
         };
         self.report.whoami_after = self.whoami(step, &shown)?;
-        step.wants(self.report.whoami_after == 401, "the material outlived its lease")?;
+        step.wants(
+            self.report.whoami_after == 401,
+            "the material outlived its lease",
+        )?;
         say("       The same material opens nothing any more: 401.");
         Ok(())
     }
@@ -317,7 +352,12 @@ impl Story {
             .client
             .credential(&selector, None, None, None)
             .map_err(|refusal| step.failed(refusal))?;
-        match delivery.view.material.field("access_token").map(|field| &field.value) {
+        match delivery
+            .view
+            .material
+            .field("access_token")
+            .map(|field| &field.value)
+        {
             Some(FieldValue::Secret(token)) => Ok(SecretString::copy_from(token.expose())),
             Some(FieldValue::Public(_)) | None => Err(step.failed("no access token")),
         }
@@ -340,7 +380,11 @@ impl Story {
         say(&format!(
             "Audit: {} records, chain intact{}.",
             checked.records,
-            if self.report.keyed { ", every one under the daemon's key" } else { "" }
+            if self.report.keyed {
+                ", every one under the daemon's key"
+            } else {
+                ""
+            }
         ));
         Ok(())
     }
@@ -349,13 +393,16 @@ impl Story {
     /// and proof, and the other way round.
     fn reconcile(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
         let step = Step::Reconcile;
-        let ours: BTreeSet<_> = audit::read(&self.household.audit_folder(), usize::MAX)
+        let ours: BTreeSet<_> = audit::verify::read(&self.household.audit_folder(), usize::MAX)
             .map_err(|error| step.failed(error))?
             .into_iter()
             .filter(|entry| entry.record.outcome.as_str() == "ok")
             .filter_map(|entry| {
                 let trace = entry.record.trace;
-                let jti = trace.proof_jti.map(|jti| jti.to_string()).unwrap_or_default();
+                let jti = trace
+                    .proof_jti
+                    .map(|jti| jti.to_string())
+                    .unwrap_or_default();
                 Some((trace.request_id?.to_string(), jti))
             })
             .collect();
@@ -389,12 +436,14 @@ impl Story {
         if self.is_planted(step) {
             self.household.kill().map_err(|error| step.failed(error))?;
         } else {
-            self.client.logout(None).map_err(|refusal| step.failed(refusal))?;
+            self.client
+                .logout(None)
+                .map_err(|refusal| step.failed(refusal))?;
         }
         drop(self.client);
         let status = self.household.stop().map_err(|error| step.failed(error))?;
         step.wants(status.success(), "the daemon did not stop cleanly")?;
-        let offline = audit::verify(&self.household.audit_folder(), &audit::Keys::none())
+        let offline = audit::verify::verify(&self.household.audit_folder(), &Keys::none())
             .map_err(|error| step.failed(error))?;
         step.wants(offline.damage.is_none(), "the log at rest does not verify")?;
         let folder = self.household.folder().to_owned();
@@ -406,6 +455,7 @@ impl Story {
 
     fn state_at_server(&self, step: Step, lease_id: &LeaseId) -> Result<LeaseState, Failed> {
         self.household
+            .server
             .mock
             .leases()
             .into_iter()
@@ -423,8 +473,8 @@ impl Story {
     }
 
     fn whoami(&self, step: Step, material: &SecretString) -> Result<u16, Failed> {
-        let url = format!("{}fake/gcp/whoami", self.household.mock.api());
-        let status = self.household.runtime.block_on(async {
+        let url = format!("{}fake/gcp/whoami", self.household.server.mock.api());
+        let status = self.household.server.block_on(async {
             Ok::<_, reqwest::Error>(
                 http()?
                     .get(url)
@@ -452,7 +502,10 @@ fn tamper(folder: &std::path::Path) -> std::io::Result<()> {
     let newest = std::fs::read_dir(folder)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "jsonl")
+        })
         .max()
         .ok_or_else(|| std::io::Error::other("no segment"))?;
     let mut bytes = std::fs::read(&newest)?;
