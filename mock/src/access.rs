@@ -109,10 +109,10 @@ impl Shared {
         if !fresh {
             return Err(Refusal::use_nonce(state.nonces.next(mode, now)));
         }
-        if !state
+        let first = state
             .replays
-            .consume(proof, self.clock.real().unix_seconds())
-        {
+            .consume(proof, self.clock.real().unix_seconds());
+        if !first && state.policy.strictness.replay {
             return Err(Refusal::new(
                 Reason::ProofReplayed,
                 "proof has been used before",

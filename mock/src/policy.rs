@@ -93,6 +93,7 @@ pub(crate) struct Strictness {
     pub(crate) host: bool,
     pub(crate) origin: bool,
     pub(crate) no_store: bool,
+    pub(crate) replay: bool,
 }
 
 impl Default for Strictness {
@@ -106,6 +107,7 @@ impl Default for Strictness {
             host: true,
             origin: true,
             no_store: true,
+            replay: true,
         }
     }
 }

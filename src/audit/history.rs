@@ -40,9 +40,9 @@ impl History {
                     self.principals.insert(profile.clone(), principal.clone());
                 }
             }
-            // Whatever the issuer said, the person meant it.
+            // A session that the issuer ended is no person's wish to log in as somebody else.
             AuditAction::Logout => {
-                if let Some(profile) = &record.profile {
+                if let (Some(profile), AuditOutcome::Ok) = (&record.profile, record.outcome) {
                     self.principals.remove(profile);
                 }
             }

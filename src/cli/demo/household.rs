@@ -40,6 +40,7 @@ selector = "provider:gcp:app:billing-prod:account:deploy-bot"
 [[credential]]
 selector = "provider:gcp:app:billing-prod:account:deploy-bot"
 kind = "gcp_access_token"
+fields = { access_token = "mock-gcp-{random}", service_account_email = "deploy-bot@billing-prod.example", project_id = "billing-prod" }
 "#;
 
 /// The bundled server, the daemon and the folder they live in. Dropped, the daemon is stopped and

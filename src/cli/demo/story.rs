@@ -127,6 +127,7 @@ impl Story {
         step.wants(signed, "the server did not see a proof with the exchange")?;
         let approved = self
             .household
+            .server
             .mock
             .audit()
             .into_iter()
@@ -230,6 +231,7 @@ impl Story {
             .ok_or_else(|| step.failed("the server wrote no proof down"))?;
         let token = self
             .household
+            .server
             .mock
             .secrets()
             .into_iter()
@@ -408,6 +410,7 @@ impl Story {
             .collect();
         let theirs: BTreeSet<_> = self
             .household
+            .server
             .mock
             .audit()
             .into_iter()
