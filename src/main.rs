@@ -3,7 +3,8 @@
 use std::alloc::System;
 use std::process::ExitCode;
 
-use aegis_broker::{cli, daemon};
+use aegis_broker::cli;
+use aegis_broker::daemon;
 
 /// Wipes what is freed, whoever allocated it (HY-6).
 #[global_allocator]
