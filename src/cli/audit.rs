@@ -1,44 +1,227 @@
 //! `aegis-broker audit`: look at the chained log.
+//!
+//! `verify` asks the daemon, which holds the key of the log's MACs; without a daemon it checks
+//! the chain alone. `show` reads the files.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 
 use super::{Context, render};
-use crate::model::{ErrorCode, Refusal};
-use crate::socket::client::AuditStatus;
+use crate::audit::Keys;
+use crate::audit::verify as log;
+use crate::config::{Overrides, Paths, ProcessEnvironment};
+use crate::model::{CleanText, ErrorCode, Refusal};
+
+/// How many records are shown where nobody says.
+const NEWEST: &str = "20";
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Check that the log is what was written, with the daemon's keys
-    Verify,
+    /// Show the newest records
+    Show(Show),
+    /// Check that the log is what was written, with the daemon's key where it runs
+    Verify(Verify),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Show {
+    /// How many
+    #[arg(long, value_name = "COUNT", default_value = NEWEST)]
+    last: usize,
+    /// The log's folder, instead of the one in the state folder
+    #[arg(long, value_name = "FOLDER")]
+    audit_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Verify {
+    /// Check this folder here, without the daemon
+    #[arg(long, value_name = "FOLDER")]
+    audit_dir: Option<PathBuf>,
 }
 
 pub(super) fn run(context: &Context, command: &Command) -> Result<(), Refusal> {
     match command {
-        Command::Verify => verify(context),
+        Command::Show(arguments) => show(context, arguments),
+        Command::Verify(arguments) => match &arguments.audit_dir {
+            Some(folder) => verify_here(context, folder),
+            None => verify(context),
+        },
     }
+}
+
+fn show(context: &Context, arguments: &Show) -> Result<(), Refusal> {
+    let folder = match &arguments.audit_dir {
+        Some(folder) => folder.clone(),
+        None => default_folder()?,
+    };
+    let entries = log::read(&folder, arguments.last).map_err(|error| match error {
+        log::ReadError::Unreadable(error) => unreadable(&error),
+        log::ReadError::Damaged(found) => damaged(found.what, found.file.display(), found.line),
+    })?;
+    let line = if context.json { object } else { row };
+    entries
+        .iter()
+        .try_for_each(|entry| render::data(line(entry).as_bytes()))
+}
+
+/// Where the daemon keeps the log, unless its configuration names another folder.
+fn default_folder() -> Result<PathBuf, Refusal> {
+    let paths = Paths::resolve(&ProcessEnvironment::new(), &Overrides::default());
+    let paths = paths.map_err(|error| {
+        Refusal::new(ErrorCode::ConfigInvalid)
+            .with_message(&error.to_string())
+            .with_fix("name the folder with --audit-dir")
+    })?;
+    Ok(paths.state_dir.join("audit"))
+}
+
+fn unreadable(error: &log::Unreadable) -> Refusal {
+    Refusal::new(ErrorCode::Io).with_message(&format!("the audit log cannot be read: {error}"))
+}
+
+/// The members of a record that are there, by name, in a fixed order.
+fn members(entry: &log::Entry) -> Vec<(&'static str, String)> {
+    let record = &entry.record;
+    let peer = record.peer.as_ref();
+    let text = |text: &CleanText| text.as_str().to_owned();
+    [
+        ("seq", Some(entry.seq.to_string())),
+        ("at", Some(entry.at.to_string())),
+        ("action", Some(record.action.as_str().to_owned())),
+        ("outcome", Some(record.outcome.as_str().to_owned())),
+        ("profile", record.profile.as_ref().map(ToString::to_string)),
+        (
+            "selector",
+            record
+                .selector
+                .as_ref()
+                .map(|selector| selector.short().to_owned()),
+        ),
+        (
+            "lease_id",
+            record.lease_id.as_ref().map(ToString::to_string),
+        ),
+        (
+            "exposure",
+            record.exposure.map(|exposure| exposure.as_str().to_owned()),
+        ),
+        ("rule", record.rule.as_ref().map(text)),
+        ("reason", record.reason.as_ref().map(text)),
+        (
+            "principal",
+            record.principal.as_ref().map(ToString::to_string),
+        ),
+        ("pid", peer.map(|peer| peer.process.pid.to_string())),
+        ("exe", peer.and_then(|peer| peer.exe.as_ref()).map(text)),
+        (
+            "request_id",
+            record.trace.request_id.as_ref().map(ToString::to_string),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+    .collect()
+}
+
+/// For people: the time, what and how, then the rest by name.
+fn row(entry: &log::Entry) -> String {
+    let members = members(entry);
+    let cells = members.iter().map(|(name, value)| match *name {
+        "seq" | "at" | "action" | "outcome" => value.clone(),
+        name => format!("{name}={value}"),
+    });
+    let mut line = cells.collect::<Vec<_>>().join("  ");
+    line.push('\n');
+    line
+}
+
+/// For programs: one JSON object a line.
+fn object(entry: &log::Entry) -> String {
+    let members = members(entry).into_iter().map(|(name, value)| {
+        let value = match (name, value.parse::<u64>()) {
+            ("seq" | "pid", Ok(number)) => number.into(),
+            _ => serde_json::Value::String(value),
+        };
+        (name.to_owned(), value)
+    });
+    let mut line = serde_json::Value::Object(members.collect()).to_string();
+    line.push('\n');
+    line
 }
 
 fn verify(context: &Context) -> Result<(), Refusal> {
-    let reply = context.connect()?.audit_verify()?;
+    let mut daemon = match context.connect() {
+        Ok(daemon) => daemon,
+        Err(refusal) if refusal.code == ErrorCode::DaemonUnreachable => {
+            if !context.json {
+                render::progress("no daemon answers, so only the chain is checked\n");
+            }
+            return verify_here(context, &default_folder()?);
+        }
+        Err(refusal) => return Err(refusal),
+    };
+    let reply = daemon.audit_verify()?;
+    let report = &reply.view;
+    if let Some(damage) = &report.damage {
+        return Err(damaged(&damage.what, &damage.file, damage.line));
+    }
     if context.json {
-        render::json(reply.expose_json())?;
-    } else {
-        render::progress(&describe(&reply.view));
+        return render::json(reply.expose_json());
     }
-    match &reply.view.damage {
-        None => Ok(()),
-        Some(damage) => Err(Refusal::new(ErrorCode::AuditDamaged).with_message(&format!(
-            "the audit log does not verify: {} at {}:{}",
-            damage.what, damage.file, damage.line
-        ))),
-    }
+    render::progress(&describe(report.records, report.keyed, report.torn_tail));
+    Ok(())
 }
 
-fn describe(report: &AuditStatus) -> String {
-    let AuditStatus { records, keyed, .. } = report;
-    let kind = if *keyed > 0 { "keyed" } else { "chained" };
-    let torn = if report.torn_tail {
+/// Checks the chain without the daemon's key.
+fn verify_here(context: &Context, folder: &Path) -> Result<(), Refusal> {
+    let report = log::verify(folder, &Keys::none()).map_err(|error| unreadable(&error))?;
+    if let Some(damage) = &report.damage {
+        return Err(damaged(damage.what, damage.file.display(), damage.line));
+    }
+    if context.json {
+        let object = serde_json::json!({
+            "records": report.records,
+            "keyed": report.keyed,
+            "torn_tail": report.torn_tail,
+        });
+        return render::json(object.to_string().as_bytes());
+    }
+    render::progress(&describe(report.records, report.keyed, report.torn_tail));
+    Ok(())
+}
+
+fn damaged(what: impl Display, file: impl Display, line: u64) -> Refusal {
+    let message = format!("the audit log does not verify: {what} at {file}:{line}");
+    Refusal::new(ErrorCode::AuditDamaged).with_message(&message)
+}
+
+/// `keyed` is said only when every record's MAC was checked: an unkeyed chain can be rewritten
+/// by whoever can write the file (AU-7).
+fn describe(records: u64, keyed: u64, torn_tail: bool) -> String {
+    let kind = if keyed == records && keyed > 0 {
+        format!("keyed: {records} records")
+    } else {
+        format!("chained: {records} records, {keyed} of them checked with a key")
+    };
+    let torn = if torn_tail {
         "; a crash left half a line at the end"
     } else {
         ""
     };
-    format!("{kind}: {records} records read, {keyed} checked with the daemon's key{torn}\n")
+    format!("{kind}{torn}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// AU-7: a chain without its key is never called good.
+    #[test]
+    fn keyed_is_said_of_a_log_that_was_checked_whole() {
+        assert_eq!(describe(3, 3, false), "keyed: 3 records\n");
+        assert!(describe(3, 2, false).starts_with("chained: 3 records, 2 of them"));
+        assert!(describe(0, 0, false).starts_with("chained"));
+        assert!(describe(3, 3, true).contains("half a line"));
+    }
 }

@@ -3,7 +3,7 @@
 //! Both are written without a buffer of ours: the library's own would keep a secret for as long
 //! as the process lives.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd;
 
 use super::Context;
@@ -13,7 +13,7 @@ use crate::socket::client;
 
 /// Writes data to standard output.
 pub(super) fn data(bytes: &[u8]) -> Result<(), Refusal> {
-    write_all(&io::stdout(), bytes).map_err(|error| {
+    write_all(rustix::stdio::stdout(), bytes).map_err(|error| {
         Refusal::new(ErrorCode::Io)
             .with_message(&format!("standard output cannot be written: {error}"))
     })
@@ -38,7 +38,7 @@ pub(super) fn json(object: &[u8]) -> Result<(), Refusal> {
 
 /// Writes progress to standard error. A stream that is closed there is no reason to stop.
 pub(super) fn progress(text: &str) {
-    drop(write_all(&io::stderr(), text.as_bytes()));
+    drop(write_all(rustix::stdio::stderr(), text.as_bytes()));
 }
 
 /// Whether standard output is a terminal.
@@ -98,7 +98,13 @@ pub(super) fn refusal(context: &Context, refusal: &Refusal) {
     progress(&text);
 }
 
-fn write_all(stream: &impl AsFd, bytes: &[u8]) -> io::Result<()> {
-    let own = stream.as_fd().try_clone_to_owned()?;
-    std::fs::File::from(own).write_all(bytes)
+fn write_all(stream: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&stream, bytes))?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = bytes.get(written..).unwrap_or_default();
+    }
+    Ok(())
 }

@@ -353,16 +353,16 @@ mod tests {
         }
     }
 
-    fn ended(revoked: usize) -> Result<Outcome, Refusal> {
-        Ok(Outcome::Ended(EndedView {
+    fn ended(revoked: usize) -> Outcome {
+        Outcome::Ended(EndedView {
             revoked,
             unconfirmed: 0,
-        }))
+        })
     }
 
-    fn delivery(secret: &str) -> Result<Outcome, Refusal> {
+    fn delivery(secret: &str) -> Outcome {
         let at = UnixTime::from_millis(1_800_000_000_000);
-        Ok(Outcome::Delivered(Delivery {
+        Outcome::Delivered(Delivery {
             lease: LeaseView {
                 lease_id: LeaseId::parse("lse_1").unwrap(),
                 selector: Selector::parse("gcp/a/b").unwrap(),
@@ -381,7 +381,7 @@ mod tests {
                 }],
                 expires_at: at,
             }),
-        }))
+        })
     }
 
     fn lock(id: &str) -> String {
@@ -400,19 +400,19 @@ mod tests {
         let (_, first) = left.asked().await;
         let (_, second) = left.asked().await;
         let (_, other) = right.asked().await;
-        second.send(ended(2)).unwrap();
+        second.send(Ok(ended(2))).unwrap();
         assert_eq!(
             left.hear().await,
             "{\"jsonrpc\":\"2.0\",\"id\":\"a\",\"result\":{\"revoked\":2,\"unconfirmed\":0}}\n"
         );
-        other.send(ended(3)).unwrap();
+        other.send(Ok(ended(3))).unwrap();
         assert!(
             right
                 .hear()
                 .await
                 .contains("\"id\":1,\"result\":{\"revoked\":3,")
         );
-        first.send(ended(1)).unwrap();
+        first.send(Ok(ended(1))).unwrap();
         assert!(
             left.hear()
                 .await
@@ -433,7 +433,7 @@ mod tests {
         let refused = door.questions.try_recv().is_err();
         assert!(refused, "nothing of it reached the core");
         door.say(lock("7")).await;
-        door.asked().await.1.send(ended(0)).unwrap();
+        door.asked().await.1.send(Ok(ended(0))).unwrap();
         assert!(door.hear().await.contains("\"id\":7"));
     }
 
@@ -456,7 +456,7 @@ mod tests {
     /// LM: an endless line is refused once it is too long, and the connection closed.
     #[tokio::test]
     async fn an_endless_line_is_refused_and_the_connection_closed() {
-        let mut door = Door::open();
+        let door = Door::open();
         let (input, mut output) = door.stream.into_inner().into_split();
         let writing =
             tokio::spawn(async move { while output.write_all(&[b' '; 4096]).await.is_ok() {} });
@@ -477,7 +477,7 @@ mod tests {
         let request = lock("1");
         let spaces = " ".repeat(MAX_LINE + 1 - request.len());
         door.say(spaces + &request).await;
-        door.asked().await.1.send(ended(0)).unwrap();
+        door.asked().await.1.send(Ok(ended(0))).unwrap();
         assert!(door.hear().await.contains("\"id\":1"));
     }
 
@@ -509,7 +509,7 @@ mod tests {
         door.say(lock("1")).await;
         let (_, reply) = door.asked().await;
         tokio::time::advance(Duration::from_hours(1)).await;
-        reply.send(ended(0)).unwrap();
+        reply.send(Ok(ended(0))).unwrap();
         assert!(door.hear().await.contains("\"id\":1"));
     }
 
@@ -525,10 +525,10 @@ mod tests {
             waiting.push(door.asked().await.1);
         }
         assert!(door.questions.try_recv().is_err());
-        waiting.remove(0).send(ended(0)).unwrap();
+        waiting.remove(0).send(Ok(ended(0))).unwrap();
         assert!(door.hear().await.contains("\"id\":0"));
         let (_, last) = door.asked().await;
-        last.send(ended(0)).unwrap();
+        last.send(Ok(ended(0))).unwrap();
         assert!(door.hear().await.contains("\"id\":64"));
     }
 
@@ -557,7 +557,7 @@ mod tests {
         door.say(lock("1")).await;
         door.stream.shutdown().await.unwrap();
         let (_, reply) = door.asked().await;
-        reply.send(ended(0)).unwrap();
+        reply.send(Ok(ended(0))).unwrap();
         assert!(door.hear().await.contains("\"id\":1"));
         door.task.await.unwrap().unwrap();
     }
@@ -580,14 +580,14 @@ mod tests {
     async fn material_is_not_written_once_the_peer_is_dead() {
         let mut door = Door::open();
         door.say(GET).await;
-        door.asked().await.1.send(delivery("canary-1")).unwrap();
+        door.asked().await.1.send(Ok(delivery("canary-1"))).unwrap();
         assert!(door.hear().await.contains("canary-1"));
         door.peer.0.store(false, Ordering::Relaxed);
         door.say(lock("1")).await;
-        door.asked().await.1.send(ended(0)).unwrap();
+        door.asked().await.1.send(Ok(ended(0))).unwrap();
         assert!(door.hear().await.contains("\"id\":1"));
         door.say(GET).await;
-        door.asked().await.1.send(delivery("canary-2")).unwrap();
+        door.asked().await.1.send(Ok(delivery("canary-2"))).unwrap();
         assert_eq!(door.hear().await, "");
         assert!(matches!(
             door.task.await.unwrap(),
@@ -601,7 +601,7 @@ mod tests {
         let mut door = Door::open();
         door.say(GET).await;
         let large = "x".repeat(900 * 1024);
-        door.asked().await.1.send(delivery(&large)).unwrap();
+        door.asked().await.1.send(Ok(delivery(&large))).unwrap();
         assert!(matches!(
             door.task.await.unwrap(),
             Err(ConnectionError::Unread)
@@ -615,7 +615,7 @@ mod tests {
         door.say(lock("1")).await;
         let (_, reply) = door.asked().await;
         door.shutdown.cancel();
-        reply.send(ended(5)).unwrap();
+        reply.send(Ok(ended(5))).unwrap();
         assert!(door.hear().await.contains("\"revoked\":5"));
         assert_eq!(door.hear().await, "");
         door.task.await.unwrap().unwrap();

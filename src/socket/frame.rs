@@ -116,9 +116,9 @@ mod tests {
                 pieces.push(piece);
                 rest = after;
             }
-            let whole = all(&[&bytes]);
-            prop_assert_eq!(all(&pieces), whole.clone());
-            if let Ok(lines) = whole {
+            let lines = all(&pieces);
+            prop_assert_eq!(&lines, &all(&[&bytes]));
+            if let Ok(lines) = lines {
                 let mut expected: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
                 expected.pop();
                 prop_assert_eq!(lines, expected);

@@ -211,26 +211,29 @@ impl Answer {
     /// one where it is too small: nothing ever grows, so no copy of a secret is left behind. An
     /// answer longer than [`MAX_ANSWER`] becomes `internal`.
     pub(super) fn encode(&self, buffer: &mut SecretBuffer) {
-        buffer.clear();
-        if self.write(buffer).is_ok() {
+        if self.fit(buffer) {
             return;
         }
+        let refusal = Refusal::new(ErrorCode::Internal).with_message("the answer is too long");
+        // The longest id and a sentence are far below the bound.
+        Self::refusal(self.id.clone(), Fault::Refused, refusal).fit(buffer);
+    }
+
+    /// Whether it could be written; else the buffer is empty.
+    fn fit(&self, buffer: &mut SecretBuffer) -> bool {
+        buffer.clear();
+        if self.write(buffer).is_ok() {
+            return true;
+        }
         let mut length = Length(0);
-        let fits = self.write(&mut length).is_ok() && length.0 <= MAX_ANSWER;
-        if fits {
+        if self.write(&mut length).is_ok() && length.0 <= MAX_ANSWER {
             *buffer = SecretBuffer::with_capacity(length.0);
             if self.write(buffer).is_ok() {
-                return;
+                return true;
             }
         }
         buffer.clear();
-        let refusal = Refusal::new(ErrorCode::Internal).with_message("the answer is too long");
-        let instead = Self::refusal(self.id.clone(), Fault::Refused, refusal);
-        if instead.write(buffer).is_err() {
-            // Does not happen: a refusal fits into the smallest buffer. An empty line says
-            // nothing false.
-            buffer.clear();
-        }
+        false
     }
 
     fn write<W: Write>(&self, out: &mut W) -> Result<(), serde_json::Error> {
@@ -1406,4 +1409,634 @@ pub(super) fn decode_audit(text: &[u8]) -> Result<AuditStatus, Misunderstood> {
             what: CleanText::new(&damage.what, 256),
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::broker::handle::AuditDamage;
+
+    fn faulty(line: &[u8]) -> (i32, ErrorCode, Value) {
+        let answer = *decode(line).expect_err("a bad line");
+        let mut buffer = SecretBuffer::with_capacity(4096);
+        answer.encode(&mut buffer);
+        let Err((fault, refusal)) = answer.content else {
+            panic!("a refusal");
+        };
+        let value: Value = serde_json::from_slice(buffer.expose()).unwrap();
+        assert_eq!(value["error"]["code"], fault.number());
+        (fault.number(), refusal.code, value["id"].clone())
+    }
+
+    /// IN-4, SP-9, LM: what is not exactly a request is answered by its fault, under its id
+    /// where it has one.
+    #[test]
+    fn bad_lines_are_answered_by_their_fault() {
+        use ErrorCode::{InvalidRequest, MethodUnknown, SelectorInvalid};
+        let deep = format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"lock\",\"params\":{}{}}}",
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
+        let deep_open = "[".repeat(200_000);
+        let long_id = format!(
+            r#"{{"jsonrpc":"2.0","id":"{}","method":"lock"}}"#,
+            "i".repeat(129)
+        );
+        let long_reason = get(&format!(r#","reason":"{}""#, "r".repeat(201)));
+        let rows: Vec<(&str, Vec<u8>, i32, ErrorCode, Value)> = [
+            ("empty", "", -32700, InvalidRequest, Value::Null),
+            ("words", "hello", -32700, InvalidRequest, Value::Null),
+            ("half a line", r#"{"jsonrpc":"2.0","id":1,"#, -32700, InvalidRequest, Value::Null),
+            ("two values", r#"{"jsonrpc":"2.0","id":1,"method":"lock"} {}"#, -32700, InvalidRequest, Value::Null),
+            ("endless nesting", &deep_open, -32700, InvalidRequest, Value::Null),
+            ("deep parameters", &deep, -32602, InvalidRequest, 1.into()),
+            ("number", "7", -32600, InvalidRequest, Value::Null),
+            ("null", "null", -32600, InvalidRequest, Value::Null),
+            ("batch", r#"[{"jsonrpc":"2.0","id":1,"method":"lock"}]"#, -32600, InvalidRequest, Value::Null),
+            ("request by position", r#"["2.0",1,"lock",null]"#, -32600, InvalidRequest, Value::Null),
+            ("empty object", "{}", -32600, InvalidRequest, Value::Null),
+            ("no version", r#"{"id":1,"method":"lock"}"#, -32600, InvalidRequest, 1.into()),
+            ("version 1", r#"{"jsonrpc":"1.0","id":1,"method":"lock"}"#, -32600, InvalidRequest, 1.into()),
+            ("version as a number", r#"{"jsonrpc":2.0,"id":1,"method":"lock"}"#, -32600, InvalidRequest, 1.into()),
+            ("notification", r#"{"jsonrpc":"2.0","method":"lock"}"#, -32600, InvalidRequest, Value::Null),
+            ("id null", r#"{"jsonrpc":"2.0","id":null,"method":"lock"}"#, -32600, InvalidRequest, Value::Null),
+            ("id fraction", r#"{"jsonrpc":"2.0","id":1.5,"method":"lock"}"#, -32600, InvalidRequest, Value::Null),
+            ("id beyond 64 bits", r#"{"jsonrpc":"2.0","id":18446744073709551616,"method":"lock"}"#, -32600, InvalidRequest, Value::Null),
+            ("id object", r#"{"jsonrpc":"2.0","id":{},"method":"lock"}"#, -32600, InvalidRequest, Value::Null),
+            ("id of 129 bytes", &long_id, -32600, InvalidRequest, Value::Null),
+            ("unknown key", r#"{"jsonrpc":"2.0","id":1,"method":"lock","x":1}"#, -32600, InvalidRequest, 1.into()),
+            ("key in capitals", r#"{"jsonrpc":"2.0","id":1,"Method":"lock"}"#, -32600, InvalidRequest, 1.into()),
+            ("method twice", r#"{"jsonrpc":"2.0","id":1,"method":"lock","method":"logout"}"#, -32600, InvalidRequest, 1.into()),
+            ("id twice", r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"lock"}"#, -32600, InvalidRequest, Value::Null),
+            ("unknown method", r#"{"jsonrpc":"2.0","id":"a","method":"exec"}"#, -32601, MethodUnknown, "a".into()),
+            ("unknown method, unknown parameters", r#"{"jsonrpc":"2.0","id":1,"method":"exec","params":{"x":1}}"#, -32601, MethodUnknown, 1.into()),
+            ("method in capitals", r#"{"jsonrpc":"2.0","id":1,"method":"Lock"}"#, -32601, MethodUnknown, 1.into()),
+            ("no parameters", r#"{"jsonrpc":"2.0","id":1,"method":"credential.get"}"#, -32602, InvalidRequest, 1.into()),
+            ("parameters by position", r#"{"jsonrpc":"2.0","id":1,"method":"login.begin","params":["work"]}"#, -32602, InvalidRequest, 1.into()),
+            ("unknown parameter", &get(r#","x":1"#), -32602, InvalidRequest, 1.into()),
+            ("parameter in capitals", &get(r#","Reason":"x""#), -32602, InvalidRequest, 1.into()),
+            ("parameter twice", &get(r#","selector":"gcp/a/c""#), -32602, InvalidRequest, 1.into()),
+            ("another method's parameter", &get(r#","ttl_s":60"#), -32602, InvalidRequest, 1.into()),
+            ("parameter of no method here", r#"{"jsonrpc":"2.0","id":1,"method":"lock","params":{"profile":"x"}}"#, -32602, InvalidRequest, 1.into()),
+            ("text for a number", &get(r#","min_valid_for_s":"60""#), -32602, InvalidRequest, 1.into()),
+            ("fraction", &get(r#","min_valid_for_s":60.5"#), -32602, InvalidRequest, 1.into()),
+            ("negative", &get(r#","min_valid_for_s":-1"#), -32602, InvalidRequest, 1.into()),
+            ("too long valid", &get(r#","min_valid_for_s":3601"#), -32602, InvalidRequest, 1.into()),
+            ("reason too long", &long_reason, -32602, InvalidRequest, 1.into()),
+            ("reason unprintable", &get(r#","reason":"a\u001bb""#), -32602, InvalidRequest, 1.into()),
+            ("reason turned around", &get(r#","reason":"a\u202eb""#), -32602, InvalidRequest, 1.into()),
+            ("unknown holder", &get(r#","holder":"child""#), -32602, InvalidRequest, 1.into()),
+            ("profile with a slash", &get(r#","profile":"a/b""#), -32602, InvalidRequest, 1.into()),
+            ("ttl too short", &create(r#","ttl_s":29"#), -32602, InvalidRequest, 1.into()),
+            ("ttl too long", &create(r#","ttl_s":3601"#), -32602, InvalidRequest, 1.into()),
+            ("no redemptions", &create(r#","max_redemptions":0"#), -32602, InvalidRequest, 1.into()),
+            ("too many redemptions", &create(r#","max_redemptions":11"#), -32602, InvalidRequest, 1.into()),
+            ("redemptions beyond 32 bits", &create(r#","max_redemptions":4294967297"#), -32602, InvalidRequest, 1.into()),
+            ("lease id with a blank", r#"{"jsonrpc":"2.0","id":1,"method":"lease.redeem","params":{"lease_id":"a b"}}"#, -32602, InvalidRequest, 1.into()),
+            ("wildcard", r#"{"jsonrpc":"2.0","id":1,"method":"credential.get","params":{"selector":"gcp/a/*"}}"#, -32000, SelectorInvalid, 1.into()),
+        ]
+        .into_iter()
+        .map(|(name, line, number, code, id)| (name, line.as_bytes().to_vec(), number, code, id))
+        .chain([
+            ("binary", vec![0xff, 0xfe, 0x00], -32700, InvalidRequest, Value::Null),
+            ("broken UTF-8 in a text", b"{\"jsonrpc\":\"2.0\",\"id\":\"\xff\",\"method\":\"lock\"}".to_vec(), -32700, InvalidRequest, Value::Null),
+        ])
+        .collect();
+        for (name, line, number, code, id) in rows {
+            assert_eq!(faulty(&line), (number, code, id), "{name}");
+        }
+    }
+
+    fn get(more: &str) -> String {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"credential.get","params":{{"selector":"gcp/a/b"{more}}}}}"#
+        )
+    }
+
+    fn create(more: &str) -> String {
+        get(more).replace("credential.get", "lease.create")
+    }
+
+    /// The bounds themselves are inside.
+    #[test]
+    fn requests_are_parsed_into_types() {
+        let reason = "r".repeat(200);
+        let call = decode(
+            create(&format!(
+                r#","ttl_s":3600,"max_redemptions":10,"holder":"client","profile":"work","reason":"{reason}""#
+            ))
+            .as_bytes(),
+        )
+        .unwrap();
+        let expected = LeaseRequest {
+            selector: Selector::parse("gcp/a/b").unwrap(),
+            ttl: Some(Duration::from_hours(1)),
+            max_redemptions: 10,
+            reason: CleanText::exact(&reason, 200),
+            holder: HolderClass::Client,
+        };
+        let profile = ProfileName::parse("work").ok();
+        assert_eq!(call.id, Id::Unsigned(1));
+        assert_eq!(call.ask, Ask::LeaseCreate(profile, expected));
+        let call = decode(get(r#","min_valid_for_s":3600,"reason":null"#).as_bytes()).unwrap();
+        let expected = CredentialRequest {
+            selector: Selector::parse("gcp/a/b").unwrap(),
+            min_valid_for: Duration::from_hours(1),
+            reason: None,
+            holder: HolderClass::None,
+        };
+        assert_eq!(call.ask, Ask::Credential(None, expected));
+    }
+
+    #[test]
+    fn every_method_is_understood_by_its_name() {
+        for method in Method::ALL {
+            let params = Params {
+                selector: method
+                    .takes()
+                    .contains(&"selector")
+                    .then(|| "gcp/a/b".into()),
+                lease_id: method.takes().contains(&"lease_id").then(|| "lse_1".into()),
+                ..Params::default()
+            };
+            let line = encode_request(*method, &params);
+            assert!(decode(&line).is_ok(), "{}", method.as_str());
+        }
+    }
+
+    /// PE-8: the id comes back as it was written.
+    #[test]
+    fn ids_are_echoed() {
+        let longest = format!("\"{}\"", "i".repeat(128));
+        for id in [
+            "0",
+            "-1",
+            "18446744073709551615",
+            "-9223372036854775808",
+            "\"\"",
+            "\"a\\n\\\"\"",
+            &longest,
+        ] {
+            let line = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"lock"}}"#);
+            let call = decode(line.as_bytes()).unwrap();
+            let answer = Answer::refusal(Some(call.id), Fault::Refused, ErrorCode::Locked.into());
+            let mut buffer = SecretBuffer::with_capacity(4096);
+            answer.encode(&mut buffer);
+            let text = String::from_utf8(buffer.expose().to_vec()).unwrap();
+            assert!(text.contains(&format!("\"id\":{id},")), "{text}");
+        }
+    }
+
+    proptest! {
+        /// IN-16, HY-5: any bytes are either a request or an answer of one line, and what the
+        /// answer says is ours.
+        #[test]
+        fn any_bytes_are_answered_in_one_line(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Err(answer) = decode(&bytes) {
+                let mut buffer = SecretBuffer::with_capacity(64);
+                answer.encode(&mut buffer);
+                prop_assert_eq!(buffer.expose().split(|byte| *byte == b'\n').count(), 2);
+                prop_assert_eq!(buffer.expose().last(), Some(&b'\n'));
+            }
+        }
+    }
+
+    /// HY-4, HY-5: nothing of the input is in the answer but the id.
+    #[test]
+    fn errors_do_not_quote_the_input() {
+        let canary = "hunter2";
+        for line in [
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{canary}"}}"#),
+            format!(r#"{{"jsonrpc":"{canary}","id":1,"method":"lock"}}"#),
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"lock","{canary}":1}}"#),
+            get(&format!(r#","{canary}":1"#)),
+            get(&format!(r#","holder":"{canary}""#)),
+            get(&format!(r#","min_valid_for_s":"{canary}""#)),
+            get(&format!(r#","profile":"{canary} ""#)),
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"lock" {canary}"#),
+            canary.to_owned(),
+        ] {
+            let mut buffer = SecretBuffer::with_capacity(64);
+            decode(line.as_bytes()).unwrap_err().encode(&mut buffer);
+            let text = String::from_utf8(buffer.expose().to_vec()).unwrap();
+            assert!(!text.contains(canary), "{text}");
+        }
+    }
+
+    // One of everything, with every optional member there.
+
+    fn at() -> UnixTime {
+        UnixTime::parse_rfc3339("2026-11-22T10:00:12.345Z").unwrap()
+    }
+
+    fn selector() -> Selector {
+        Selector::parse("gcp/billing-prod/deploy-bot").unwrap()
+    }
+
+    fn scopes() -> Vec<Scope> {
+        vec![Scope {
+            action: Action::Create,
+            selector: selector(),
+        }]
+    }
+
+    fn device() -> DeviceView {
+        DeviceView {
+            user_code: CleanText::new("ABCD-EFGH", 64),
+            verification_uri: CleanText::new("https://login.example/device", 2048),
+            verification_uri_complete: Some(CleanText::new("https://login.example/d?c=A", 2048)),
+            expires_at: at(),
+            scopes: scopes(),
+        }
+    }
+
+    fn login(phase: LoginPhase) -> LoginView {
+        LoginView {
+            profile: ProfileName::parse("work").unwrap(),
+            phase,
+        }
+    }
+
+    fn phases() -> [LoginPhase; 4] {
+        [
+            LoginPhase::LoggedOut,
+            LoginPhase::Locked,
+            LoginPhase::AwaitingApproval(device()),
+            LoginPhase::LoggedIn {
+                principal: Principal::parse("user:u-demo").unwrap(),
+                token_expires_at: at(),
+                scopes: scopes(),
+                binding_checked: true,
+            },
+        ]
+    }
+
+    fn lease() -> LeaseView {
+        LeaseView {
+            lease_id: LeaseId::parse("lse_1").unwrap(),
+            selector: selector(),
+            state: LeaseState::Active,
+            holder: HolderClass::None,
+            expires_at: at(),
+            max_redemptions: 2,
+            redemptions_used: 1,
+            revocable: true,
+        }
+    }
+
+    fn status() -> StatusView {
+        StatusView {
+            login: login(LoginPhase::LoggedOut),
+            live_leases: 1,
+            unconfirmed_revocations: 2,
+            irrevocable_targets: 3,
+            connections: 4,
+            key_store: "memory",
+            policy_rules: 5,
+        }
+    }
+
+    fn target() -> TargetView {
+        TargetView {
+            selector: selector(),
+            description: Some(CleanText::new("deploys", 200)),
+            actions: Action::ALL.to_vec(),
+            granted: true,
+        }
+    }
+
+    const SECRET: &str = "ya29.\"quoted\"\n\u{1f511}";
+
+    fn delivery() -> Delivery {
+        let field = |name: &str, value| Field {
+            name: Box::from(name),
+            value,
+        };
+        Delivery {
+            lease: lease(),
+            material: Arc::new(Material {
+                kind: MaterialKind::GcpAccessToken,
+                fields: vec![
+                    field("project", FieldValue::Public(Box::from("billing-prod"))),
+                    field(
+                        "access_token",
+                        FieldValue::Secret(SecretString::copy_from(SECRET)),
+                    ),
+                ],
+                expires_at: at(),
+            }),
+        }
+    }
+
+    fn report() -> AuditReport {
+        AuditReport {
+            records: 12,
+            keyed: 7,
+            damage: Some(AuditDamage {
+                file: PathBuf::from("/state/audit-000001.jsonl"),
+                line: 3,
+                what: "a line is missing",
+            }),
+            torn_tail: true,
+        }
+    }
+
+    fn refusal() -> Refusal {
+        Refusal {
+            code: ErrorCode::LoginRequired,
+            reason_code: Some(CleanText::new("token_expired", 64)),
+            message: Some(CleanText::new("own words", 512)),
+            fix: Some(CleanText::new("own fix", 512)),
+            retry_after: Some(Duration::from_millis(1500)),
+            request_id: RequestId::parse("req-1").ok(),
+            login: Some(Box::new(device())),
+        }
+    }
+
+    fn line(content: Result<Outcome, (Fault, Box<Refusal>)>) -> Vec<u8> {
+        let answer = Answer {
+            id: Some(Id::Unsigned(CLIENT_ID)),
+            content,
+        };
+        let mut buffer = SecretBuffer::with_capacity(16);
+        answer.encode(&mut buffer);
+        buffer.expose().to_vec()
+    }
+
+    fn result(outcome: Outcome) -> Vec<u8> {
+        let line = line(Ok(outcome));
+        let span = decode_reply(&line).unwrap().unwrap();
+        line[span].to_vec()
+    }
+
+    /// The client reads what the door writes.
+    #[test]
+    fn answers_read_back_as_they_were_written() {
+        for phase in phases() {
+            let view = login(phase);
+            assert_eq!(
+                decode_login(&result(Outcome::Login(view.clone()))),
+                Ok(view)
+            );
+        }
+        assert_eq!(decode_lease(&result(Outcome::Lease(lease()))), Ok(lease()));
+        assert_eq!(
+            decode_leases(&result(Outcome::Leases(vec![lease(), lease()]))),
+            Ok(vec![lease(), lease()])
+        );
+        assert_eq!(
+            decode_targets(&result(Outcome::Targets(vec![target()]))),
+            Ok(vec![target()])
+        );
+        let ended = EndedView {
+            revoked: 3,
+            unconfirmed: 1,
+        };
+        assert_eq!(decode_ended(&result(Outcome::Ended(ended))), Ok(ended));
+        let read = decode_status(&result(Outcome::Status(status()))).unwrap();
+        assert_eq!(
+            (read.login, read.policy_rules, read.api),
+            (status().login, 5, API_VERSION)
+        );
+        let read = decode_audit(&result(Outcome::Audit(report()))).unwrap();
+        assert_eq!((read.records, read.keyed, read.torn_tail), (12, 7, true));
+        assert_eq!(read.damage.unwrap().line, 3);
+        let read = decode_delivery(&result(Outcome::Delivered(delivery()))).unwrap();
+        assert_eq!(read.lease, lease());
+        let names: Vec<&str> = read
+            .material
+            .fields
+            .iter()
+            .map(|field| &*field.name)
+            .collect();
+        assert_eq!(names, ["project", "access_token"]);
+        match &read.material.field("access_token").unwrap().value {
+            FieldValue::Secret(secret) => assert_eq!(secret.expose(), SECRET),
+            FieldValue::Public(_) => panic!("it is a secret"),
+        }
+        let line = line(Err((Fault::Refused, Box::new(refusal()))));
+        let expected = Refusal {
+            retry_after: Some(Duration::from_secs(2)),
+            ..refusal()
+        };
+        assert_eq!(decode_reply(&line), Ok(Err(expected)));
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_becomes_internal() {
+        let leases = vec![lease(); 6000];
+        let text = line(Ok(Outcome::Leases(leases)));
+        assert_eq!(
+            decode_reply(&text).unwrap().unwrap_err().code,
+            ErrorCode::Internal
+        );
+    }
+
+    /// docs/socket-protocol.md says what the code does, no more and no less.
+    mod docs {
+        use std::collections::BTreeSet;
+
+        use super::*;
+
+        const DOCUMENT: &str = include_str!("../../docs/socket-protocol.md");
+
+        /// The text below a heading, up to the next one.
+        fn section(heading: &str) -> &'static str {
+            let start = format!("\n### {heading}\n");
+            let (_, after) = DOCUMENT
+                .split_once(&start)
+                .unwrap_or_else(|| panic!("no section {heading}"));
+            after.split("\n#").next().unwrap()
+        }
+
+        /// The names in the first column of the section's table of that kind.
+        fn names(section: &str, kind: &str) -> BTreeSet<String> {
+            let Some((_, table)) = section.split_once(&format!("| {kind} | type | meaning |\n"))
+            else {
+                return BTreeSet::new();
+            };
+            table
+                .lines()
+                .take_while(|line| line.starts_with('|'))
+                .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+                .map(str::to_owned)
+                .collect()
+        }
+
+        fn keys(value: &Value) -> BTreeSet<String> {
+            value.as_object().unwrap().keys().cloned().collect()
+        }
+
+        fn sample(outcome: Outcome) -> Value {
+            serde_json::from_slice(&result(outcome)).unwrap()
+        }
+
+        #[test]
+        fn every_method_and_parameter_is_documented() {
+            let (_, methods) = DOCUMENT.split_once("\n## Methods\n").unwrap();
+            let (methods, _) = methods.split_once("\n## Objects\n").unwrap();
+            let documented: Vec<&str> = methods
+                .lines()
+                .filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'))
+                .collect();
+            let known: Vec<&str> = Method::ALL.iter().map(|method| method.as_str()).collect();
+            assert_eq!(documented, known);
+            for method in Method::ALL {
+                let takes = method
+                    .takes()
+                    .iter()
+                    .map(|name| (*name).to_owned())
+                    .collect();
+                let section = section(&format!("`{}`", method.as_str()));
+                assert_eq!(names(section, "parameter"), takes, "{}", method.as_str());
+            }
+        }
+
+        #[test]
+        fn every_answer_is_documented() {
+            let ended = Outcome::Ended(EndedView {
+                revoked: 0,
+                unconfirmed: 0,
+            });
+            let ended = sample(ended);
+            let delivered = sample(Outcome::Delivered(delivery()));
+            let rows = [
+                ("broker.status", sample(Outcome::Status(status()))),
+                ("logout", ended.clone()),
+                ("lock", ended),
+                ("target.list", sample(Outcome::Targets(vec![target()]))),
+                ("credential.get", delivered.clone()),
+                ("lease.redeem", delivered),
+                ("lease.list", sample(Outcome::Leases(vec![lease()]))),
+                ("audit.verify", sample(Outcome::Audit(report()))),
+            ];
+            for (method, value) in &rows {
+                let section = section(&format!("`{method}`"));
+                assert_eq!(names(section, "answer"), keys(value), "{method}");
+            }
+            for method in [
+                "login.begin",
+                "login.wait",
+                "login.cancel",
+                "lease.create",
+                "lease.revoke",
+            ] {
+                let section = section(&format!("`{method}`"));
+                assert!(names(section, "answer").is_empty(), "{method}");
+                let object = if method.starts_with("login") {
+                    "login"
+                } else {
+                    "a lease"
+                };
+                assert!(section.contains(object), "{method}");
+            }
+        }
+
+        #[test]
+        fn every_object_is_documented() {
+            let mut logins = BTreeSet::new();
+            for phase in phases() {
+                logins.extend(keys(&sample(Outcome::Login(login(phase)))));
+            }
+            assert_eq!(names(section("login"), "field"), logins);
+            let [_, _, awaiting, logged_in] =
+                phases().map(|phase| sample(Outcome::Login(login(phase))));
+            let error: Value =
+                serde_json::from_slice(&line(Err((Fault::Refused, Box::new(refusal()))))).unwrap();
+            let rows = [
+                ("device", &awaiting["device"]),
+                ("session", &logged_in["session"]),
+                ("lease", &sample(Outcome::Lease(lease()))),
+                (
+                    "target",
+                    &sample(Outcome::Targets(vec![target()]))["targets"][0],
+                ),
+                ("damage", &sample(Outcome::Audit(report()))["damage"]),
+                ("error", &error["error"]),
+                ("error data", &error["error"]["data"]),
+                ("device", &error["error"]["data"]["login"]),
+            ];
+            for (object, value) in rows {
+                assert_eq!(names(section(object), "field"), keys(value), "{object}");
+            }
+        }
+
+        #[test]
+        fn every_word_and_bound_is_documented() {
+            let states: Vec<&str> = LeaseState::ALL.iter().map(|state| state.as_str()).collect();
+            for word in [LOGGED_OUT, LOCKED, AWAITING_APPROVAL, LOGGED_IN] {
+                assert!(section("login").contains(&format!("`{word}`")), "{word}");
+            }
+            for word in states {
+                assert!(section("lease").contains(&format!("`{word}`")), "{word}");
+            }
+            for method in ["`credential.get`", "`lease.create`"] {
+                for class in HolderClass::ALL {
+                    assert!(section(method).contains(&format!("`{}`", class.as_str())));
+                }
+                assert!(section(method).contains(&format!("at most {MAX_REASON} printable")));
+            }
+            for kind in MaterialKind::ALL {
+                assert!(section("`credential.get`").contains(&format!("`{}`", kind.as_str())));
+            }
+            let bound = format!("0 to {MAX_MIN_VALID_FOR_S};");
+            assert!(section("`credential.get`").contains(&bound));
+            let create = section("`lease.create`");
+            assert!(create.contains(&format!("{} to {};", TTL_S.start(), TTL_S.end())));
+            let bound = format!("{} to {};", MAX_REDEMPTIONS.start(), MAX_REDEMPTIONS.end());
+            assert!(create.contains(&bound));
+            assert!(DOCUMENT.contains(&format!("a string of at most {MAX_ID} bytes")));
+            let line = format!(
+                "at most {} KiB without",
+                super::super::super::frame::MAX_LINE / 1024
+            );
+            assert!(DOCUMENT.contains(&line));
+            assert!(DOCUMENT.contains(&format!(
+                "An answer is at most {} MiB",
+                MAX_ANSWER / 1024 / 1024
+            )));
+            assert!(DOCUMENT.contains(&format!("this page describes {API_VERSION}.")));
+            assert!(section("`broker.status`").contains(&format!("`{PRODUCT}`")));
+        }
+
+        /// The table of codes, row by row; and the numbers of JSON-RPC.
+        #[test]
+        fn every_error_code_is_documented() {
+            let (_, table) = DOCUMENT
+                .split_once(
+                    "| code | exit status | retryable | meaning | fix |\n|---|---|---|---|---|\n",
+                )
+                .unwrap();
+            let documented: Vec<&str> = table.lines().collect();
+            let known: Vec<String> = ErrorCode::ALL
+                .iter()
+                .map(|code| {
+                    format!(
+                        "| `{}` | {} | {} | {} | {} |",
+                        code.as_str(),
+                        code.exit_status(),
+                        if code.is_retryable() { "yes" } else { "no" },
+                        code.message(),
+                        code.fix()
+                    )
+                })
+                .collect();
+            assert_eq!(documented, known);
+            for fault in [
+                Fault::Parse,
+                Fault::Request,
+                Fault::Method,
+                Fault::Params,
+                Fault::Refused,
+            ] {
+                assert!(DOCUMENT.contains(&format!("\n| {} | ", fault.number())));
+            }
+        }
+    }
 }
