@@ -1575,7 +1575,7 @@ async fn nothing_secret_is_logged() {
     }
 }
 
-/// A client does nothing until it is called.
+/// What ties a refusal to the records: request id, proof, code, reason.
 #[tokio::test]
 async fn a_failure_names_what_the_core_needs() {
     let (answer, _) = redeem_once(refusal(403, "", "permission_denied", "scope_not_granted")).await;
