@@ -395,17 +395,23 @@ fn believe(
 
 /// The earliest of what the server says, at most 15 min; what was asked for, at most 10 min,
 /// where it says nothing. Points in time are seen from the server's own clock, where it shows
-/// one.
+/// one; beside a number of seconds, which says the same without any clock, from whichever clock
+/// lets them be later, so that a `Date` that is off ends no login.
 fn token_life(
     asked: Duration,
     expires_in: wire::Number,
     ends: [Option<wire::Time>; 2],
     reply: &Reply,
 ) -> Result<Duration, AegisError> {
-    let server_now: UnixTime = reply.date.unwrap_or(reply.sent.unix);
     let relative = match expires_in.0 {
         None | Some(0) => None,
         Some(seconds) => Some(seconds_of(seconds).unwrap_or(Duration::ZERO)),
+    };
+    let ours = reply.sent.unix;
+    let server_now: UnixTime = match (relative, reply.date) {
+        (Some(_), Some(date)) => date.min(ours),
+        (None, Some(date)) => date,
+        (_, None) => ours,
     };
     let [token_end, session_end] = ends.map(|end| end.map(|end| server_now.until(end.0)));
     let said = [relative, token_end].into_iter().flatten().min();

@@ -387,7 +387,8 @@ impl AegisError {
 
     /// The word for records: the server's where it is one, else ours.
     fn reason(&self) -> Option<CleanText> {
-        let ours = |word: &str| Some(CleanText::new(word, 64));
+        // Words as the contract's: without blanks.
+        let ours = |text: &str| Some(CleanText::new(&text.replace(' ', "_"), 64));
         match self {
             Self::Rejected(rejection) => rejection
                 .word

@@ -34,7 +34,7 @@ use crate::broker::ports::{
     CreatedLease, DeviceAuthorization, DeviceExchange, PortFuture, RedeemedLease, RevokeReason,
     Session,
 };
-use crate::model::LeaseId;
+use crate::model::{LeaseId, RequestId};
 use crate::time::Clock;
 
 use transport::{Call, Failed, Outcome, Reply, Transport};
@@ -154,16 +154,24 @@ impl Inner {
         call: Call<'_>,
         read: impl FnOnce(&Reply) -> Result<T, AegisError>,
     ) -> Answer<T> {
-        let during = call.rpc.during();
+        let rpc = call.rpc;
         let Outcome { trace, result } = self.transport.call(call).await;
         let outcome = result
             .and_then(|reply| {
-                read(&reply).map_err(|error| Failed {
-                    error,
-                    certainty: Certainty::Unknown,
+                read(&reply).map_err(|error| {
+                    tracing::debug!(
+                        method = rpc.path(),
+                        request_id = trace.request_id.as_ref().map(RequestId::as_str),
+                        %error,
+                        "aegis answer is unusable"
+                    );
+                    Failed {
+                        error,
+                        certainty: Certainty::Unknown,
+                    }
                 })
             })
-            .map_err(|failed| failed.error.into_failure(during, failed.certainty));
+            .map_err(|failed| failed.error.into_failure(rpc.during(), failed.certainty));
         Answer { trace, outcome }
     }
 }

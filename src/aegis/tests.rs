@@ -1192,7 +1192,7 @@ async fn tokens_that_were_not_asked_for_are_thrown_away() {
         ("negative life", set("expiresInSeconds", json!(-1)), Some("token_lifetime")),
         ("already over", set("expiresAt", json!("2026-11-22T09:59:59Z")), Some("token_lifetime")),
         ("session over", set("sessionExpiresAt", json!("2026-11-22T10:00:00Z")), Some("token_lifetime")),
-        ("principal with an escape", set("principal", json!("user:\u{1b}[2J")), Some("field principal")),
+        ("principal with an escape", set("principal", json!("user:\u{1b}[2J")), Some("field_principal")),
     ];
     for (name, change, reason) in rows {
         let authorization = authorization();
@@ -1248,20 +1248,22 @@ async fn a_missing_token_info_is_believed_only_where_allowed() {
 /// OA-11, HY-17: the earlier of two lifetimes, at most 15 min, whatever they look like.
 #[tokio::test]
 async fn token_lifetimes_are_the_earlier_and_capped() {
+    let ahead = "Date: Sun, 22 Nov 2026 11:00:00 GMT\r\n";
     #[rustfmt::skip]
-    let rows: Vec<(&str, Value, Value, u64)> = vec![
-        ("both", json!(600), json!("2026-11-22T10:10:00Z"), 600),
-        ("point earlier", json!(600), json!("2026-11-22T10:01:00Z"), 60),
-        ("seconds earlier", json!(60), json!("2026-11-22T10:10:00Z"), 60),
-        ("seconds as text", json!("60"), Value::Null, 60),
-        ("fraction", json!(60.9), Value::Null, 60),
-        ("point only", Value::Null, json!("2026-11-22T10:02:00.5Z"), 120),
-        ("neither", Value::Null, Value::Null, 600),
-        ("a word", json!("long"), Value::Null, 600),
-        ("zero is missing", json!(0), Value::Null, 600),
-        ("huge", json!(u64::MAX), json!("9999-12-31T23:59:59Z"), 900),
+    let rows: Vec<(&str, &str, Value, Value, u64)> = vec![
+        ("both", DATE, json!(600), json!("2026-11-22T10:10:00Z"), 600),
+        ("point earlier", DATE, json!(600), json!("2026-11-22T10:01:00Z"), 60),
+        ("seconds earlier", DATE, json!(60), json!("2026-11-22T10:10:00Z"), 60),
+        ("seconds as text", DATE, json!("60"), Value::Null, 60),
+        ("fraction", DATE, json!(60.9), Value::Null, 60),
+        ("point only", DATE, Value::Null, json!("2026-11-22T10:02:00.5Z"), 120),
+        ("date an hour ahead", ahead, json!(600), json!("2026-11-22T10:10:00Z"), 600),
+        ("neither", DATE, Value::Null, Value::Null, 600),
+        ("a word", DATE, json!("long"), Value::Null, 600),
+        ("zero is missing", DATE, json!(0), Value::Null, 600),
+        ("huge", DATE, json!(u64::MAX), json!("9999-12-31T23:59:59Z"), 900),
     ];
-    for (name, seconds, point, life) in rows {
+    for (name, date, seconds, point, life) in rows {
         let authorization = authorization();
         let info = with(
             with(token_info(&authorization.key), "expiresInSeconds", seconds),
@@ -1269,7 +1271,7 @@ async fn token_lifetimes_are_the_earlier_and_capped() {
             point,
         );
         let body = json!({ "status": "success", "brokerToken": TOKEN, "tokenInfo": info });
-        let server = Server::start(vec![ok(&body)]).await;
+        let server = Server::start(vec![answer(200, date, &body)]).await;
         let client = server.client();
         let polled = client.exchange_device_authorization(authorization).await;
         let Ok(DeviceExchange::Success(session)) = polled.outcome else {
@@ -1573,7 +1575,7 @@ async fn nothing_secret_is_logged() {
     }
 }
 
-/// A client does nothing until it is called.
+/// What ties a refusal to the records: request id, proof, code, reason.
 #[tokio::test]
 async fn a_failure_names_what_the_core_needs() {
     let (answer, _) = redeem_once(refusal(403, "", "permission_denied", "scope_not_granted")).await;

@@ -99,7 +99,7 @@ pub(super) enum Rpc {
 }
 
 impl Rpc {
-    const fn path(self) -> &'static str {
+    pub(super) const fn path(self) -> &'static str {
         match self {
             Self::Begin => "aegis.v1.IdentityGatewayService/BeginMcpOauthDeviceAuthorization",
             Self::Exchange => "aegis.v1.IdentityGatewayService/ExchangeMcpOauthDeviceAuthorization",
