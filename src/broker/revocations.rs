@@ -24,6 +24,7 @@ struct Pending {
     reason: RevokeReason,
     ends_at: Timestamp,
     next_try: Option<Timestamp>,
+    in_flight: bool,
     failures: u32,
 }
 
@@ -59,9 +60,22 @@ impl Revocations {
                 reason,
                 ends_at,
                 next_try: None,
+                in_flight: false,
                 failures: 0,
             },
         );
+    }
+
+    /// The first try is on its way.
+    pub(super) fn sent(&mut self, lease_id: &LeaseId) {
+        if let Some(pending) = self.pending.get_mut(lease_id) {
+            pending.in_flight = true;
+        }
+    }
+
+    /// Whether an answer of the issuer's is being waited for.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.pending.values().any(|pending| pending.in_flight)
     }
 
     /// The issuer has answered for good: nothing is left to do. Says for which selector.
@@ -75,6 +89,7 @@ impl Revocations {
         let pending = self.pending.get_mut(lease_id)?;
         let factor = 1_u32.checked_shl(pending.failures).unwrap_or(u32::MAX);
         pending.failures = pending.failures.saturating_add(1);
+        pending.in_flight = false;
         pending.next_try = Some(now.plus(FIRST_BACKOFF.saturating_mul(factor).min(MAX_BACKOFF)));
         pending.selector.clone()
     }
@@ -82,6 +97,7 @@ impl Revocations {
     /// The issuer refuses: this session need not try again. Says for which selector.
     pub(super) fn refused(&mut self, lease_id: &LeaseId) -> Option<Selector> {
         let pending = self.pending.get_mut(lease_id)?;
+        pending.in_flight = false;
         pending.next_try = None;
         pending.selector.clone()
     }
@@ -96,7 +112,7 @@ impl Revocations {
     /// What a new session should try at once.
     pub(super) fn resume(&mut self, now: Timestamp) -> Vec<(LeaseId, RevokeReason)> {
         self.drop_ended(now);
-        self.take(|_| true)
+        self.take(|pending| !pending.in_flight)
     }
 
     /// What is due for another try.
@@ -112,6 +128,7 @@ impl Revocations {
             .filter(|(_, pending)| wanted(pending))
             .map(|(id, pending)| {
                 pending.next_try = None;
+                pending.in_flight = true;
                 (id.clone(), pending.reason)
             })
             .collect();

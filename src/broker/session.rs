@@ -428,10 +428,11 @@ impl State {
     }
 
     pub(super) fn ending_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let over = self
-            .ending
-            .as_ref()
-            .is_some_and(|ending| ending.outstanding.is_empty() || now.boot >= ending.until);
+        // Also what was being revoked before: an answer now is better than a try at the next login.
+        let quiet = !self.revocations.is_waiting();
+        let over = self.ending.as_ref().is_some_and(|ending| {
+            (quiet && ending.outstanding.is_empty()) || now.boot >= ending.until
+        });
         if !over {
             return;
         }
@@ -517,6 +518,7 @@ impl State {
         let Some(session) = session else {
             return false;
         };
+        self.revocations.sent(&lease_id);
         effects.push(Effect::RevokeLease {
             session: Arc::clone(session),
             lease_id,

@@ -63,7 +63,9 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
 
     let reload_handle = handle.clone();
     let signals = signals::handle(shutdown.clone(), move || {
+        readiness::reloading();
         build::reload_policy(&policy_file, &reload_handle);
+        readiness::ready();
     })?;
     let listener = instance.bind(SOCKET)?;
     let listener = listener

@@ -6,8 +6,18 @@ use serde_json::Value;
 use super::house::BROKER;
 
 const STEPS: [&str; 12] = [
-    "start", "login", "lease", "delivered", "whoami-before", "replay", "refused", "revoke",
-    "whoami-after", "audit", "reconcile", "stop",
+    "start",
+    "login",
+    "lease",
+    "delivered",
+    "whoami-before",
+    "replay",
+    "refused",
+    "revoke",
+    "whoami-after",
+    "audit",
+    "reconcile",
+    "stop",
 ];
 
 fn demo(temporary: &std::path::Path, arguments: &[&str]) -> (Option<i32>, Value) {

@@ -128,7 +128,10 @@ impl House {
 
     fn of(uid: Option<u32>) -> Self {
         let server = Server::start();
-        let folder = tempfile::Builder::new().prefix("aegis-e2e-").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("aegis-e2e-")
+            .tempdir()
+            .unwrap();
         let house = Self {
             broker: folder.path().join("aegis-broker-binary"),
             server,
@@ -183,7 +186,7 @@ selector = "{SELECTOR}"
     }
 
     pub(crate) fn audit(&self) -> PathBuf {
-        self.path("state").join("audit")
+        self.path(".local/state/aegis-broker/audit")
     }
 
     /// The binary in this house's surroundings.
@@ -242,9 +245,7 @@ selector = "{SELECTOR}"
         command
             .arg(self.path("config.toml"))
             .arg("--policy")
-            .arg(self.path("policy.toml"))
-            .arg("--state-dir")
-            .arg(self.path("state"));
+            .arg(self.path("policy.toml"));
         command
     }
 
@@ -272,10 +273,16 @@ selector = "{SELECTOR}"
         let Ok(length) = ready.recv(&mut message) else {
             child.kill().unwrap();
             child.wait().unwrap();
-            panic!("not ready: {}", fs::read_to_string(self.path("daemon.log")).unwrap());
+            panic!(
+                "not ready: {}",
+                fs::read_to_string(self.path("daemon.log")).unwrap()
+            );
         };
         assert!(message[..length].starts_with(b"READY=1"));
-        Daemon { child }
+        Daemon {
+            child,
+            notify: ready,
+        }
     }
 
     /// Logs in as the demo user: shown, approved, waited for.
@@ -316,16 +323,22 @@ selector = "{SELECTOR}"
 }
 
 pub(crate) fn policy(effect: &str) -> String {
-    let expose = if effect == "deny" { "" } else { "expose = \"reveal\"\n" };
+    let expose = if effect == "deny" {
+        ""
+    } else {
+        "expose = \"reveal\"\n"
+    };
     format!("[[rule]]\nid = \"e2e\"\neffect = \"{effect}\"\nselectors = [\"{SELECTOR}\"]\n{expose}")
 }
 
 /// The first member of that name, however deep.
 pub(crate) fn find(value: &Value, name: &str) -> Option<String> {
     match value {
-        Value::Object(members) => members.get(name).and_then(Value::as_str).map(str::to_owned).or_else(
-            || members.values().find_map(|member| find(member, name)),
-        ),
+        Value::Object(members) => members
+            .get(name)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .or_else(|| members.values().find_map(|member| find(member, name))),
         Value::Array(items) => items.iter().find_map(|item| find(item, name)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
@@ -344,6 +357,7 @@ pub(crate) fn text(output: &Output) -> String {
 #[derive(Debug)]
 pub(crate) struct Daemon {
     child: Child,
+    notify: UnixDatagram,
 }
 
 impl Daemon {
@@ -354,6 +368,16 @@ impl Daemon {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// SIGHUP, and the word that what it asks for is done.
+    pub(crate) fn reload(&self) {
+        self.signal(Signal::HUP);
+        for word in ["RELOADING=1", "READY=1"] {
+            let mut message = [0; 256];
+            let length = self.notify.recv(&mut message).unwrap();
+            assert!(message[..length].starts_with(word.as_bytes()), "{word}");
+        }
     }
 
     /// SIGTERM, and the end of it.

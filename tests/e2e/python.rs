@@ -37,6 +37,11 @@ fn ten_lines_of_python_get_a_credential() {
         "{definitions}\nlease = call('credential.get', selector='{SELECTOR}')['lease']\nprint(call('lease.revoke', lease_id=lease['lease_id'])['state'])"
     );
     let output = run(&revoke);
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "revoked", "{}", text(&output));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim(),
+        "revoked",
+        "{}",
+        text(&output)
+    );
     assert_eq!(house.server.whoami(&material), 401);
 }

@@ -1,0 +1,216 @@
+use std::io::Write as _;
+
+use serde_json::json;
+
+use super::house::{House, SELECTOR};
+
+const LINE: usize = 256 * 1024;
+
+/// IN-16, SP-9, IN-4: whatever comes on the socket is answered with a stable code or hung up on;
+/// the daemon lives on and serves others.
+#[test]
+fn any_bytes_leave_the_daemon_alive() {
+    let house = House::new();
+    let mut daemon = house.daemon();
+    house.log_in();
+    let get = |selector: &str| {
+        json!({"jsonrpc": "2.0", "id": 1, "method": "credential.get", "params": {"selector": selector}})
+            .to_string()
+    };
+    let rows: Vec<(&str, Vec<u8>, Option<&str>)> = vec![
+        ("not JSON", b"hello".to_vec(), Some("invalid_request")),
+        (
+            "binary",
+            vec![0xff, 0x00, 0xfe, 0x80],
+            Some("invalid_request"),
+        ),
+        ("empty line", Vec::new(), Some("invalid_request")),
+        ("a number", b"42".to_vec(), Some("invalid_request")),
+        ("a batch", b"[]".to_vec(), Some("invalid_request")),
+        (
+            "no version",
+            br#"{"id":1,"method":"lock"}"#.to_vec(),
+            Some("invalid_request"),
+        ),
+        (
+            "notification",
+            br#"{"jsonrpc":"2.0","method":"lock"}"#.to_vec(),
+            Some("invalid_request"),
+        ),
+        (
+            "unknown method",
+            br#"{"jsonrpc":"2.0","id":1,"method":"secret.dump"}"#.to_vec(),
+            Some("method_unknown"),
+        ),
+        (
+            "unknown member",
+            br#"{"jsonrpc":"2.0","id":1,"method":"lease.list","x":1}"#.to_vec(),
+            Some("invalid_request"),
+        ),
+        (
+            "unknown parameter",
+            br#"{"jsonrpc":"2.0","id":1,"method":"lease.list","params":{"x":1}}"#.to_vec(),
+            Some("invalid_request"),
+        ),
+        (
+            "method in capitals",
+            br#"{"jsonrpc":"2.0","id":1,"METHOD":"lock"}"#.to_vec(),
+            Some("invalid_request"),
+        ),
+        (
+            "method twice",
+            br#"{"jsonrpc":"2.0","id":1,"method":"lease.list","method":"lock"}"#.to_vec(),
+            Some("invalid_request"),
+        ),
+        (
+            "wrong type",
+            br#"{"jsonrpc":"2.0","id":1,"method":"credential.get","params":{"selector":7}}"#
+                .to_vec(),
+            Some("invalid_request"),
+        ),
+        (
+            "array for params",
+            br#"{"jsonrpc":"2.0","id":1,"method":"lease.list","params":[]}"#.to_vec(),
+            Some("invalid_request"),
+        ),
+        (
+            "deep",
+            [vec![b'['; 100_000], vec![b']'; 100_000]].concat(),
+            Some("invalid_request"),
+        ),
+        (
+            "wildcard",
+            get("gcp/billing-prod/*").into_bytes(),
+            Some("selector_invalid"),
+        ),
+        (
+            "partial",
+            get("gcp/billing-prod").into_bytes(),
+            Some("selector_invalid"),
+        ),
+        (
+            "confusable",
+            get("gcp/billing-prod/deploy-b\u{43e}t").into_bytes(),
+            Some("selector_invalid"),
+        ),
+        (
+            "capital",
+            get("GCP/billing-prod/deploy-bot").into_bytes(),
+            Some("selector_invalid"),
+        ),
+        (
+            "unknown lease",
+            br#"{"jsonrpc":"2.0","id":1,"method":"lease.redeem","params":{"lease_id":"lse_x"}}"#
+                .to_vec(),
+            Some("lease_not_found"),
+        ),
+        (
+            "unknown profile",
+            br#"{"jsonrpc":"2.0","id":1,"method":"logout","params":{"profile":"other"}}"#.to_vec(),
+            Some("profile_unknown"),
+        ),
+        (
+            "http",
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r".to_vec(),
+            Some("invalid_request"),
+        ),
+        (
+            "one byte too long",
+            vec![b'x'; LINE + 1],
+            Some("invalid_request"),
+        ),
+        ("endless", vec![b'x'; LINE * 3], Some("invalid_request")),
+    ];
+    for (name, mut line, expected) in rows {
+        line.push(b'\n');
+        let mut peer = house.connect();
+        // The daemon may hang up before it has read all of it.
+        drop(peer.stream.write_all(&line));
+        let answer = peer.receive();
+        let code = answer.as_ref().map(|answer| {
+            answer["error"]["data"]["code"]
+                .as_str()
+                .unwrap_or_else(|| panic!("{name}: {answer}"))
+                .to_owned()
+        });
+        if let Some(code) = &code {
+            assert_eq!(Some(code.as_str()), expected, "{name}");
+        } else {
+            // Only what is cut off may end in a reset that swallowed the answer.
+            assert!(line.len() > LINE, "{name}: no answer");
+        }
+        if let Some(answer) = answer {
+            assert!(!answer.to_string().contains("hello"), "{name} is quoted");
+        }
+        assert!(daemon.is_running(), "{name}");
+    }
+    house.material();
+}
+
+/// PE-8, IN-3: equal ids on many connections never cross.
+#[test]
+fn equal_ids_on_a_hundred_connections_do_not_cross() {
+    let house = House::new();
+    let _daemon = house.daemon();
+    let mut peers: Vec<_> = (0..100).map(|_| house.connect()).collect();
+    for round in 0..5 {
+        for (index, peer) in peers.iter_mut().enumerate() {
+            let (method, params) = if index % 2 == 0 {
+                ("broker.status", json!({}))
+            } else {
+                (
+                    "lease.redeem",
+                    json!({ "lease_id": format!("lse_{index}") }),
+                )
+            };
+            let line = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
+            peer.send(format!("{line}\n").as_bytes());
+        }
+        for (index, peer) in peers.iter_mut().enumerate() {
+            let answer = peer.receive().unwrap();
+            assert_eq!(answer["id"], 7);
+            let is_status = answer["result"]["product"] == "aegis-broker";
+            assert_eq!(is_status, index % 2 == 0, "round {round}: {answer}");
+        }
+    }
+}
+
+/// LM: one connection too many is told so; those that are there stay served, and room comes back.
+#[test]
+fn the_last_connection_too_many_is_turned_away() {
+    let house = House::new();
+    let _daemon = house.daemon();
+    let mut peers: Vec<_> = (0..256).map(|_| house.connect()).collect();
+    for peer in &mut peers {
+        peer.ask("lease.list", &json!({}));
+    }
+    let mut one_more = house.connect();
+    let answer = one_more.receive().expect("told so");
+    assert_eq!(answer["error"]["data"]["code"], "rate_limited");
+    assert_eq!(one_more.receive(), None, "and hung up on");
+    peers[0].ask("broker.status", &json!({}));
+    // The daemon's own end of a connection closes last: after that there is room.
+    let mut freed = peers.pop().unwrap();
+    freed.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(freed.receive(), None);
+    house.connect().ask("lease.list", &json!({}));
+}
+
+/// A peer that hangs up with its request under way costs nobody anything.
+#[test]
+fn hanging_up_halfway_leaves_no_live_lease() {
+    let house = House::new();
+    let daemon = house.daemon();
+    house.log_in();
+    for _ in 0..20 {
+        let mut peer = house.connect();
+        let line = json!({"jsonrpc": "2.0", "id": 1, "method": "lease.create", "params": {"selector": SELECTOR, "holder": "connection"}});
+        peer.send(format!("{line}\n").as_bytes());
+        drop(peer);
+    }
+    house.material();
+    assert!(daemon.stop().success());
+    for lease in house.server.mock.leases() {
+        assert_eq!(lease.state, aegis_mock::LeaseState::Revoked, "{lease:?}");
+    }
+}

@@ -1,0 +1,256 @@
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
+
+use aegis_mock::{FaultKind, LeaseState};
+use serde_json::json;
+
+use super::house::{House, SELECTOR, text};
+
+/// SIGTERM: what is live is revoked at the issuer, the socket is gone, the log verifies.
+#[test]
+fn a_stop_revokes_and_leaves_a_log_that_verifies() {
+    let house = House::new();
+    let daemon = house.daemon();
+    house.log_in();
+    let material = house.material();
+    assert!(daemon.stop().success());
+    assert_eq!(house.server.whoami(&material), 401);
+    assert!(
+        house
+            .server
+            .mock
+            .leases()
+            .iter()
+            .all(|lease| lease.state == LeaseState::Revoked)
+    );
+    assert!(!house.socket().exists());
+    let report =
+        aegis_broker::audit::verify::verify(&house.audit(), &aegis_broker::audit::Keys::none());
+    let report = report.unwrap();
+    assert_eq!(report.damage, None);
+    assert!(!report.torn_tail);
+    assert_eq!(report.keyed, 0, "without the key it is chained, not keyed");
+}
+
+/// A second daemon ends with its own code and harms nothing of the first one's.
+#[test]
+fn a_second_daemon_leaves_the_first_alone() {
+    let house = House::new();
+    let mut daemon = house.daemon();
+    house.log_in();
+    for _ in 0..3 {
+        let output = house.daemon_command().output().unwrap();
+        assert_eq!(output.status.code(), Some(75), "{}", text(&output));
+        assert!(text(&output).contains("already"), "{}", text(&output));
+    }
+    assert!(daemon.is_running());
+    house.material();
+}
+
+/// A socket that nobody listens on any more does not keep a daemon from starting.
+#[test]
+fn a_stale_socket_is_replaced() {
+    let house = House::new();
+    house.daemon().kill();
+    assert!(house.socket().exists(), "a kill leaves the socket behind");
+    let _daemon = house.daemon();
+    house.json(&["status"]);
+}
+
+/// PE-1: a runtime folder that is not private and ours is refused, and nothing is touched.
+#[test]
+fn a_runtime_folder_that_cannot_be_trusted_is_refused() {
+    let house = House::new();
+    drop(house.daemon_command());
+    let folder = house.runtime().join("aegis-broker");
+    let elsewhere = house.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o700)).unwrap();
+    let rows: [(&str, &dyn Fn()); 4] = [
+        ("open to others", &|| {
+            fs::create_dir(&folder).unwrap();
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        }),
+        ("writable by the group", &|| {
+            fs::create_dir(&folder).unwrap();
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o770)).unwrap();
+        }),
+        ("a link", &|| symlink(&elsewhere, &folder).unwrap()),
+        ("a file", &|| fs::write(&folder, "").unwrap()),
+    ];
+    for (name, make) in rows {
+        make();
+        let output = house.daemon_command().output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{name}: {}", text(&output));
+        assert!(!house.socket().exists() || name == "a link", "{name}");
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0, "{name}");
+        if fs::symlink_metadata(&folder).unwrap().is_dir() {
+            fs::remove_dir_all(&folder).unwrap();
+        } else {
+            fs::remove_file(&folder).unwrap();
+        }
+    }
+}
+
+/// PE-2: a client does not talk to a socket in a folder that others can enter.
+#[test]
+fn a_command_does_not_trust_an_open_folder() {
+    let house = House::new();
+    drop(house.daemon_command());
+    let folder = house.runtime().join("aegis-broker");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let _squatter = UnixListener::bind(house.socket()).unwrap();
+    assert_eq!(
+        house.refusal(&["status"]),
+        ("runtime_folder_unsafe".to_owned(), 78)
+    );
+}
+
+/// A configuration with a mistake is refused whole, with file and key, before anything is bound.
+#[test]
+fn a_mistake_in_the_configuration_is_named() {
+    let house = House::new();
+    let rows = [
+        (
+            "unknown key",
+            format!("{}\nsurprise = true\n", house.config()),
+            "surprise",
+        ),
+        (
+            "plain http",
+            house
+                .config()
+                .replace("http://127.0.0.1", "http://example.com"),
+            "base_url",
+        ),
+        (
+            "wildcard target",
+            house.config().replace("deploy-bot", "*"),
+            "selector",
+        ),
+        ("not TOML", "profiles = [".to_owned(), "config.toml"),
+        ("nothing", String::new(), "profiles"),
+    ];
+    for (name, config, word) in rows {
+        house.write("config.toml", &config);
+        let output = house.daemon_command().output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{name}: {}", text(&output));
+        assert!(text(&output).contains(word), "{name}: {}", text(&output));
+        assert!(!house.socket().exists(), "{name}");
+    }
+}
+
+/// LC-7: a lease that a connection holds ends with it, confirmed by the issuer.
+#[test]
+fn a_lease_ends_with_its_connection() {
+    let house = House::new();
+    let _daemon = house.daemon();
+    house.log_in();
+    let mut peer = house.connect();
+    let got = peer.ask(
+        "credential.get",
+        &json!({ "selector": SELECTOR, "holder": "connection" }),
+    );
+    let token = got["result"]["fields"]["access_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(house.server.whoami(&token), 200);
+    drop(peer);
+    house.server.wait_for("RevokeCredentialLease", "ok");
+    assert_eq!(house.server.whoami(&token), 401);
+}
+
+/// LC-7: a lease that a process holds outlives its connection and ends with the process.
+#[test]
+fn a_lease_ends_with_its_process() {
+    let house = House::new();
+    let _daemon = house.daemon();
+    house.log_in();
+    // The client closes its connection, says so, and lives on until its standard input ends.
+    let program = format!(
+        "{}\ngot = call('credential.get', selector='{SELECTOR}', holder='client')\nimport sys\nprint(got['fields']['access_token'], flush=True)\nsys.stdin.read()",
+        include_str!("../../README.md")
+            .split_once("```python\n")
+            .unwrap()
+            .1
+            .split_once("\nprint(")
+            .unwrap()
+            .0
+    );
+    let mut python = std::process::Command::new("python3");
+    house.surround(&mut python);
+    let mut client = python
+        .arg("-c")
+        .arg(program)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut token = String::new();
+    let mut reader = std::io::BufReader::new(client.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut reader, &mut token).unwrap();
+    assert_eq!(
+        house.server.whoami(token.trim()),
+        200,
+        "its connection is closed already"
+    );
+    drop(client.stdin.take());
+    client.wait().unwrap();
+    house.server.wait_for("RevokeCredentialLease", "ok");
+    assert_eq!(house.server.whoami(token.trim()), 401);
+}
+
+/// A server that is slow or lies costs its caller an answer, and nobody else anything.
+#[test]
+fn a_server_that_stalls_or_lies_does_not_keep_others_waiting() {
+    let house = House::new();
+    let mut daemon = house.daemon();
+    house.log_in();
+    house.material();
+    let mock = &house.server.mock;
+    mock.fault("CreateCredentialLease", FaultKind::Stall, 1);
+    let mut stuck = house.connect();
+    stuck.send(
+        format!(
+            "{}\n",
+            json!({"jsonrpc": "2.0", "id": 1, "method": "lease.create", "params": {"selector": SELECTOR}})
+        )
+        .as_bytes(),
+    );
+    house.server.wait_for("CreateCredentialLease", "stalled");
+    house.material();
+    house.json(&["status"]);
+    for kind in [FaultKind::BadJson, FaultKind::HugeBody] {
+        mock.fault("CreateCredentialLease", kind, 1);
+        let refused = house.refusal(&["lease", "create", SELECTOR]);
+        assert_eq!(refused, ("aegis_protocol".to_owned(), 76), "{kind:?}");
+        house.material();
+    }
+    assert!(daemon.is_running());
+    drop(stuck);
+}
+
+/// A server that is not there is `aegis_unavailable`, not a hang and not a crash.
+#[test]
+fn an_unreachable_server_is_said_to_be_so() {
+    let house = House::new();
+    // A port that was free a moment ago and that nobody listens on.
+    let port = {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        taken.local_addr().unwrap().port()
+    };
+    let url = house.server.mock.api().to_string();
+    let config = house
+        .config()
+        .replace(&url, &format!("http://127.0.0.1:{port}/"));
+    house.write("config.toml", &config);
+    let mut daemon = house.daemon();
+    assert_eq!(
+        house.refusal(&["login"]),
+        ("aegis_unavailable".to_owned(), 69)
+    );
+    assert!(daemon.is_running());
+}
