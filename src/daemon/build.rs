@@ -4,7 +4,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "mock")]
-use super::mock::BundledServer;
+use super::mock::{self, BundledServer};
 use super::run::Options;
 use crate::aegis::{AegisClient, AegisSettings};
 use crate::audit::{FileAuditLog, OpenError, Opened};
@@ -55,9 +55,24 @@ impl Plan {
         };
         let environment = ProcessEnvironment::new();
         let paths = Paths::resolve(&environment, &overrides).map_err(no_path)?;
+        let policy = |file: &Path| config::load_policy(file).map_err(|error| mistake(&error));
+        #[cfg(feature = "mock")]
+        if options.mock && overrides.config_file.is_none() {
+            let config = mock::config(&paths)?;
+            let rules = match &overrides.policy_file {
+                Some(file) => policy(file)?,
+                None => mock::rules()?,
+            };
+            return Ok(Self {
+                config,
+                rules,
+                runtime_dir: paths.runtime_dir,
+                mock: true,
+            });
+        }
         let config =
             config::load(&paths, &overrides, &environment).map_err(|error| mistake(&error))?;
-        let rules = config::load_policy(&config.policy_file).map_err(|error| mistake(&error))?;
+        let rules = policy(&config.policy_file)?;
         Ok(Self {
             config,
             rules,
@@ -78,7 +93,7 @@ pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Bui
         config,
         rules,
         runtime_dir,
-        mock,
+        mock: with_mock,
     } = plan;
     let instance = RuntimeFolder::prepare(&runtime_dir)
         .and_then(RuntimeFolder::lock)
@@ -98,7 +113,7 @@ pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Bui
     let profile = config.profile;
     let mut base_url = profile.base_url;
     #[cfg(feature = "mock")]
-    let bundled = if mock {
+    let bundled = if with_mock {
         let server = BundledServer::start().await?;
         base_url = server.url().clone();
         tracing::info!(url = %base_url, "the bundled server is up; approve a login with: {}", server.how_to_approve());
@@ -107,7 +122,7 @@ pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Bui
         None
     };
     #[cfg(not(feature = "mock"))]
-    if mock {
+    if with_mock {
         return Err(Refusal::new(ErrorCode::Usage)
             .with_message("this build has no bundled server")
             .with_fix("build it with the feature `mock`"));
@@ -115,7 +130,7 @@ pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Bui
     let aegis = AegisClient::new(
         AegisSettings {
             base_url,
-            allow_insecure_loopback: profile.allow_insecure_loopback || mock,
+            allow_insecure_loopback: profile.allow_insecure_loopback || with_mock,
             allow_missing_token_info: profile.allow_missing_token_info,
         },
         Arc::clone(&clock),

@@ -1,7 +1,13 @@
+use std::time::Duration;
+
 use aegis_mock::Mock;
 use url::Url;
 
-use crate::model::{ErrorCode, Refusal};
+use crate::config::{Config, Paths, Profile, Renew};
+use crate::model::{
+    Action, CleanText, Effect, ErrorCode, Exposure, ProfileName, Refusal, Rule, Selector,
+    SelectorPattern, Target, TenantId,
+};
 
 /// The bundled server in this process, for `--mock`. Stops when dropped.
 #[derive(Debug)]
@@ -41,4 +47,70 @@ impl BundledServer {
             self.mock.control_token()
         )
     }
+}
+
+/// What the bundled server's demo user is granted, and so what `--mock` offers.
+const CATALOGUE: [&str; 3] = [
+    "gcp/billing-prod/deploy-bot",
+    "gcp/billing-staging/deploy-bot",
+    "generic/demo-db/reader",
+];
+
+/// The configuration of `--mock` where none is named: the bundled server's tenant and a catalogue
+/// of its demo credentials. Its audit log is kept apart from that of real use.
+///
+/// # Errors
+/// `internal` when these constants were no configuration.
+pub(super) fn config(paths: &Paths) -> Result<Config, Refusal> {
+    let targets = CATALOGUE
+        .into_iter()
+        .map(|selector| {
+            Ok(Target {
+                selector: Selector::parse(selector).map_err(|_error| constant())?,
+                description: None,
+                actions: Action::ALL.to_vec(),
+                ttl: Duration::from_mins(5),
+            })
+        })
+        .collect::<Result<_, Refusal>>()?;
+    Ok(Config {
+        profile: Profile {
+            name: ProfileName::parse("mock").map_err(|_error| constant())?,
+            // Replaced by the server's own address as soon as it has one.
+            base_url: Url::parse("http://127.0.0.1/").map_err(|_error| constant())?,
+            tenant_id: TenantId::parse("business-default").map_err(|_error| constant())?,
+            allow_insecure_loopback: true,
+            allow_missing_token_info: false,
+            token_ttl: Duration::from_mins(10),
+            client_display_name: CleanText::new("aegis-broker --mock", 64),
+            renew: Renew::Login,
+            targets,
+        },
+        audit_dir: paths.state_dir.join("mock-audit"),
+        policy_file: paths.policy_file.clone(),
+    })
+}
+
+/// The policy of `--mock` where none is named: its demo credentials for everybody of this user.
+///
+/// # Errors
+/// `internal` when these constants were no policy.
+pub(super) fn rules() -> Result<Vec<Rule>, Refusal> {
+    let selectors = CATALOGUE
+        .into_iter()
+        .map(|selector| SelectorPattern::parse(selector).map_err(|_error| constant()))
+        .collect::<Result<_, Refusal>>()?;
+    Ok(vec![Rule {
+        id: CleanText::new("mock", 64),
+        effect: Effect::Allow,
+        selectors,
+        actions: Action::ALL.to_vec(),
+        peers: Vec::new(),
+        expose: Exposure::Reveal,
+        max_ttl: None,
+    }])
+}
+
+fn constant() -> Refusal {
+    Refusal::new(ErrorCode::Internal).with_message("a constant of --mock is malformed")
 }

@@ -2,7 +2,7 @@
 //!
 //! Order matters here. The process is hardened before anything is read; the configuration is
 //! whole before anything is bound; the socket is bound last, so that who connects is served; and
-//! readiness is told after that. Start with [`run`].
+//! readiness is told after that. Start with [`run()`].
 
 mod build;
 

@@ -86,6 +86,16 @@ impl Server {
         })
     }
 
+    /// POSTs JSON with a bearer token, for the status.
+    pub(crate) fn post(&self, url: &str, token: &str, body: String) -> u16 {
+        self.handle.block_on(async {
+            let client = reqwest::Client::builder().no_proxy().build().unwrap();
+            let request = client.post(url).bearer_auth(token).body(body);
+            let request = request.header("content-type", "application/json");
+            request.send().await.unwrap().status().as_u16()
+        })
+    }
+
     /// Waits until the journal has a matching call.
     pub(crate) fn wait_for(&self, method: &str, result: &str) {
         self.handle.block_on(async {
@@ -251,6 +261,11 @@ selector = "{SELECTOR}"
 
     /// Starts the daemon and waits until it is ready.
     pub(crate) fn daemon(&self) -> Daemon {
+        self.start(&mut self.daemon_command(), "trace")
+    }
+
+    /// The same with another command line and log level.
+    pub(crate) fn start(&self, command: &mut Command, level: &str) -> Daemon {
         let notify = self.path("notify");
         drop(fs::remove_file(&notify));
         let ready = UnixDatagram::bind(&notify).unwrap();
@@ -261,10 +276,9 @@ selector = "{SELECTOR}"
             .append(true)
             .open(self.path("daemon.log"))
             .unwrap();
-        let mut child = self
-            .daemon_command()
+        let mut child = command
             .env("NOTIFY_SOCKET", &notify)
-            .env("RUST_LOG", "trace")
+            .env("RUST_LOG", level)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

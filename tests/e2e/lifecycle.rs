@@ -254,3 +254,31 @@ fn an_unreachable_server_is_said_to_be_so() {
     );
     assert!(daemon.is_running());
 }
+
+/// `daemon --mock` needs no file at all: server, catalogue and policy come along, and its log
+/// says how to approve a login.
+#[test]
+fn the_bundled_server_comes_with_all_it_needs() {
+    let house = House::new();
+    drop(house.daemon_command());
+    let _daemon = house.start(&mut house.command(&["daemon", "--mock"]), "info");
+    let log = fs::read_to_string(house.path("daemon.log")).unwrap();
+    let (_, rest) = log.split_once("Bearer ").expect("how to approve");
+    let (token, rest) = rest.split_once('\'').unwrap();
+    let url = rest
+        .split_whitespace()
+        .find(|word| word.contains("/_ctl/approve"))
+        .unwrap();
+    let shown = house.json(&["login", "--no-wait"]);
+    let code = super::house::find(&shown, "user_code").unwrap();
+    let approval = json!({ "userCode": code }).to_string();
+    assert_eq!(house.server.post(url, token, approval), 200);
+    assert!(house.run(&["login"]).status.success());
+    for selector in [
+        SELECTOR,
+        "gcp/billing-staging/deploy-bot",
+        "generic/demo-db/reader",
+    ] {
+        house.json(&["get", selector]);
+    }
+}
