@@ -1,7 +1,10 @@
 use serde_json::json;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Read as _;
+use std::process::Stdio;
 
 use super::house::{House, SELECTOR, contains, files, find, policy, text};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// Login, status, get, lease, audit, lock, logout: each with `--json`, each says what happened.
 #[test]
@@ -104,27 +107,44 @@ fn get_refuses_a_terminal_without_reveal() {
     let _daemon = house.daemon();
     house.log_in();
     let before = house.server.mock.requests().len();
-    // `script` gives the command a terminal for its standard output.
-    let on_a_terminal = |command: String| {
-        let mut script = std::process::Command::new("script");
-        house.surround(&mut script);
-        script
-            .args(["-qec", &command, "/dev/null"])
-            .output()
+    let on_a_terminal = |arguments: &[&str]| {
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&controller).unwrap();
+        unlockpt(&controller).unwrap();
+        let name = ptsname(&controller, Vec::new()).unwrap();
+        let terminal = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(name.to_str().unwrap())
+            .unwrap();
+        let mut command = house.command(arguments);
+        command.stdout(terminal).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // The child's end is the last one now: reading ends when it does.
+        drop(command);
+        let mut shown = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = rustix::io::read(&controller, &mut buffer) {
+            shown.extend_from_slice(&buffer[..length]);
+        }
+        let mut said = String::new();
+        child
+            .stderr
+            .take()
             .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        let status = child.wait().unwrap().code().unwrap();
+        (status, String::from_utf8(shown).unwrap(), said)
     };
-    let broker = house.broker.display();
-    let refused = on_a_terminal(format!("{broker} get {SELECTOR}"));
-    assert_eq!(refused.status.code(), Some(64), "{}", text(&refused));
-    assert!(text(&refused).contains("--reveal"), "{}", text(&refused));
-    assert_eq!(
-        house.server.mock.requests().len(),
-        before,
-        "no call was made for it"
-    );
-    let revealed = on_a_terminal(format!("{broker} get {SELECTOR} --reveal"));
-    assert!(revealed.status.success(), "{}", text(&revealed));
-    assert!(text(&revealed).contains("mock-gcp-"));
+    let (status, shown, said) = on_a_terminal(&["get", SELECTOR]);
+    assert_eq!((status, shown.as_str()), (64, ""), "{said}");
+    assert!(said.contains("--reveal"), "{said}");
+    let after = house.server.mock.requests().len();
+    assert_eq!(after, before, "no call was made for it");
+    let (status, shown, said) = on_a_terminal(&["get", SELECTOR, "--reveal"]);
+    assert_eq!(status, 0, "{said}");
+    assert!(shown.contains("mock-gcp-"), "{shown}");
 }
 
 /// PO-1, PO-2, PO-7: the policy decides; SIGHUP reads it again; a bad file leaves the old one in

@@ -23,4 +23,4 @@ mod house;
 
 mod lifecycle;
 
-mod python;
+mod pages;

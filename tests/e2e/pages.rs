@@ -1,3 +1,5 @@
+//! What the pages show, done as a reader would.
+
 use std::process::Command;
 
 use super::house::{House, SELECTOR, text};
@@ -44,4 +46,25 @@ fn ten_lines_of_python_get_a_credential() {
         text(&output)
     );
     assert_eq!(house.server.whoami(&material), 401);
+}
+
+/// The README's configuration and policy, with the bundled server's address put in, do what the
+/// README says: the person logs in and the credential comes.
+#[test]
+fn the_configuration_in_the_readme_works() {
+    let house = House::new();
+    let mut blocks = README.split("```toml\n").skip(1);
+    let mut block = || blocks.next().unwrap().split_once("```").unwrap().0;
+    let address = format!(
+        "base_url = \"{}\"\nallow_insecure_loopback = true",
+        house.server.mock.api()
+    );
+    let config = block().replace("base_url = \"https://aegis.example.com\"", &address);
+    house.write("config.toml", &config);
+    house.write("policy.toml", block());
+    let _daemon = house.daemon();
+    house.log_in();
+    house.json(&["get", SELECTOR]);
+    house.json(&["lease", "list"]);
+    house.json(&["lock"]);
 }
