@@ -28,6 +28,10 @@ const MIN_LEASE_TTL: Duration = Duration::from_secs(30);
 /// The longest lease the issuer makes (`aegis.md` 13).
 const MAX_LEASE_TTL: Duration = Duration::from_hours(1);
 
+/// A new lease outlives what its caller needs by this much, so that it still does after the two
+/// calls that bring it.
+const CALL_SLACK: Duration = Duration::from_mins(1);
+
 /// Redemptions that may wait for one lease: more than a lease can have.
 const MAX_QUEUED_REDEMPTIONS: usize = 16;
 
@@ -85,7 +89,7 @@ impl State {
             .targets
             .get(&request.selector)
             .map_or(MIN_LEASE_TTL, |target| target.ttl)
-            .max(request.min_valid_for);
+            .max(request.min_valid_for.saturating_add(CALL_SLACK));
         let new = NewLease {
             selector: request.selector,
             ttl,
@@ -650,6 +654,7 @@ impl State {
             for waiter in waiters {
                 self.deliver(key, &waiter, &material, now, effects);
             }
+            self.release_if_abandoned(key, now, effects);
             return;
         }
         if let Some(waiter) = lease.waiters.pop_front() {

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 
 use super::effect::Effect;
 use super::event::{ConnectionId, CredentialRequest, Event, LeaseRequest, Reply, Request, Ticket};
+use super::leases::Phase;
 use super::login::Generation;
 use super::policy::Policy;
 use super::ports::{
@@ -236,6 +237,35 @@ impl World {
             delivered_records.is_empty(),
             "a delivery recorded that did not happen"
         );
+        self.nothing_lives_for_nobody();
+    }
+
+    /// LC-7, LC-8: what is live is held by somebody, waited for by somebody, or was given to
+    /// somebody without a life of its own.
+    fn nothing_lives_for_nobody(&self) {
+        for key in self.state.leases.unended() {
+            let lease = self.state.leases.get(key).unwrap();
+            if let Phase::Live(live) = &lease.phase {
+                assert!(
+                    lease.pinned
+                        || live.redeeming
+                        || !lease.holders.is_empty()
+                        || !lease.waiters.is_empty(),
+                    "{} lives for nobody",
+                    live.lease_id
+                );
+            }
+        }
+    }
+
+    /// The clock goes on and nothing else happens: a machine that slept.
+    fn sleep(&mut self, by: Duration) {
+        self.now = Now {
+            boot: self.now.boot.plus(by),
+            unix: self.now.unix.plus(by),
+        };
+        let now = self.now.boot;
+        self.issued.retain(|_, ends| now < *ends);
     }
 
     fn connect(&mut self, pid: i32) -> ConnectionId {
@@ -275,12 +305,7 @@ impl World {
     }
 
     fn advance(&mut self, by: Duration) {
-        self.now = Now {
-            boot: self.now.boot.plus(by),
-            unix: self.now.unix.plus(by),
-        };
-        let now = self.now.boot;
-        self.issued.retain(|_, ends| now < *ends);
+        self.sleep(by);
         self.step(Event::TimerFired);
     }
 
@@ -1028,6 +1053,7 @@ enum Op {
     Plain(usize, usize),
     Answer(usize, usize),
     Advance(u64),
+    Sleep(u64),
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -1036,13 +1062,14 @@ fn any_op() -> impl Strategy<Value = Op> {
         2 => (0_i32..6).prop_map(Op::Connect),
         1 => n.clone().prop_map(Op::Close),
         1 => n.clone().prop_map(Op::Exit),
-        6 => (n.clone(), 0_usize..3, 0_u64..400, 0_usize..3).prop_map(|(c, s, m, h)| Op::Get(c, s, m, h)),
+        6 => (n.clone(), 0_usize..3, prop_oneof![Just(0_u64), 0_u64..400], 0_usize..3).prop_map(|(c, s, m, h)| Op::Get(c, s, m, h)),
         3 => (n.clone(), 0_usize..3, 1_u32..4, 0_usize..3).prop_map(|(c, s, r, h)| Op::Create(c, s, r, h)),
         3 => (n.clone(), n.clone()).prop_map(|(c, l)| Op::Redeem(c, l)),
         2 => (n.clone(), n.clone()).prop_map(|(c, l)| Op::Revoke(c, l)),
         4 => (n.clone(), 0_usize..9).prop_map(|(c, r)| Op::Plain(c, r)),
         14 => (n, 0_usize..16).prop_map(|(i, how)| Op::Answer(i, how)),
         4 => prop_oneof![0_u64..1_000, 4_900_u64..6_000, 0_u64..700_000].prop_map(Op::Advance),
+        2 => prop_oneof![0_u64..1_000, 200_000_u64..700_000].prop_map(Op::Sleep),
     ]
 }
 
@@ -1130,6 +1157,7 @@ fn apply(world: &mut World, op: &Op) {
             world.answer(index, how);
         }
         Op::Advance(millis) => world.advance(Duration::from_millis(millis)),
+        Op::Sleep(millis) => world.sleep(Duration::from_millis(millis)),
     }
 }
 
