@@ -1169,8 +1169,14 @@ proptest! {
     /// nobody is answered twice (all checked in [`World::step`]), and in the end everybody who
     /// is still there has been answered and no lease is left live behind the broker's back.
     #[test]
-    fn nothing_leaks_and_nobody_is_forgotten(ops in proptest::collection::vec(any_op(), 1..50)) {
+    fn nothing_leaks_and_nobody_is_forgotten(
+            logged_in: bool,
+            ops in proptest::collection::vec(any_op(), 1..50),
+        ) {
         let mut world = World::new(Resumed::default());
+        if logged_in {
+            world.log_in();
+        }
         for op in &ops {
             apply(&mut world, op);
         }
