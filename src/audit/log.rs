@@ -411,7 +411,7 @@ fn begin_segment(
 /// Ends the line in `bytes`, so far up to `prev`, and returns its hash.
 fn seal(bytes: &mut Vec<u8>, key: &SegmentKey) -> io::Result<Hash> {
     let hash = Hash::of(bytes);
-    line::seal(bytes, &hash, &key.line_mac(&hash))?;
+    line::seal(bytes, &hash, &key.line_mac(&hash));
     if bytes.len() > MAX_LINE {
         return Err(io::Error::other("the line is longer than a reader accepts"));
     }
