@@ -1,12 +1,13 @@
 //! The exact bytes of every kind of line. Written once here; the reader encodes what it read
 //! again and compares.
 
-use std::fmt;
 use std::io::{self, Write as _};
 
 use super::chain::{Hash, Head};
-use crate::broker::ports::AuditRecord;
-use crate::model::{CleanText, Exposure, PeerFacts};
+use crate::broker::ports::{AuditRecord, CallTrace};
+use crate::model::{
+    CleanText, Exposure, LeaseId, PeerFacts, Principal, ProfileName, ProofJti, RequestId, SessionId,
+};
 use crate::time::UnixTime;
 
 /// The longest line, line feed included. The bounds below keep every line under 10 KiB.
@@ -51,9 +52,10 @@ pub(super) fn header(
         r#"{{"seq":{seq},"at":"{at}","version":{VERSION},"segment":{}"#,
         header.segment
     )?;
-    hash(out, "key_id", &header.key_id)?;
+    hash(out, "key_id", &header.key_id);
     write!(out, r#","key_persistent":{}"#, header.key_persistent)?;
-    hash(out, "prev", prev)
+    hash(out, "prev", prev);
+    Ok(())
 }
 
 /// Appends a record's line up to and with `prev`. Text beyond its bound is cut.
@@ -85,34 +87,52 @@ pub(super) fn record(
         action.as_str(),
         outcome.as_str()
     )?;
-    plain(out, "profile", profile.as_ref())?;
+    plain(out, "profile", profile.as_ref().map(ProfileName::as_str));
     if let Some(peer) = peer {
         self::peer(out, peer)?;
     }
-    plain(out, "selector", selector.as_ref())?;
-    plain(out, "lease_id", lease_id.as_ref())?;
-    plain(out, "lease_expires_at", lease_expires_at.as_ref())?;
-    plain(out, "exposure", exposure.map(Exposure::as_str).as_ref())?;
-    text(out, "rule", rule.as_ref(), MAX_RULE)?;
-    text(out, "reason", reason.as_ref(), MAX_REASON)?;
-    plain(out, "principal", principal.as_ref())?;
-    plain(out, "session_id", session_id.as_ref())?;
-    plain(out, "request_id", trace.request_id.as_ref())?;
-    plain(out, "proof_jti", trace.proof_jti.as_ref())?;
-    hash(out, "prev", prev)
+    if let Some(selector) = selector {
+        write!(out, r#","selector":"{selector}""#)?;
+    }
+    plain(out, "lease_id", lease_id.as_ref().map(LeaseId::as_str));
+    if let Some(at) = lease_expires_at {
+        write!(out, r#","lease_expires_at":"{at}""#)?;
+    }
+    plain(out, "exposure", exposure.map(Exposure::as_str));
+    text(out, "rule", rule.as_ref(), MAX_RULE);
+    text(out, "reason", reason.as_ref(), MAX_REASON);
+    plain(out, "principal", principal.as_ref().map(Principal::as_str));
+    plain(
+        out,
+        "session_id",
+        session_id.as_ref().map(SessionId::as_str),
+    );
+    let CallTrace {
+        request_id,
+        proof_jti,
+    } = trace;
+    plain(
+        out,
+        "request_id",
+        request_id.as_ref().map(RequestId::as_str),
+    );
+    plain(out, "proof_jti", proof_jti.as_ref().map(ProofJti::as_str));
+    hash(out, "prev", prev);
+    Ok(())
 }
 
 /// Ends a line: hash, MAC, line feed.
-pub(super) fn seal(out: &mut Vec<u8>, hash: &Hash, mac: &Hash) -> io::Result<()> {
-    self::hash(out, "hash", hash)?;
-    self::hash(out, "mac", mac)?;
-    out.write_all(b"}\n")
+pub(super) fn seal(out: &mut Vec<u8>, hash: &Hash, mac: &Hash) {
+    self::hash(out, "hash", hash);
+    self::hash(out, "mac", mac);
+    out.extend_from_slice(b"}\n");
 }
 
 /// Appends the anchor's one line.
 pub(super) fn anchor(out: &mut Vec<u8>, head: &Head, mac: &Hash) -> io::Result<()> {
     write!(out, r#"{{"count":{}"#, head.count)?;
-    seal(out, &head.hash, mac)
+    seal(out, &head.hash, mac);
+    Ok(())
 }
 
 fn peer(out: &mut Vec<u8>, peer: &PeerFacts) -> io::Result<()> {
@@ -126,47 +146,65 @@ fn peer(out: &mut Vec<u8>, peer: &PeerFacts) -> io::Result<()> {
         r#","peer":{{"pid":{},"started":{}"#,
         process.pid, process.started
     )?;
-    text(out, "exe", exe.as_ref(), MAX_EXE)?;
-    out.write_all(br#","ancestors":["#)?;
+    text(out, "exe", exe.as_ref(), MAX_EXE);
+    out.extend_from_slice(br#","ancestors":["#);
     for (index, name) in ancestors.iter().take(MAX_ANCESTORS).enumerate() {
         if index > 0 {
-            out.write_all(b",")?;
+            out.push(b',');
         }
-        quoted(out, name, MAX_ANCESTOR)?;
+        quoted(out, name, MAX_ANCESTOR);
     }
-    out.write_all(b"]}")
+    out.extend_from_slice(b"]}");
+    Ok(())
+}
+
+// What is text already is copied, not formatted: every delivery waits for its line.
+
+/// Appends `,"name":`.
+fn member(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
 }
 
 /// A value whose alphabet holds nothing that JSON escapes.
-fn plain(out: &mut Vec<u8>, name: &str, value: Option<&impl fmt::Display>) -> io::Result<()> {
-    match value {
-        Some(value) => write!(out, r#","{name}":"{value}""#),
-        None => Ok(()),
-    }
+fn plain(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+    let Some(value) = value else { return };
+    member(out, name);
+    out.push(b'"');
+    out.extend_from_slice(value.as_bytes());
+    out.push(b'"');
 }
 
-fn text(out: &mut Vec<u8>, name: &str, value: Option<&CleanText>, max: usize) -> io::Result<()> {
-    let Some(value) = value else { return Ok(()) };
-    write!(out, r#","{name}":"#)?;
-    quoted(out, value, max)
+fn text(out: &mut Vec<u8>, name: &str, value: Option<&CleanText>, max: usize) {
+    let Some(value) = value else { return };
+    member(out, name);
+    quoted(out, value, max);
 }
 
 /// Clean text holds no control characters: quotation mark and backslash are all there is to
 /// escape.
-fn quoted(out: &mut Vec<u8>, value: &CleanText, max: usize) -> io::Result<()> {
-    out.write_all(b"\"")?;
-    let mut bytes = [0; 4];
-    for c in value.as_str().chars().take(max) {
-        if matches!(c, '"' | '\\') {
-            out.write_all(b"\\")?;
+fn quoted(out: &mut Vec<u8>, value: &CleanText, max: usize) {
+    let text = value.as_str();
+    out.push(b'"');
+    // Never more characters than bytes.
+    if text.len() <= max && !text.bytes().any(|byte| matches!(byte, b'"' | b'\\')) {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        let mut bytes = [0; 4];
+        for c in text.chars().take(max) {
+            if matches!(c, '"' | '\\') {
+                out.push(b'\\');
+            }
+            out.extend_from_slice(c.encode_utf8(&mut bytes).as_bytes());
         }
-        out.write_all(c.encode_utf8(&mut bytes).as_bytes())?;
     }
-    out.write_all(b"\"")
+    out.push(b'"');
 }
 
-fn hash(out: &mut Vec<u8>, name: &str, hash: &Hash) -> io::Result<()> {
-    write!(out, r#","{name}":""#)?;
-    out.write_all(&hash.text())?;
-    out.write_all(b"\"")
+fn hash(out: &mut Vec<u8>, name: &str, hash: &Hash) {
+    member(out, name);
+    out.push(b'"');
+    out.extend_from_slice(&hash.text());
+    out.push(b'"');
 }

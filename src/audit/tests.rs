@@ -220,7 +220,7 @@ fn forge(log: &Copied, segment: usize, from: usize, own_id: bool, edit: bool) ->
                 };
                 continue;
             }
-            line::seal(&mut out, &hash, &forger.line_mac(&hash)).unwrap();
+            line::seal(&mut out, &hash, &forger.line_mac(&hash));
             *bytes = out;
             head = Head {
                 count: head.count + 1,
