@@ -118,6 +118,7 @@ impl Actor {
         }
         let shutdown = self.parts.shutdown.clone();
         let mut asked_to_stop = false;
+        let mut has_doors = true;
         let mut alarm: Option<(Timestamp, Pin<Box<Sleep>>)> = None;
         while !self.stopped {
             self.set_alarm(&mut alarm);
@@ -128,10 +129,13 @@ impl Actor {
                     self.happened(Event::ShutdownRequested);
                 }
                 Some(done) = self.work.join_next() => self.work_ended(done),
-                message = self.messages.recv() => match message {
+                message = self.messages.recv(), if has_doors => match message {
                     Some(message) => self.received(message),
                     // No door is left and none can come.
-                    None => self.happened(Event::ShutdownRequested),
+                    None => {
+                        has_doors = false;
+                        self.happened(Event::ShutdownRequested);
+                    }
                 },
                 () = ring(alarm.as_mut()) => {
                     alarm = None;

@@ -246,7 +246,9 @@ impl World {
     /// out, and the proofs it was sent.
     pub(crate) fn canaries(&self) -> Vec<(String, String)> {
         let secrets = self.mock.secrets();
-        let secrets = secrets.into_iter().map(|secret| (secret.kind, secret.value));
+        let secrets = secrets
+            .into_iter()
+            .map(|secret| (secret.kind, secret.value));
         let proofs = self.mock.requests();
         let proofs = proofs
             .into_iter()
@@ -296,10 +298,7 @@ pub(crate) fn leaks(canaries: &[(String, String)], haystack: &[u8]) -> Vec<Strin
 fn server_policy(settings: &str) -> String {
     let demo = include_str!("../../config/aegis-mock.toml");
     let rest = demo.find("[[tenant]]").unwrap();
-    format!(
-        "{settings}\n[throttle]\nenabled = false\n{}",
-        &demo[rest..]
-    )
+    format!("{settings}\n[throttle]\nenabled = false\n{}", &demo[rest..])
 }
 
 fn settings() -> Settings {
@@ -362,9 +361,10 @@ impl Daemon {
         self.core.await.unwrap();
     }
 
-    /// Tells it to stop and does not wait.
-    pub(crate) fn begin_to_stop(&self) {
-        self.shutdown.cancel();
+    /// Until the core ends by itself, once no door is left.
+    pub(crate) async fn end_without_doors(self) {
+        drop(self.handle);
+        self.core.await.unwrap();
     }
 
     /// As SIGKILL would: nothing is revoked, nothing is recorded.
