@@ -129,14 +129,15 @@ impl Actor {
                     self.happened(Event::ShutdownRequested);
                 }
                 Some(done) = self.work.join_next() => self.work_ended(done),
-                message = self.messages.recv(), if has_doors => match message {
-                    Some(message) => self.received(message),
-                    // No door is left and none can come.
-                    None => {
+                message = self.messages.recv(), if has_doors => {
+                    if let Some(message) = message {
+                        self.received(message);
+                    } else {
+                        // No door is left and none can come.
                         has_doors = false;
                         self.happened(Event::ShutdownRequested);
                     }
-                },
+                }
                 () = ring(alarm.as_mut()) => {
                     alarm = None;
                     self.happened(Event::TimerFired);

@@ -72,6 +72,8 @@ fn make_room(_: &World, daemon: &Daemon) {
 
 /// The anchor's place is taken, so that the next sync fails.
 fn block_anchor(world: &World, daemon: &Daemon) {
+    // Nothing is left to sync, so that the place is free.
+    daemon.sink.flush().unwrap();
     fs::create_dir(world.audit_folder().join("anchor.new")).unwrap();
     let record = AuditRecord::new(AuditAction::PolicyLoad, AuditOutcome::Ok);
     // In the kernel all the same: only the sync shows it.

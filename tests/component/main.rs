@@ -3,7 +3,6 @@
 #![cfg(feature = "mock")]
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "helpers of tests: a failed setup should abort the test"

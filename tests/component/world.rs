@@ -71,7 +71,7 @@ pub(crate) struct World {
     pub(crate) base_url: Url,
     http: reqwest::Client,
     home: TempDir,
-    clock: Arc<TestClock>,
+    clock: Arc<dyn Clock>,
     logged_before: usize,
 }
 
@@ -109,7 +109,7 @@ impl World {
 
     /// Starts a daemon over the audit folder.
     pub(crate) fn daemon(&self) -> Daemon {
-        let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let clock = Arc::clone(&self.clock);
         let now = clock.now();
         let Opened {
             log,
@@ -288,7 +288,7 @@ impl World {
 pub(crate) fn leaks(canaries: &[(String, String)], haystack: &[u8]) -> Vec<String> {
     let haystack = String::from_utf8_lossy(haystack);
     let found = canaries.iter().filter(|(_, secret)| {
-        let tail = &secret[secret.len() - 16..];
+        let (_, tail) = secret.split_at(secret.len() - 16);
         haystack.contains(tail) || haystack.contains(&URL_SAFE_NO_PAD.encode(secret))
     });
     found.map(|(kind, _)| kind.clone()).collect()
@@ -297,8 +297,8 @@ pub(crate) fn leaks(canaries: &[(String, String)], haystack: &[u8]) -> Vec<Strin
 /// The demo policy with other settings; nobody is throttled.
 fn server_policy(settings: &str) -> String {
     let demo = include_str!("../../config/aegis-mock.toml");
-    let rest = demo.find("[[tenant]]").unwrap();
-    format!("{settings}\n[throttle]\nenabled = false\n{}", &demo[rest..])
+    let (_, rest) = demo.split_at(demo.find("[[tenant]]").unwrap());
+    format!("{settings}\n[throttle]\nenabled = false\n{rest}")
 }
 
 fn settings() -> Settings {
@@ -306,13 +306,13 @@ fn settings() -> Settings {
         profile: ProfileName::parse("work").unwrap(),
         tenant: TenantId::parse("business-default").unwrap(),
         client_display_name: CleanText::new("Component tests", 64),
-        token_ttl: Duration::from_secs(600),
+        token_ttl: Duration::from_mins(10),
         targets: [DEPLOY, READER]
             .map(|target| Target {
                 selector: selector(target),
                 description: None,
                 actions: Action::ALL.to_vec(),
-                ttl: Duration::from_secs(300),
+                ttl: Duration::from_mins(5),
             })
             .to_vec(),
         key_store: "memory",
@@ -472,10 +472,10 @@ impl AuditLog for Sink {
 
 /// What a login shows the person.
 pub(crate) fn user_code(view: &LoginView) -> String {
-    match &view.phase {
-        LoginPhase::AwaitingApproval(device) => device.user_code.as_str().to_owned(),
-        other => panic!("no code to show: {other:?}"),
-    }
+    let LoginPhase::AwaitingApproval(device) = &view.phase else {
+        panic!("no code to show: {:?}", view.phase);
+    };
+    device.user_code.as_str().to_owned()
 }
 
 pub(crate) fn is_logged_in(view: &LoginView) -> bool {
