@@ -120,6 +120,7 @@ impl Actor {
         // One wait for the whole run: a new one for every message takes the token's lock.
         let mut stop = pin!(shutdown.cancelled());
         let mut asked_to_stop = false;
+        let mut has_doors = true;
         let mut alarm: Option<(Timestamp, Pin<Box<Sleep>>)> = None;
         while !self.stopped {
             self.set_alarm(&mut alarm);
@@ -130,11 +131,15 @@ impl Actor {
                     self.happened(Event::ShutdownRequested);
                 }
                 Some(done) = self.work.join_next() => self.work_ended(done),
-                message = self.messages.recv() => match message {
-                    Some(message) => self.received(message),
-                    // No door is left and none can come.
-                    None => self.happened(Event::ShutdownRequested),
-                },
+                message = self.messages.recv(), if has_doors => {
+                    if let Some(message) = message {
+                        self.received(message);
+                    } else {
+                        // No door is left and none can come.
+                        has_doors = false;
+                        self.happened(Event::ShutdownRequested);
+                    }
+                }
                 () = ring(alarm.as_mut()) => {
                     alarm = None;
                     self.happened(Event::TimerFired);

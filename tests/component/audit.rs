@@ -1,0 +1,156 @@
+//! Audit before delivery, and reconciliation with the server's own events.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use aegis_broker::broker::ports::{AuditAction, AuditLog as _, AuditOutcome, AuditRecord};
+use aegis_broker::model::{ErrorCode, HolderClass};
+use aegis_broker::time::{Clock as _, SystemClock};
+use aegis_mock::LeaseState as ServerState;
+
+use crate::world::{DEPLOY, Daemon, READER, REDEEM, World, code, create, get, secret};
+
+/// Breaks or heals the audit log of a daemon.
+type Turn = fn(&World, &Daemon);
+
+/// AU-1: while a record cannot be written nothing is delivered and nothing redeemed; afterwards
+/// everything is again.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_delivered_without_its_record() {
+    let rows: [(&str, bool, Turn, Turn); 4] = [
+        ("disk full, nothing held", false, fill, make_room),
+        ("disk full, material held", true, fill, make_room),
+        ("no sync, nothing held", false, block_anchor, free_anchor),
+        ("no sync, material held", true, block_anchor, free_anchor),
+    ];
+    for (name, held, fail, heal) in rows {
+        let world = World::new().await;
+        let (daemon, connection) = world.logged_in().await;
+        if held {
+            get(&connection, DEPLOY).await.unwrap();
+        }
+        let redeemed = world.tries(REDEEM).len();
+        fail(&world, &daemon);
+        for _ in 0..50 {
+            let refused = get(&connection, DEPLOY).await;
+            assert_eq!(code(refused), Some(ErrorCode::AuditUnavailable), "{name}");
+        }
+        let lease = create(&connection, READER, 1, HolderClass::None).await;
+        assert_eq!(code(lease), Some(ErrorCode::AuditUnavailable), "{name}");
+        assert!(connection.status().await.is_ok(), "{name}");
+        assert_eq!(world.tries(REDEEM).len(), redeemed, "{name}");
+
+        heal(&world, &daemon);
+        let material = secret(&get(&connection, DEPLOY).await.unwrap());
+        assert_eq!(world.whoami("gcp", &material).await, 200, "{name}");
+        daemon.stop().await;
+        assert!(
+            world
+                .mock
+                .leases()
+                .iter()
+                .all(|lease| lease.state == ServerState::Revoked),
+            "{name}: a lease was forgotten"
+        );
+        assert_eq!(world.verify().damage, None, "{name}");
+        let delivered = world
+            .records()
+            .iter()
+            .filter(|record| record.action == AuditAction::Deliver)
+            .count();
+        assert_eq!(delivered, 1 + usize::from(held), "{name}");
+    }
+}
+
+fn fill(_: &World, daemon: &Daemon) {
+    daemon.sink.set_full(true);
+}
+
+fn make_room(_: &World, daemon: &Daemon) {
+    daemon.sink.set_full(false);
+}
+
+/// The anchor's place is taken, so that the next sync fails.
+fn block_anchor(world: &World, daemon: &Daemon) {
+    // Nothing is left to sync, so that the place is free.
+    daemon.sink.flush().unwrap();
+    fs::create_dir(world.audit_folder().join("anchor.new")).unwrap();
+    let record = AuditRecord::new(AuditAction::PolicyLoad, AuditOutcome::Ok);
+    // In the kernel all the same: only the sync shows it.
+    let mut sink = daemon.sink.clone();
+    sink.append(&record, SystemClock.now()).unwrap();
+    sink.flush().unwrap_err();
+}
+
+fn free_anchor(world: &World, daemon: &Daemon) {
+    fs::remove_dir(world.audit_folder().join("anchor.new")).unwrap();
+    daemon.sink.flush().unwrap();
+}
+
+/// AU-9, `aegis.md` 11: what the server did and what we recorded match one to one, by request id
+/// and `jti`.
+#[tokio::test(start_paused = true)]
+async fn both_audits_tell_the_same() {
+    let world = World::new().await;
+    let (daemon, connection) = world.logged_in().await;
+    get(&connection, DEPLOY).await.unwrap();
+    for redemptions in [1, 2] {
+        let lease = create(&connection, READER, redemptions, HolderClass::None)
+            .await
+            .unwrap();
+        for _ in 0..redemptions {
+            connection
+                .lease_redeem(lease.lease_id.clone())
+                .await
+                .unwrap();
+        }
+        world.mock.rotate_nonce();
+        connection.lease_revoke(lease.lease_id).await.unwrap();
+    }
+    connection.logout(None).await.unwrap();
+    world.log_in(&connection).await;
+    get(&connection, READER).await.unwrap();
+    daemon.stop().await;
+
+    let mut ours = BTreeMap::new();
+    for record in world.records() {
+        let action = match record.action {
+            AuditAction::LoginBegin => "login.begin",
+            AuditAction::Login => "login.exchange",
+            AuditAction::LeaseCreate => "lease.create",
+            AuditAction::LeaseRedeem => "lease.redeem",
+            AuditAction::LeaseRevoke => "lease.revoke",
+            AuditAction::Start
+            | AuditAction::Stop
+            | AuditAction::PolicyLoad
+            | AuditAction::KeyStoreChoice
+            | AuditAction::Logout
+            | AuditAction::Lock
+            | AuditAction::Deliver
+            | AuditAction::Deny => continue,
+        };
+        assert_eq!(record.outcome, AuditOutcome::Ok);
+        let request_id = record.trace.request_id.expect("a request id").to_string();
+        let jti = record.trace.proof_jti.map(|jti| jti.to_string());
+        let lease_id = record.lease_id.map(|id| id.to_string());
+        let told = (
+            action.to_owned(),
+            jti.unwrap_or_default(),
+            lease_id.unwrap_or_default(),
+        );
+        assert_eq!(ours.insert(request_id, told), None, "one record each");
+    }
+    let theirs: BTreeMap<_, _> = world
+        .mock
+        .audit()
+        .into_iter()
+        // What the person did in the browser is no call of ours.
+        .filter(|event| event.outcome == "ok" && event.action != "login.approve")
+        .map(|event| {
+            let told = (event.action, event.proof_jti, event.lease_id);
+            (event.request_id, told)
+        })
+        .collect();
+    assert_eq!(ours, theirs);
+    assert_eq!(theirs.len(), 17);
+}

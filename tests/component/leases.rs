@@ -1,0 +1,338 @@
+//! The life of leases, from the first request to the end at the server.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aegis_broker::broker::ports::{AuditAction, AuditOutcome};
+use aegis_broker::model::{ErrorCode, HolderClass, LeaseState};
+use aegis_mock::{FaultKind, LeaseState as ServerState};
+use tokio::task::JoinSet;
+
+use crate::world::{
+    CREATE, DEPLOY, LONGER_THAN_A_CODE, Peer, READER, REDEEM, REVOKE, World, code, create, get,
+    get_held, secret,
+};
+
+/// The states of all leases at the server.
+fn server_states(world: &World) -> Vec<ServerState> {
+    let leases = world.mock.leases();
+    leases.into_iter().map(|lease| lease.state).collect()
+}
+
+/// LC-1, LC-5: made, redeemed, used at the provider, revoked, and dead there afterwards.
+#[tokio::test(start_paused = true)]
+async fn a_lease_lives_from_create_to_revoke() {
+    for (target, provider) in [(DEPLOY, "gcp"), (READER, "generic")] {
+        let world = World::new().await;
+        let (daemon, connection) = world.logged_in().await;
+        let lease = create(&connection, target, 2, HolderClass::None)
+            .await
+            .unwrap();
+        assert_eq!(lease.state, LeaseState::Active, "{target}");
+        let delivery = connection
+            .lease_redeem(lease.lease_id.clone())
+            .await
+            .unwrap();
+        let material = secret(&delivery);
+        assert_eq!(world.whoami(provider, &material).await, 200, "{target}");
+
+        let revoked = connection
+            .lease_revoke(lease.lease_id.clone())
+            .await
+            .unwrap();
+        assert_eq!(revoked.state, LeaseState::Revoked, "{target}");
+        assert_eq!(world.whoami(provider, &material).await, 401, "{target}");
+        assert_eq!(server_states(&world), [ServerState::Revoked], "{target}");
+        let again = connection.lease_redeem(lease.lease_id.clone()).await;
+        assert_eq!(code(again), Some(ErrorCode::LeaseRevoked), "{target}");
+        let twice = connection.lease_revoke(lease.lease_id).await.unwrap();
+        assert_eq!(twice.state, LeaseState::Revoked, "{target}: idempotent");
+        assert_eq!(world.tries(REVOKE).len(), 1, "{target}");
+        daemon.stop().await;
+        assert_eq!(world.verify().damage, None);
+    }
+}
+
+/// Material that is held is served from memory.
+#[tokio::test(start_paused = true)]
+async fn a_second_get_makes_no_request() {
+    let world = World::new().await;
+    let (daemon, connection) = world.logged_in().await;
+    let first = secret(&get(&connection, DEPLOY).await.unwrap());
+    let before = world.mock.requests().len();
+    let same = secret(&get(&connection, DEPLOY).await.unwrap());
+    let other = secret(&get(&daemon.connect(), DEPLOY).await.unwrap());
+    assert!(first == same && first == other);
+    assert_eq!(world.mock.requests().len(), before);
+    assert_eq!(world.whoami("gcp", &first).await, 200);
+}
+
+/// LC-2: what has run out is not served; the next caller gets another lease.
+#[tokio::test(start_paused = true)]
+async fn an_expired_credential_is_replaced_not_served() {
+    let world = World::new().await;
+    let (_daemon, connection) = world.logged_in().await;
+    let first = get(&connection, DEPLOY).await.unwrap();
+    world.after(Duration::from_secs(299)).await;
+    let same = get(&connection, DEPLOY).await.unwrap();
+    assert!(secret(&first) == secret(&same));
+    world.after(Duration::from_secs(1)).await;
+    let next = get(&connection, DEPLOY).await.unwrap();
+    assert!(secret(&first) != secret(&next));
+    assert_eq!(world.whoami("gcp", &secret(&first)).await, 401);
+    assert_eq!(world.whoami("gcp", &secret(&next)).await, 200);
+}
+
+/// LC-4: a hundred equal callers at once share one lease and one redemption.
+#[tokio::test(start_paused = true)]
+async fn equal_gets_share_one_lease() {
+    let world = World::new().await;
+    let (daemon, _connection) = world.logged_in().await;
+    let mut getting = JoinSet::new();
+    for _ in 0..100 {
+        let connection = daemon.connect();
+        getting.spawn(async move { get(&connection, DEPLOY).await.map(|d| secret(&d)) });
+    }
+    let secrets: BTreeSet<_> = getting
+        .join_all()
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(secrets.len(), 1);
+    assert_eq!(
+        (world.tries(CREATE).len(), world.tries(REDEEM).len()),
+        (1, 1)
+    );
+}
+
+/// LC-6: parallel redemptions yield exactly as many successes as the lease has.
+#[tokio::test(start_paused = true)]
+async fn parallel_redemptions_yield_exactly_the_maximum() {
+    for max in [1, 3, 10] {
+        let world = World::new().await;
+        let (daemon, connection) = world.logged_in().await;
+        let lease = create(&connection, DEPLOY, max, HolderClass::None)
+            .await
+            .unwrap();
+        let mut redeeming = JoinSet::new();
+        for _ in 0..20 {
+            let connection = Arc::new(daemon.connect());
+            let id = lease.lease_id.clone();
+            redeeming.spawn(async move { connection.lease_redeem(id).await });
+        }
+        let mut secrets = BTreeSet::new();
+        for answer in redeeming.join_all().await {
+            match answer {
+                Ok(delivery) => {
+                    secrets.insert(secret(&delivery));
+                }
+                Err(refusal) => assert_eq!(refusal.code, ErrorCode::LeaseExhausted),
+            }
+        }
+        let max = usize::try_from(max).unwrap();
+        assert_eq!(secrets.len(), max);
+        assert_eq!(world.tries(REDEEM).len(), max);
+        assert_eq!(server_states(&world), [ServerState::Exhausted]);
+    }
+}
+
+/// LC-7: a lease held by a connection or a process ends at the server with it, and not before.
+#[tokio::test(start_paused = true)]
+async fn a_lease_ends_with_its_holder() {
+    let rows = [
+        ("connection closes", HolderClass::Connection, true),
+        ("process exits", HolderClass::Client, false),
+    ];
+    for (name, holder, closes) in rows {
+        let world = World::new().await;
+        let (daemon, other) = world.logged_in().await;
+        let peer = Peer::new();
+        let connection = daemon.connect_as(&peer);
+        let delivery = get_held(&connection, DEPLOY, holder).await.unwrap();
+        let lease = create(&connection, READER, 1, holder).await.unwrap();
+        let material = secret(&delivery);
+        assert_eq!(server_states(&world).len(), 2, "{name}");
+        let seen = world.mock.requests().len();
+        if closes {
+            drop(connection);
+        } else {
+            peer.exit();
+        }
+        let both = u64::try_from(seen + 2).unwrap();
+        world.wait_for_request_number(both).await;
+        assert_eq!(server_states(&world), [ServerState::Revoked; 2], "{name}");
+        assert_eq!(world.whoami("gcp", &material).await, 401, "{name}");
+        let gone = other.lease_redeem(lease.lease_id).await;
+        assert_eq!(code(gone), Some(ErrorCode::LeaseRevoked), "{name}");
+        let reasons: Vec<_> = world
+            .mock
+            .audit()
+            .into_iter()
+            .filter(|event| event.action == "lease.revoke")
+            .map(|event| event.reason)
+            .collect();
+        assert_eq!(reasons, ["holder_exited"; 2], "{name}");
+    }
+}
+
+/// LC-7: a lease that two connections hold lives until the second is gone.
+#[tokio::test(start_paused = true)]
+async fn a_shared_lease_lives_as_long_as_one_holder() {
+    let world = World::new().await;
+    let (daemon, _connection) = world.logged_in().await;
+    let (first, second) = (daemon.connect(), daemon.connect());
+    let held = HolderClass::Connection;
+    let material = secret(&get_held(&first, DEPLOY, held).await.unwrap());
+    get_held(&second, DEPLOY, held).await.unwrap();
+    drop(first);
+    second.status().await.unwrap();
+    assert_eq!(world.whoami("gcp", &material).await, 200);
+    drop(second);
+    world.wait_for_a_revocation().await;
+    assert_eq!(world.whoami("gcp", &material).await, 401);
+}
+
+/// LC-5, LC-7, OA-16: logout and lock end everything at the server, and nothing is served after.
+#[tokio::test(start_paused = true)]
+async fn logout_and_lock_revoke_everything() {
+    for (name, locks, expected) in [
+        ("logout", false, ErrorCode::LoginRequired),
+        ("lock", true, ErrorCode::Locked),
+    ] {
+        let world = World::new().await;
+        let (_daemon, connection) = world.logged_in().await;
+        let material = secret(&get(&connection, DEPLOY).await.unwrap());
+        let lease = create(&connection, READER, 3, HolderClass::None)
+            .await
+            .unwrap();
+        connection
+            .lease_redeem(lease.lease_id.clone())
+            .await
+            .unwrap();
+        let ended = if locks {
+            connection.lock().await.unwrap()
+        } else {
+            connection.logout(None).await.unwrap()
+        };
+        assert_eq!((ended.revoked, ended.unconfirmed), (2, 0), "{name}");
+        assert_eq!(server_states(&world), [ServerState::Revoked; 2], "{name}");
+        assert_eq!(world.whoami("gcp", &material).await, 401, "{name}");
+        let before = world.mock.requests().len();
+        let refused = [
+            code(get(&connection, DEPLOY).await),
+            code(create(&connection, DEPLOY, 1, HolderClass::None).await),
+        ];
+        assert_eq!(refused, [Some(expected); 2], "{name}");
+        assert!(connection.lease_redeem(lease.lease_id).await.is_err());
+        assert_eq!(world.mock.requests().len(), before, "{name}");
+        world.nothing_is_sent_for(LONGER_THAN_A_CODE).await;
+
+        world.log_in(&connection).await;
+        let next = secret(&get(&connection, DEPLOY).await.unwrap());
+        assert_eq!(world.whoami("gcp", &next).await, 200, "{name}");
+    }
+}
+
+/// LC-8: a lease whose making a logout overtakes is revoked, not orphaned.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_logout_overtakes_is_revoked() {
+    let world = World::new().await;
+    let (daemon, connection) = world.logged_in().await;
+    // The first try does nothing, so that the logout comes between it and the second.
+    world.mock.fault(CREATE, FaultKind::RateLimited, 1);
+    let other = daemon.connect();
+    let getting = tokio::spawn(async move { get(&other, DEPLOY).await });
+    world
+        .mock
+        .wait_for_request(|request| request.method == CREATE)
+        .await;
+    connection.logout(None).await.unwrap();
+    assert_eq!(code(getting.await.unwrap()), Some(ErrorCode::LoginRequired));
+    world.after(Duration::from_secs(5)).await;
+    assert_eq!(server_states(&world), [ServerState::Revoked]);
+}
+
+/// LC-7: the daemon's stop revokes what is live and refuses what comes after.
+#[tokio::test(start_paused = true)]
+async fn a_stop_revokes_everything() {
+    let world = World::new().await;
+    let (daemon, connection) = world.logged_in().await;
+    let material = secret(&get(&connection, DEPLOY).await.unwrap());
+    create(&connection, READER, 3, HolderClass::None)
+        .await
+        .unwrap();
+    daemon.stop().await;
+    assert_eq!(server_states(&world), [ServerState::Revoked; 2]);
+    assert_eq!(world.whoami("gcp", &material).await, 401);
+    let refused = get(&connection, DEPLOY).await;
+    assert_eq!(code(refused), Some(ErrorCode::ShuttingDown));
+    assert_eq!(world.verify().damage, None);
+    let last = world.records().pop().unwrap();
+    assert_eq!(last.action, AuditAction::Stop);
+}
+
+/// LM, shutdown drain: a core without doors leaves in time although the issuer does not answer.
+#[tokio::test(start_paused = true)]
+async fn a_core_without_doors_ends_in_time() {
+    let world = World::new().await;
+    let (daemon, connection) = world.logged_in().await;
+    get(&connection, DEPLOY).await.unwrap();
+    world.mock.fault(REVOKE, FaultKind::Stall, 9);
+    drop(connection);
+    daemon.end_without_doors().await;
+    assert_eq!(world.verify().damage, None);
+}
+
+/// LC-10: after a crash the next login revokes what was left open, and no lease comes back.
+#[tokio::test(start_paused = true)]
+async fn leases_that_a_crash_left_open_are_revoked_at_the_next_login() {
+    let world = World::new().await;
+    let (daemon, connection) = world.logged_in().await;
+    let material = secret(&get(&connection, DEPLOY).await.unwrap());
+    let ended = create(&connection, READER, 1, HolderClass::None)
+        .await
+        .unwrap();
+    connection.lease_revoke(ended.lease_id).await.unwrap();
+    let open = create(&connection, READER, 1, HolderClass::None)
+        .await
+        .unwrap();
+    daemon.crash().await;
+    assert_eq!(world.verify().damage, None);
+    assert_eq!(world.whoami("gcp", &material).await, 200, "still live");
+
+    let daemon = world.daemon();
+    let connection = daemon.connect();
+    let status = connection.status().await.unwrap();
+    assert_eq!(status.unconfirmed_revocations, 2);
+    assert_eq!(status.live_leases, 0);
+    let lost = connection.lease_redeem(open.lease_id).await;
+    assert_eq!(code(lost), Some(ErrorCode::LeaseNotFound));
+    let before = world.tries(REVOKE).len();
+    world.log_in(&connection).await;
+    // Time passes once all answers are in.
+    world.after(Duration::from_secs(1)).await;
+    let next = secret(&get(&connection, DEPLOY).await.unwrap());
+    assert_eq!(world.tries(REVOKE).len(), before + 2);
+    assert_eq!(world.whoami("gcp", &material).await, 401);
+    assert_eq!(world.whoami("gcp", &next).await, 200);
+    let states = server_states(&world);
+    assert_eq!(states[..3], [ServerState::Revoked; 3]);
+    let status = connection.status().await.unwrap();
+    assert_eq!(status.unconfirmed_revocations, 0);
+    let report = connection.audit_verify().await.unwrap();
+    assert_eq!(report.damage, None);
+
+    daemon.stop().await;
+    let confirmed = world.records();
+    let confirmed = confirmed.iter().filter(|record| {
+        record.action == AuditAction::LeaseRevoke
+            && record.outcome == AuditOutcome::Ok
+            && record
+                .reason
+                .as_ref()
+                .is_some_and(|reason| reason.as_str() == "delivery_uncertain")
+    });
+    assert_eq!(confirmed.count(), 2);
+}

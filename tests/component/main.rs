@@ -1,0 +1,19 @@
+//! The library and the bundled server in one runtime, with tokio's clock paused: time moves only
+//! when nobody has anything left to do.
+#![cfg(feature = "mock")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests: a failed setup should abort the test"
+)]
+
+mod world;
+
+mod audit;
+mod faults;
+mod leases;
+mod login;
+mod proofs;
+mod secrets;
+mod transport;
