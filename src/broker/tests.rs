@@ -814,6 +814,25 @@ fn unconfirmed_revocations_are_tried_at_the_next_login() {
     );
 }
 
+/// LC-5, OA-16: a revocation that failed while nobody is logged in waits for the next login; until
+/// then no timer runs for it.
+#[test]
+fn a_failed_revocation_asks_for_no_timer_while_nobody_is_logged_in() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.ask(connection, get(0, HolderClass::None));
+    world.answer(0, How::Well);
+    world.answer(0, How::Well);
+    world.ask(connection, Request::Logout);
+    world.answer(0, How::Lost);
+    world.advance(secs(60));
+    let next = world.state.next_deadline();
+    assert!(
+        next.is_none_or(|at| world.now.boot < at),
+        "a deadline that passed and that no step moves would spin"
+    );
+}
+
 /// LC-10: what the audit log shows open is revoked at the next login, if it can still be live.
 #[test]
 fn leases_of_an_earlier_run_are_revoked_at_login() {
