@@ -523,7 +523,10 @@ impl State {
                     .unwrap_or_default();
                 self.ending_settled(key, true);
                 self.fail_waiters(waiters, &failure, &answer.trace, effects);
-                self.session_after(&failure, now, effects);
+                // What became of an earlier login's call says nothing about this session.
+                if generation == self.generation {
+                    self.session_after(&failure, now, effects);
+                }
             }
         }
     }
@@ -613,7 +616,6 @@ impl State {
                     )
                 })));
                 self.redeem_failed(key, &failure, &answer.trace, now, effects);
-                self.session_after(&failure, now, effects);
             }
         }
     }
@@ -682,6 +684,8 @@ impl State {
             return;
         };
         let Phase::Live(live) = &mut lease.phase else {
+            // Ended meanwhile, perhaps with its login: nobody waits, and what became of the call
+            // says nothing about the session of today.
             return;
         };
         live.redeeming = false;
@@ -705,6 +709,7 @@ impl State {
         } else {
             self.fail_waiters(waiters, failure, trace, effects);
         }
+        self.session_after(failure, now, effects);
     }
 
     pub(super) fn lease_revoke_answered(

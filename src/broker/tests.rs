@@ -833,6 +833,30 @@ fn a_failed_revocation_asks_for_no_timer_while_nobody_is_logged_in() {
     );
 }
 
+/// LC-8: what became of the calls of an earlier login says nothing about the session of this one.
+#[test]
+fn an_old_call_that_fails_does_not_end_the_new_session() {
+    for redeeming in [false, true] {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.ask(connection, get(0, HolderClass::None));
+        if redeeming {
+            world.answer(0, How::Well);
+        }
+        let old = world.calls.remove(0);
+        world.ask(connection, Request::Logout);
+        world.advance(secs(3));
+        world.calls.clear();
+        world.log_in();
+        world.calls = vec![old];
+        world.answer(0, How::SessionOver);
+        assert!(
+            world.state.session(world.now).is_some(),
+            "redeeming: {redeeming}"
+        );
+    }
+}
+
 /// LC-10: what the audit log shows open is revoked at the next login, if it can still be live.
 #[test]
 fn leases_of_an_earlier_run_are_revoked_at_login() {
