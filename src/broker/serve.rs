@@ -645,14 +645,11 @@ impl State {
             live.material = Some(Arc::clone(&material));
             let waiters = std::mem::take(&mut lease.waiters);
             self.leases.shorten(key, material_ends_at);
-            if waiters.is_empty() {
-                self.revoke_live(key, RevokeReason::Released, session.as_ref(), now, effects);
-                return;
-            }
             for waiter in waiters {
                 self.deliver(key, &waiter, &material, now, effects);
             }
-            return;
+            // Nobody is left who waited, or it came too short for all of them.
+            return self.release_if_abandoned(key, RevokeReason::Released, now, effects);
         }
         if let Some(waiter) = lease.waiters.pop_front() {
             if now.boot < material_ends_at {
@@ -668,7 +665,7 @@ impl State {
         if let (Some(lease), Some(session)) = (next, &session) {
             redeem_next(key, lease, session, effects);
         }
-        self.release_if_abandoned(key, now, effects);
+        self.release_if_abandoned(key, RevokeReason::HolderExited, now, effects);
     }
 
     fn redeem_failed(
@@ -861,19 +858,19 @@ impl State {
         }
     }
 
-    fn release_if_abandoned(&mut self, key: LeaseKey, now: Now, effects: &mut Vec<Effect>) {
+    fn release_if_abandoned(
+        &mut self,
+        key: LeaseKey,
+        reason: RevokeReason,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
         let abandoned = self.leases.get(key).is_some_and(|lease| {
             lease.holders.is_empty() && !lease.pinned && lease.waiters.is_empty()
         });
         if abandoned {
             let session = self.session(now).map(Arc::clone);
-            self.revoke_live(
-                key,
-                RevokeReason::HolderExited,
-                session.as_ref(),
-                now,
-                effects,
-            );
+            self.revoke_live(key, reason, session.as_ref(), now, effects);
         }
     }
 

@@ -992,6 +992,31 @@ fn a_lease_about_to_end_is_replaced_for_who_needs_longer() {
     assert_eq!(world.delivered(longer).unwrap().as_str(), "lse_2");
 }
 
+/// LC-3, LC-8: a shared lease that came too short for everybody who waited is given back.
+#[test]
+fn a_lease_that_serves_nobody_is_given_back() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let ticket = world.ask(
+        connection,
+        Request::Credential(CredentialRequest {
+            selector: selector(0),
+            min_valid_for: secs(200),
+            reason: None,
+            holder: HolderClass::None,
+        }),
+    );
+    world.answer(0, How::Well);
+    // The call took its time: what is left is less than was asked for.
+    world.advance(secs(150));
+    world.answer(0, How::Well);
+    assert_eq!(world.code(ticket), Some(ErrorCode::LeaseExpired));
+    assert_eq!(
+        world.revokes(),
+        vec![("lse_1".to_owned(), RevokeReason::Released)]
+    );
+}
+
 /// LC-2: served at the last millisecond, not at the end itself, timer or not.
 #[test]
 fn expired_lease_is_not_served_even_before_the_purge() {
