@@ -179,6 +179,10 @@ impl State {
             Phase::Creating => Some(ErrorCode::LeaseNotFound),
             Phase::Ended { state, .. } => Some(code_of_ended(*state)),
             Phase::Live(live) if now.boot >= live.expires_at => Some(ErrorCode::LeaseExpired),
+            // Whoever made it: what `credential.get` would cut is not let through by two steps.
+            Phase::Live(_) if passed.max_ttl.is_some_and(|max_ttl| lease.ttl > max_ttl) => {
+                Some(ErrorCode::PolicyDenied)
+            }
             Phase::Live(_) if lease.used.saturating_add(queued) >= lease.max_redemptions => {
                 Some(ErrorCode::LeaseExhausted)
             }

@@ -1017,6 +1017,35 @@ fn a_lease_that_serves_nobody_is_given_back() {
     );
 }
 
+/// PO-1: a rule's `max_ttl` holds for redeeming as it does for `credential.get`, whoever made the
+/// lease.
+#[test]
+fn a_lease_longer_than_the_redeeming_rule_allows_is_not_redeemed() {
+    let rule = |id: &str, actions: &[Action], max_ttl| Rule {
+        id: text(id),
+        effect: PolicyEffect::Allow,
+        selectors: vec![SelectorPattern::parse("*/*/*").unwrap()],
+        actions: actions.to_vec(),
+        peers: Vec::new(),
+        expose: Exposure::Reveal,
+        max_ttl,
+    };
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.step(Event::PolicyReplaced {
+        policy: Policy::new(vec![
+            rule("make", &[Action::Create], None),
+            rule("take", &[Action::Redeem], Some(secs(60))),
+        ]),
+    });
+    let made = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let (lease_id, _) = world.lease(made);
+    let redeem = world.ask(connection, Request::LeaseRedeem { lease_id });
+    assert_eq!(world.code(redeem), Some(ErrorCode::PolicyDenied));
+    assert!(world.calls.is_empty(), "no call left");
+}
+
 /// LC-2: served at the last millisecond, not at the end itself, timer or not.
 #[test]
 fn expired_lease_is_not_served_even_before_the_purge() {
