@@ -123,7 +123,7 @@ fn is_within(path: &str, row: &str) -> bool {
 
 /// The code without its tests and comments: tests may use doubles from anywhere.
 fn code(text: &str) -> String {
-    let end = text.find("#[cfg(test)]").unwrap_or(text.len());
+    let end = text.find("\n#[cfg(test)]\nmod tests").unwrap_or(text.len());
     text.get(..end)
         .unwrap()
         .lines()
@@ -209,6 +209,14 @@ fn a_planted_edge_is_seen() {
     ] {
         assert!(!violations(name, text).is_empty(), "{name}: {text}");
     }
+}
+
+/// An item that only tests use does not end what is read of a file; its tests do.
+#[test]
+fn the_code_of_a_file_is_read_up_to_its_tests() {
+    let text = "#[cfg(test)]\nconst A: u8 = 0;\nuse crate::seen;\n\n#[cfg(test)]\nmod tests {\n    use crate::unseen;\n}\n";
+    assert!(code(text).contains("crate::seen"));
+    assert!(!code(text).contains("crate::unseen"));
 }
 
 /// Invariant 1: the pure part of the core has no async, clock, randomness or I/O.

@@ -183,6 +183,10 @@ impl State {
             Phase::Creating => Some(ErrorCode::LeaseNotFound),
             Phase::Ended { state, .. } => Some(code_of_ended(*state)),
             Phase::Live(live) if now.boot >= live.expires_at => Some(ErrorCode::LeaseExpired),
+            // Whoever made it: what `credential.get` would cut is not let through by two steps.
+            Phase::Live(_) if passed.max_ttl.is_some_and(|max_ttl| lease.ttl > max_ttl) => {
+                Some(ErrorCode::PolicyDenied)
+            }
             Phase::Live(_) if lease.used.saturating_add(queued) >= lease.max_redemptions => {
                 Some(ErrorCode::LeaseExhausted)
             }
@@ -527,7 +531,10 @@ impl State {
                     .unwrap_or_default();
                 self.ending_settled(key, true);
                 self.fail_waiters(waiters, &failure, &answer.trace, effects);
-                self.session_after(&failure, now, effects);
+                // What became of an earlier login's call says nothing about this session.
+                if generation == self.generation {
+                    self.session_after(&failure, now, effects);
+                }
             }
         }
     }
@@ -617,7 +624,6 @@ impl State {
                     )
                 })));
                 self.redeem_failed(key, &failure, &answer.trace, now, effects);
-                self.session_after(&failure, now, effects);
             }
         }
     }
@@ -647,15 +653,11 @@ impl State {
             live.material = Some(Arc::clone(&material));
             let waiters = std::mem::take(&mut lease.waiters);
             self.leases.shorten(key, material_ends_at);
-            if waiters.is_empty() {
-                self.revoke_live(key, RevokeReason::Released, session.as_ref(), now, effects);
-                return;
-            }
             for waiter in waiters {
                 self.deliver(key, &waiter, &material, now, effects);
             }
-            self.release_if_abandoned(key, now, effects);
-            return;
+            // Nobody is left who waited, or it came too short for all of them.
+            return self.release_if_abandoned(key, RevokeReason::Released, now, effects);
         }
         if let Some(waiter) = lease.waiters.pop_front() {
             if now.boot < material_ends_at {
@@ -671,7 +673,7 @@ impl State {
         if let (Some(lease), Some(session)) = (next, &session) {
             redeem_next(key, lease, session, effects);
         }
-        self.release_if_abandoned(key, now, effects);
+        self.release_if_abandoned(key, RevokeReason::HolderExited, now, effects);
     }
 
     fn redeem_failed(
@@ -687,10 +689,21 @@ impl State {
             return;
         };
         let Phase::Live(live) = &mut lease.phase else {
+            // Ended meanwhile, perhaps with its login: nobody waits, and what became of the call
+            // says nothing about the session of today.
             return;
         };
         live.redeeming = false;
         let waiters = std::mem::take(&mut lease.waiters);
+        let passes = matches!(
+            failure.disposition,
+            Disposition::Wait(_) | Disposition::Retry(_)
+        );
+        if lease.kind == Kind::Single && passes && failure.certainty == Certainty::NotDone {
+            // Not counted, and whoever asked hears that trying again may help.
+            self.fail_waiters(waiters, failure, trace, effects);
+            return self.release_if_abandoned(key, RevokeReason::HolderExited, now, effects);
+        }
         let replace = lease.kind == Kind::Shared && failure.certainty == Certainty::Unknown;
         let new = NewLease {
             selector: lease.selector.clone(),
@@ -699,7 +712,7 @@ impl State {
             purpose: None,
             kind: Kind::Replacement,
         };
-        // Whether it was counted or not, this lease is of no more use.
+        // Lost, or refused for good: either way this lease is of no more use.
         let reason = match failure.certainty {
             Certainty::Unknown => RevokeReason::DeliveryUncertain,
             Certainty::NotDone => RevokeReason::Released,
@@ -710,6 +723,7 @@ impl State {
         } else {
             self.fail_waiters(waiters, failure, trace, effects);
         }
+        self.session_after(failure, now, effects);
     }
 
     pub(super) fn lease_revoke_answered(
@@ -861,19 +875,19 @@ impl State {
         }
     }
 
-    fn release_if_abandoned(&mut self, key: LeaseKey, now: Now, effects: &mut Vec<Effect>) {
+    fn release_if_abandoned(
+        &mut self,
+        key: LeaseKey,
+        reason: RevokeReason,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
         let abandoned = self.leases.get(key).is_some_and(|lease| {
             lease.holders.is_empty() && !lease.pinned && lease.waiters.is_empty()
         });
         if abandoned {
             let session = self.session(now).map(Arc::clone);
-            self.revoke_live(
-                key,
-                RevokeReason::HolderExited,
-                session.as_ref(),
-                now,
-                effects,
-            );
+            self.revoke_live(key, reason, session.as_ref(), now, effects);
         }
     }
 

@@ -178,7 +178,10 @@ impl State {
         [
             self.login_deadline(),
             self.leases.next_deadline(),
-            self.revocations.next_deadline(),
+            // Without a session nothing is tried again, and a time that passed would spin.
+            self.login
+                .session()
+                .and_then(|_| self.revocations.next_deadline()),
             self.ending.as_ref().map(Ending::deadline),
         ]
         .into_iter()

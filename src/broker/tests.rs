@@ -839,6 +839,49 @@ fn unconfirmed_revocations_are_tried_at_the_next_login() {
     );
 }
 
+/// LC-5, OA-16: a revocation that failed while nobody is logged in waits for the next login; until
+/// then no timer runs for it.
+#[test]
+fn a_failed_revocation_asks_for_no_timer_while_nobody_is_logged_in() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.ask(connection, get(0, HolderClass::None));
+    world.answer(0, How::Well);
+    world.answer(0, How::Well);
+    world.ask(connection, Request::Logout);
+    world.answer(0, How::Lost);
+    world.advance(secs(60));
+    let next = world.state.next_deadline();
+    assert!(
+        next.is_none_or(|at| world.now.boot < at),
+        "a deadline that passed and that no step moves would spin"
+    );
+}
+
+/// LC-8: what became of the calls of an earlier login says nothing about the session of this one.
+#[test]
+fn an_old_call_that_fails_does_not_end_the_new_session() {
+    for redeeming in [false, true] {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.ask(connection, get(0, HolderClass::None));
+        if redeeming {
+            world.answer(0, How::Well);
+        }
+        let old = world.calls.remove(0);
+        world.ask(connection, Request::Logout);
+        world.advance(secs(3));
+        world.calls.clear();
+        world.log_in();
+        world.calls = vec![old];
+        world.answer(0, How::SessionOver);
+        assert!(
+            world.state.session(world.now).is_some(),
+            "redeeming: {redeeming}"
+        );
+    }
+}
+
 /// LC-10: what the audit log shows open is revoked at the next login, if it can still be live.
 #[test]
 fn leases_of_an_earlier_run_are_revoked_at_login() {
@@ -972,6 +1015,89 @@ fn a_lease_about_to_end_is_replaced_for_who_needs_longer() {
     world.answer(0, How::Well);
     world.answer(0, How::Well);
     assert_eq!(world.delivered(longer).unwrap().as_str(), "lse_2");
+}
+
+/// LC-3, LC-8: a shared lease that came too short for everybody who waited is given back.
+#[test]
+fn a_lease_that_serves_nobody_is_given_back() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let ticket = world.ask(
+        connection,
+        Request::Credential(CredentialRequest {
+            selector: selector(0),
+            min_valid_for: secs(200),
+            reason: None,
+            holder: HolderClass::None,
+        }),
+    );
+    world.answer(0, How::Well);
+    // The call took its time: what is left is less than was asked for.
+    world.advance(secs(150));
+    world.answer(0, How::Well);
+    assert_eq!(world.code(ticket), Some(ErrorCode::LeaseExpired));
+    assert_eq!(
+        world.revokes(),
+        vec![("lse_1".to_owned(), RevokeReason::Released)]
+    );
+}
+
+/// PO-1: a rule's `max_ttl` holds for redeeming as it does for `credential.get`, whoever made the
+/// lease.
+#[test]
+fn a_lease_longer_than_the_redeeming_rule_allows_is_not_redeemed() {
+    let rule = |id: &str, actions: &[Action], max_ttl| Rule {
+        id: text(id),
+        effect: PolicyEffect::Allow,
+        selectors: vec![SelectorPattern::parse("*/*/*").unwrap()],
+        actions: actions.to_vec(),
+        peers: Vec::new(),
+        expose: Exposure::Reveal,
+        max_ttl,
+    };
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.step(Event::PolicyReplaced {
+        policy: Policy::new(vec![
+            rule("make", &[Action::Create], None),
+            rule("take", &[Action::Redeem], Some(secs(60))),
+        ]),
+    });
+    let made = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let (lease_id, _) = world.lease(made);
+    let redeem = world.ask(connection, Request::LeaseRedeem { lease_id });
+    assert_eq!(world.code(redeem), Some(ErrorCode::PolicyDenied));
+    assert!(world.calls.is_empty(), "no call left");
+}
+
+/// A redemption that was certainly not counted and may succeed later leaves its lease alone: the
+/// caller was told to try again.
+#[test]
+fn a_throttled_redemption_can_be_tried_again() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let made = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let (lease_id, _) = world.lease(made);
+    let redeem = Request::LeaseRedeem { lease_id };
+    let throttled = world.ask(connection, redeem.clone());
+    let Call::Redeem(lease, _) = world.calls.remove(0) else {
+        panic!("no redemption");
+    };
+    world.step(Event::LeaseRedeemAnswered {
+        lease,
+        answer: failed(
+            ErrorCode::RateLimited,
+            Disposition::Retry(Some(secs(1))),
+            Certainty::NotDone,
+        ),
+    });
+    assert_eq!(world.code(throttled), Some(ErrorCode::RateLimited));
+    assert_eq!(world.revokes(), vec![]);
+    let again = world.ask(connection, redeem);
+    world.answer(0, How::Well);
+    assert!(world.delivered(again).is_some());
 }
 
 /// LC-2: served at the last millisecond, not at the end itself, timer or not.

@@ -18,6 +18,7 @@ pub(super) struct RawConfig {
     pub(super) policy_file: Option<Raw>,
     #[serde(default)]
     pub(super) profiles: BTreeMap<Spanned<String>, RawProfile>,
+    pub(super) limits: Option<RawLimits>,
 }
 
 #[derive(Deserialize)]
@@ -41,6 +42,13 @@ pub(super) struct RawTarget {
     pub(super) description: Option<Raw>,
     pub(super) actions: Option<Raw>,
     pub(super) ttl: Option<Raw>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    pub(super) connections: Option<Raw>,
+    pub(super) in_flight_per_connection: Option<Raw>,
 }
 
 #[derive(Deserialize)]

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use toml::{Spanned, Value};
 use url::{Host, Url};
 
-use super::file::{Raw, RawConfig, RawProfile, RawTarget};
+use super::file::{Raw, RawConfig, RawLimits, RawProfile, RawTarget};
 use super::paths::{Environment, Overrides, Paths};
 use crate::model::{Action, CleanText, ProfileName, Selector, Target, TenantId};
 
@@ -31,6 +31,15 @@ const DEFAULT_LEASE_TTL: Duration = Duration::from_mins(5);
 const TOKEN_TTL: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_mins(15);
 const DEFAULT_TOKEN_TTL: Duration = Duration::from_mins(10);
 
+/// Connections on `broker.sock` at once (LM): far more than a desktop's programs; beyond a few
+/// thousand the limit on open files comes first.
+const CONNECTIONS: RangeInclusive<u64> = 1..=4096;
+const DEFAULT_CONNECTIONS: u32 = 256;
+
+/// Requests under way on one connection (LM).
+const IN_FLIGHT: RangeInclusive<u64> = 1..=1024;
+const DEFAULT_IN_FLIGHT: u32 = 64;
+
 /// What the approval page shows of us, in characters.
 const MAX_DISPLAY_NAME: usize = 64;
 
@@ -45,6 +54,8 @@ const MAX_DESCRIPTION: usize = 200;
 pub struct Config {
     /// The one profile.
     pub profile: Profile,
+    /// Bounds on what the doors take.
+    pub limits: Limits,
     /// Where the audit log is.
     pub audit_dir: PathBuf,
     /// Where the policy is; it may be absent, which allows nothing.
@@ -80,6 +91,24 @@ pub struct Profile {
 pub enum Renew {
     /// The person logs in again.
     Login,
+}
+
+/// Bounds on what `broker.sock` takes (LM).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once, 1 to 4096; 256 unless configured.
+    pub connections: u32,
+    /// Requests under way on one connection, 1 to 1024; 64 unless configured.
+    pub in_flight_per_connection: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: DEFAULT_CONNECTIONS,
+            in_flight_per_connection: DEFAULT_IN_FLIGHT,
+        }
+    }
 }
 
 /// Why a file was not taken. Each names the file.
@@ -186,6 +215,7 @@ pub(super) fn parse(
     })?;
     Ok(Config {
         profile: self::profile(source, &name, &profile, environment)?,
+        limits: limits(source, &raw.limits.unwrap_or_default())?,
         audit_dir: overrides
             .audit_dir
             .clone()
@@ -316,6 +346,20 @@ fn target(source: &Source<'_>, key: &str, raw: &Spanned<RawTarget>) -> Result<Ta
         ttl: match &raw.ttl {
             Some(raw) => source.duration(&key("ttl"), raw, &LEASE_TTL)?,
             None => DEFAULT_LEASE_TTL,
+        },
+    })
+}
+
+fn limits(source: &Source<'_>, raw: &RawLimits) -> Result<Limits, ConfigError> {
+    let default = Limits::default();
+    Ok(Limits {
+        connections: match &raw.connections {
+            Some(raw) => source.number("limits.connections", raw, &CONNECTIONS)?,
+            None => default.connections,
+        },
+        in_flight_per_connection: match &raw.in_flight_per_connection {
+            Some(raw) => source.number("limits.in_flight_per_connection", raw, &IN_FLIGHT)?,
+            None => default.in_flight_per_connection,
         },
     })
 }
@@ -469,6 +513,27 @@ impl<'a> Source<'a> {
         raw.get_ref()
             .as_bool()
             .ok_or_else(|| self.mistake(Some(raw.span()), key, "must be true or false"))
+    }
+
+    fn number(
+        &self,
+        key: &str,
+        raw: &Raw,
+        range: &RangeInclusive<u64>,
+    ) -> Result<u32, ConfigError> {
+        raw.get_ref()
+            .as_integer()
+            .and_then(|number| u64::try_from(number).ok())
+            .filter(|number| range.contains(number))
+            .and_then(|number| u32::try_from(number).ok())
+            .ok_or_else(|| {
+                let what = format!(
+                    "must be a whole number from {} to {}",
+                    range.start(),
+                    range.end()
+                );
+                self.mistake(Some(raw.span()), key, what)
+            })
     }
 
     /// A number with a unit: `30s`, `10m`, `1h`.

@@ -16,6 +16,6 @@ mod policy;
 #[cfg(test)]
 mod tests;
 
-pub use load::{Config, ConfigError, Mistake, Profile, Renew, load};
+pub use load::{Config, ConfigError, Limits, Mistake, Profile, Renew, load};
 pub use paths::{Environment, Overrides, PathError, Paths, ProcessEnvironment, runtime_dir};
 pub use policy::load_policy;

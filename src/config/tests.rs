@@ -8,8 +8,8 @@ use super::file::{RawConfig, RawPolicy};
 use super::load::{Source, parse, read};
 use super::policy::parse_policy;
 use super::{
-    Config, ConfigError, Environment, Overrides, PathError, Paths, ProcessEnvironment, load,
-    load_policy, runtime_dir,
+    Config, ConfigError, Environment, Limits, Overrides, PathError, Paths, ProcessEnvironment,
+    load, load_policy, runtime_dir,
 };
 use crate::model::{Action, Effect, Exposure, PeerPattern, Rule, Selector};
 
@@ -115,6 +115,7 @@ fn the_shipped_configuration_lists_every_key() {
     let profile = &shipped["profiles"]["work"];
     let rows = [
         ("top", "x = 1", &shipped),
+        ("limits", "[limits]\nx = 1", &shipped["limits"]),
         ("profile", "[profiles.work]\nx = 1", profile),
         (
             "target",
@@ -141,6 +142,7 @@ fn the_shipped_configuration_is_the_defaults() {
 fn defaults_are_as_documented() {
     let Config {
         profile,
+        limits,
         audit_dir,
         policy_file,
     } = config(LEAST).unwrap();
@@ -152,6 +154,7 @@ fn defaults_are_as_documented() {
         policy_file,
         Path::new("/home/you/.config/aegis-broker/policy.toml")
     );
+    assert_eq!(limits, Limits::default());
     assert_eq!(profile.name.as_str(), "work");
     assert_eq!(profile.base_url.as_str(), "https://aegis.example.com/");
     assert_eq!(profile.token_ttl, Duration::from_mins(10));
@@ -223,6 +226,11 @@ fn each_mistake_in_the_configuration_names_its_key() {
             ":6:1: `hunter` is not a known key",
         ),
         (
+            "unknown limit",
+            format!("[limits]\nhunter = 1\n{P}{GOOD}{T}"),
+            ":2:1: `hunter`",
+        ),
+        (
             "key twice",
             in_profile("tenant_id = \"hunter2\""),
             ":4:1: duplicate key",
@@ -243,6 +251,11 @@ fn each_mistake_in_the_configuration_names_its_key() {
             "profile is text",
             "[profiles]\nwork = \"hunter2\"".to_owned(),
             ":2:8: `work` has the wrong type",
+        ),
+        (
+            "limits is a number",
+            format!("limits = 7331\n{P}{GOOD}{T}"),
+            ":1:10: `limits` has the wrong type",
         ),
         (
             "target is a table",
@@ -436,6 +449,16 @@ fn each_mistake_in_the_configuration_names_its_key() {
             "99 scopes",
             format!("{P}{GOOD}{many}"),
             "`profiles.work.target` is one too many: a login asks for at most 96 scopes",
+        ),
+        (
+            "no connections",
+            format!("[limits]\nconnections = 0\n{P}{GOOD}{T}"),
+            ":2:15: `limits.connections` must be a whole number from 1 to 4096",
+        ),
+        (
+            "negative",
+            format!("[limits]\nin_flight_per_connection = -7331\n{P}{GOOD}{T}"),
+            "`limits.in_flight_per_connection` must be a whole number from 1 to 1024",
         ),
         (
             "relative audit folder",

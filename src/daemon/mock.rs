@@ -3,7 +3,7 @@ use std::time::Duration;
 use aegis_mock::Mock;
 use url::Url;
 
-use crate::config::{Config, Paths, Profile, Renew};
+use crate::config::{Config, Limits, Paths, Profile, Renew};
 use crate::model::{
     Action, CleanText, Effect, ErrorCode, Exposure, ProfileName, Refusal, Rule, Selector,
     SelectorPattern, Target, TenantId,
@@ -86,6 +86,7 @@ pub(super) fn config(paths: &Paths) -> Result<Config, Refusal> {
             renew: Renew::Login,
             targets,
         },
+        limits: Limits::default(),
         audit_dir: paths.state_dir.join("mock-audit"),
         policy_file: paths.policy_file.clone(),
     })

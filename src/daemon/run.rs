@@ -56,6 +56,7 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         actor,
         handle,
         mut instance,
+        limits,
         policy_file,
         #[cfg(feature = "mock")]
             bundled: _bundled,
@@ -74,16 +75,13 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         .map_err(|_error| {
             Refusal::new(ErrorCode::Internal).with_message("the socket cannot be used")
         })?;
-    let door = tokio::spawn(listener::serve(
-        listener,
-        handle.clone(),
-        doors_shut.clone(),
-    ));
+    let door = listener::serve(listener, handle.clone(), limits, doors_shut.clone());
+    let door = tokio::spawn(ending_all(shutdown.clone(), door));
     let signals = tokio::spawn(signals);
     readiness::ready();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
 
-    let core = tokio::spawn(actor.run());
+    let core = tokio::spawn(ending_all(shutdown.clone(), actor.run()));
     shutdown.cancelled().await;
     readiness::stopping();
     tracing::info!("stopping");
@@ -92,7 +90,10 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         let core = core.await;
         doors_shut.cancel();
         let door = door.await;
-        (core.is_ok(), door.is_ok())
+        if let Ok(Err(error)) = &door {
+            tracing::error!(%error, "the socket failed");
+        }
+        (core.is_ok(), matches!(door, Ok(Ok(()))))
     })
     .await;
     signals.abort();
@@ -105,5 +106,35 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
             tracing::warn!("not everything ended in time");
             Ok(())
         }
+    }
+}
+
+/// Does `part` of the daemon and cancels `shutdown` at its end, whichever way it ends: without
+/// its core or its door a daemon must not look alive.
+async fn ending_all<F: Future>(shutdown: CancellationToken, part: F) -> F::Output {
+    let _stops_the_rest = shutdown.drop_guard();
+    part.await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// A part that fails or panics takes the daemon down, so that its supervisor starts it again.
+    #[tokio::test]
+    async fn the_end_of_a_part_is_the_end_of_the_daemon() {
+        let failed = CancellationToken::new();
+        let part = async { Err::<(), _>(io::Error::other("socket")) };
+        assert!(ending_all(failed.clone(), part).await.is_err());
+        assert!(failed.is_cancelled());
+
+        let panicked = CancellationToken::new();
+        let part = async { panic!("a mistake") };
+        let task = tokio::spawn(ending_all(panicked.clone(), part));
+        panicked.cancelled().await;
+        let ended: Result<(), _> = task.await;
+        assert!(ended.is_err());
     }
 }
