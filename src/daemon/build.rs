@@ -150,7 +150,7 @@ pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Bui
         targets: profile.targets,
         key_store: key_store.kind(),
     };
-    let limits = door_limits(&config.limits);
+    let limits = door_limits(config.limits);
     let state = State::new(settings, Policy::new(rules), resumed, now);
     let (actor, handle) = Actor::new(
         Parts {
@@ -185,7 +185,7 @@ pub(super) fn reload_policy(file: &Path, handle: &Handle) {
 }
 
 /// Both fit: a configuration has some thousands at most.
-fn door_limits(limits: &config::Limits) -> Limits {
+fn door_limits(limits: config::Limits) -> Limits {
     let count = |configured: u32| usize::try_from(configured).unwrap_or(usize::MAX);
     Limits {
         connections: count(limits.connections),
@@ -242,6 +242,6 @@ mod tests {
             connections: 7,
             in_flight: 3,
         };
-        assert_eq!(door_limits(&configured), told);
+        assert_eq!(door_limits(configured), told);
     }
 }
