@@ -17,6 +17,7 @@ use crate::config::{self, Config, ConfigError, Overrides, PathError, Paths, Proc
 use crate::keystore::MemoryKeyStore;
 use crate::model::{ErrorCode, Refusal, Rule};
 use crate::socket::folder::{FolderError, Instance, RuntimeFolder};
+use crate::socket::listener::Limits;
 use crate::time::{Clock, SystemClock};
 
 /// Everything that was read, whole and valid. Nothing is bound, spawned or stored yet.
@@ -34,6 +35,7 @@ pub(super) struct Built {
     pub(super) actor: Actor,
     pub(super) handle: Handle,
     pub(super) instance: Instance,
+    pub(super) limits: Limits,
     pub(super) policy_file: PathBuf,
     /// Kept while the daemon runs.
     #[cfg(feature = "mock")]
@@ -133,6 +135,7 @@ pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Bui
         targets: profile.targets,
         key_store: key_store.kind(),
     };
+    let limits = door_limits(config.limits);
     let state = State::new(settings, Policy::new(rules), resumed, now);
     let (actor, handle) = Actor::new(
         Parts {
@@ -142,12 +145,13 @@ pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Bui
             clock,
             shutdown,
         },
-        crate::socket::listener::MAX_CONNECTIONS,
+        limits.connections,
     );
     Ok(Built {
         actor,
         handle,
         instance,
+        limits,
         policy_file: config.policy_file,
         #[cfg(feature = "mock")]
         bundled,
@@ -162,6 +166,15 @@ pub(super) fn reload_policy(file: &Path, handle: &Handle) {
             Err(refusal) => tracing::warn!(%refusal, "the policy was not replaced"),
         },
         Err(error) => tracing::error!(%error, "the policy was not replaced"),
+    }
+}
+
+/// Both fit: a configuration has some thousands at most.
+fn door_limits(limits: config::Limits) -> Limits {
+    let count = |configured: u32| usize::try_from(configured).unwrap_or(usize::MAX);
+    Limits {
+        connections: count(limits.connections),
+        in_flight: count(limits.in_flight_per_connection),
     }
 }
 
@@ -196,5 +209,24 @@ fn no_audit(error: &OpenError) -> Refusal {
         | OpenError::Unreadable(_)
         | OpenError::Io { .. }
         | OpenError::Key(_) => Refusal::new(ErrorCode::AuditUnavailable).with_message(&message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// LM: what is configured is what the door is told.
+    #[test]
+    fn configured_limits_reach_the_door() {
+        let configured = config::Limits {
+            connections: 7,
+            in_flight_per_connection: 3,
+        };
+        let told = Limits {
+            connections: 7,
+            in_flight: 3,
+        };
+        assert_eq!(door_limits(configured), told);
     }
 }

@@ -56,6 +56,7 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         actor,
         handle,
         mut instance,
+        limits,
         policy_file,
         #[cfg(feature = "mock")]
             bundled: _bundled,
@@ -74,7 +75,7 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         .map_err(|_error| {
             Refusal::new(ErrorCode::Internal).with_message("the socket cannot be used")
         })?;
-    let door = listener::serve(listener, handle.clone(), doors_shut.clone());
+    let door = listener::serve(listener, handle.clone(), limits, doors_shut.clone());
     let door = tokio::spawn(ending_all(shutdown.clone(), door));
     let signals = tokio::spawn(signals);
     readiness::ready();

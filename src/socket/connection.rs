@@ -34,9 +34,6 @@ const BEGUN_LINE: Duration = Duration::from_secs(5);
 /// How long a peer may leave an answer unread before it is given up.
 const UNREAD: Duration = Duration::from_secs(30);
 
-/// More requests at once than any program of one connection needs; reading stops at it.
-const MAX_IN_FLIGHT: usize = 64;
-
 /// One read. A request is a few hundred bytes.
 const CHUNK: usize = 4096;
 
@@ -93,16 +90,20 @@ pub(super) fn ask_core(core: &Arc<Connection>, ask: Ask) -> Waiting {
 
 /// Talks with one peer until it hangs up, or until `shutdown` is cancelled and what was under
 /// way is answered. `ask` is the way to the core, `peer` is asked for its life before material
-/// is written (PE-4).
+/// is written (PE-4). At `in_flight` requests under way reading stops.
 pub(super) async fn run(
     mut stream: UnixStream,
     peer: &dyn PeerProcess,
     ask: impl Fn(Ask) -> Waiting,
+    in_flight: usize,
     shutdown: &CancellationToken,
 ) -> Result<(), ConnectionError> {
     let (mut input, mut output) = stream.split();
     let mut decoder = LineDecoder::default();
-    let mut calls = InFlight(Vec::new());
+    let mut calls = InFlight {
+        limit: in_flight,
+        waiting: Vec::new(),
+    };
     let mut writer = Writer {
         buffer: SecretBuffer::with_capacity(WRITE_BUFFER),
         peer,
@@ -119,7 +120,7 @@ pub(super) async fn run(
                 Ok(Some(line)) => {
                     (first, begun) = (None, None);
                     match wire::decode(line) {
-                        Ok(call) => calls.0.push((call.id, ask(call.ask))),
+                        Ok(call) => calls.waiting.push((call.id, ask(call.ask))),
                         Err(answer) => writer.send(&mut output, &answer).await?,
                     }
                 }
@@ -132,7 +133,7 @@ pub(super) async fn run(
                 }
             }
         }
-        if !open && calls.0.is_empty() {
+        if !open && calls.waiting.is_empty() {
             return Ok(());
         }
         let reading = open && calls.has_room();
@@ -145,7 +146,7 @@ pub(super) async fn run(
         let deadline = first.into_iter().chain(begun).min();
         tokio::select! {
             biased;
-            (id, answer) = calls.next(), if !calls.0.is_empty() => {
+            (id, answer) = calls.next(), if !calls.waiting.is_empty() => {
                 let content = answer.map_err(|refusal| (Fault::Refused, Box::new(refusal)));
                 let answer = Answer { id: Some(id), content };
                 writer.send(&mut output, &answer).await?;
@@ -180,18 +181,21 @@ pub(super) fn turn_away(stream: &UnixStream, refusal: Refusal) {
 }
 
 /// The requests that wait for the core, each with its id.
-struct InFlight(Vec<(Id, Waiting)>);
+struct InFlight {
+    limit: usize,
+    waiting: Vec<(Id, Waiting)>,
+}
 
 impl InFlight {
     fn has_room(&self) -> bool {
-        self.0.len() < MAX_IN_FLIGHT
+        self.waiting.len() < self.limit
     }
 
     /// The next answer that is ready, whichever it is. Never resolves when nothing waits.
     async fn next(&mut self) -> (Id, Result<Outcome, Refusal>) {
         poll_fn(|context| {
             let ready = self
-                .0
+                .waiting
                 .iter_mut()
                 .enumerate()
                 .find_map(|(at, (_, waiting))| match waiting.as_mut().poll(context) {
@@ -199,7 +203,7 @@ impl InFlight {
                     Poll::Pending => None,
                 });
             match ready {
-                Some((at, answer)) => Poll::Ready((self.0.swap_remove(at).0, answer)),
+                Some((at, answer)) => Poll::Ready((self.waiting.swap_remove(at).0, answer)),
                 None => Poll::Pending,
             }
         })
@@ -290,6 +294,9 @@ mod tests {
     use crate::secret::SecretString;
     use crate::time::UnixTime;
 
+    /// What is configured where nobody says otherwise.
+    const MAX_IN_FLIGHT: usize = 64;
+
     #[derive(Debug)]
     struct Peer(AtomicBool);
 
@@ -327,7 +334,7 @@ mod tests {
                     asked.send((ask, reply)).unwrap();
                     Box::pin(async move { answer.await.unwrap() })
                 };
-                run(ours, &*process, ask, &stop).await
+                run(ours, &*process, ask, MAX_IN_FLIGHT, &stop).await
             });
             Self {
                 stream: BufReader::new(theirs),

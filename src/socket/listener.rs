@@ -14,9 +14,14 @@ use super::{connection, peer};
 use crate::broker::handle::Handle;
 use crate::model::{ErrorCode, Refusal};
 
-/// Connections at a time: an agent with many tools, not a server's crowd. Beyond it a peer is
-/// told `rate_limited`.
-pub const MAX_CONNECTIONS: usize = 256;
+/// What one door takes at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections. Beyond it a peer is told `rate_limited`.
+    pub connections: usize,
+    /// Requests under way on one connection. At it nothing more is read from that peer.
+    pub in_flight: usize,
+}
 
 /// A peer that was turned away comes back after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -36,13 +41,14 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub async fn serve(
     listener: UnixListener,
     handle: Handle,
+    limits: Limits,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let stop = shutdown.clone();
-    accept(listener, MAX_CONNECTIONS, shutdown, move |stream| {
+    accept(listener, limits.connections, shutdown, move |stream| {
         let (handle, stop) = (handle.clone(), stop.clone());
         async move {
-            if let Err(error) = converse(stream, &handle, &stop).await {
+            if let Err(error) = converse(stream, &handle, limits.in_flight, &stop).await {
                 tracing::debug!(%error, "a connection ended early");
             }
         }
@@ -53,6 +59,7 @@ pub async fn serve(
 async fn converse(
     stream: UnixStream,
     handle: &Handle,
+    in_flight: usize,
     shutdown: &CancellationToken,
 ) -> Result<(), connection::ConnectionError> {
     let (facts, process) = match peer::identify(&stream) {
@@ -71,7 +78,7 @@ async fn converse(
         }
     };
     let ask = |ask| connection::ask_core(&core, ask);
-    connection::run(stream, &*process, ask, shutdown).await
+    connection::run(stream, &*process, ask, in_flight, shutdown).await
 }
 
 /// The accept loop. `converse` is given peers of our uid only.
