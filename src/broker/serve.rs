@@ -691,6 +691,15 @@ impl State {
         };
         live.redeeming = false;
         let waiters = std::mem::take(&mut lease.waiters);
+        let passes = matches!(
+            failure.disposition,
+            Disposition::Wait(_) | Disposition::Retry(_)
+        );
+        if lease.kind == Kind::Single && passes && failure.certainty == Certainty::NotDone {
+            // Not counted, and whoever asked hears that trying again may help.
+            self.fail_waiters(waiters, failure, trace, effects);
+            return self.release_if_abandoned(key, RevokeReason::HolderExited, now, effects);
+        }
         let replace = lease.kind == Kind::Shared && failure.certainty == Certainty::Unknown;
         let new = NewLease {
             selector: lease.selector.clone(),
@@ -699,7 +708,7 @@ impl State {
             purpose: None,
             kind: Kind::Replacement,
         };
-        // Whether it was counted or not, this lease is of no more use.
+        // Lost, or refused for good: either way this lease is of no more use.
         let reason = match failure.certainty {
             Certainty::Unknown => RevokeReason::DeliveryUncertain,
             Certainty::NotDone => RevokeReason::Released,

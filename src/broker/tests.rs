@@ -1046,6 +1046,35 @@ fn a_lease_longer_than_the_redeeming_rule_allows_is_not_redeemed() {
     assert!(world.calls.is_empty(), "no call left");
 }
 
+/// A redemption that was certainly not counted and may succeed later leaves its lease alone: the
+/// caller was told to try again.
+#[test]
+fn a_throttled_redemption_can_be_tried_again() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let made = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let (lease_id, _) = world.lease(made);
+    let redeem = Request::LeaseRedeem { lease_id };
+    let throttled = world.ask(connection, redeem.clone());
+    let Call::Redeem(lease, _) = world.calls.remove(0) else {
+        panic!("no redemption");
+    };
+    world.step(Event::LeaseRedeemAnswered {
+        lease,
+        answer: failed(
+            ErrorCode::RateLimited,
+            Disposition::Retry(Some(secs(1))),
+            Certainty::NotDone,
+        ),
+    });
+    assert_eq!(world.code(throttled), Some(ErrorCode::RateLimited));
+    assert_eq!(world.revokes(), vec![]);
+    let again = world.ask(connection, redeem);
+    world.answer(0, How::Well);
+    assert!(world.delivered(again).is_some());
+}
+
 /// LC-2: served at the last millisecond, not at the end itself, timer or not.
 #[test]
 fn expired_lease_is_not_served_even_before_the_purge() {
