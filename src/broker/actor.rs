@@ -2,7 +2,7 @@
 //! order, and feeds what comes of them back as events. It never awaits the network itself.
 
 use std::collections::{HashMap, HashSet};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -21,7 +21,7 @@ use super::ports::{
 };
 use super::state::State;
 use crate::model::{ErrorCode, PeerFacts, ProcessId, ProfileName, Refusal};
-use crate::time::{Clock, Timestamp};
+use crate::time::{Clock, Now, Timestamp};
 
 /// Requests that may wait for the core (LM). Past that a door answers `rate_limited`.
 const QUEUE: usize = 1024;
@@ -117,13 +117,15 @@ impl Actor {
             }
         }
         let shutdown = self.parts.shutdown.clone();
+        // One wait for the whole run: a new one for every message takes the token's lock.
+        let mut stop = pin!(shutdown.cancelled());
         let mut asked_to_stop = false;
         let mut alarm: Option<(Timestamp, Pin<Box<Sleep>>)> = None;
         while !self.stopped {
             self.set_alarm(&mut alarm);
             tokio::select! {
                 biased;
-                () = shutdown.cancelled(), if !asked_to_stop => {
+                () = &mut stop, if !asked_to_stop => {
                     asked_to_stop = true;
                     self.happened(Event::ShutdownRequested);
                 }
@@ -237,7 +239,7 @@ impl Actor {
             let mut recorded = true;
             let mut undone = Vec::new();
             for effect in effects.drain(..) {
-                if let Some(event) = self.carry_out(effect, &mut recorded) {
+                if let Some(event) = self.carry_out(effect, now, &mut recorded) {
                     undone.push(event);
                 }
             }
@@ -256,10 +258,9 @@ impl Actor {
     /// Carries out one effect. Once a record of this batch could not be written, nothing that
     /// lets a secret out or makes one is done any more: callers hear `audit_unavailable`, calls
     /// come back as failed.
-    fn carry_out(&mut self, effect: Effect, recorded: &mut bool) -> Option<Event> {
+    fn carry_out(&mut self, effect: Effect, now: Now, recorded: &mut bool) -> Option<Event> {
         match effect {
             Effect::Audit(record) => {
-                let now = self.parts.clock.now();
                 *recorded &= self.parts.audit.append(&record, now).is_ok();
             }
             Effect::Reply { ticket, answer } => {

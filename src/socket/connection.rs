@@ -7,7 +7,7 @@ use std::future::Future;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -112,6 +112,8 @@ pub(super) async fn run(
     let mut begun = None;
     // Whether more may come from the peer.
     let mut open = true;
+    // One wait for the whole conversation: a new one for every request takes the token's lock.
+    let mut stop = pin!(shutdown.cancelled());
     loop {
         while open && calls.has_room() {
             match decoder.next_line() {
@@ -160,7 +162,8 @@ pub(super) async fn run(
             () = reached(deadline), if reading && deadline.is_some() => {
                 return Err(ConnectionError::Slow);
             }
-            () = shutdown.cancelled(), if open => open = false,
+            // Never asked again once it is over: `open` stays false.
+            () = &mut stop, if open => open = false,
         }
     }
 }
