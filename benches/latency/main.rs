@@ -1,0 +1,65 @@
+//! What a credential costs, end to end: `cargo bench --bench latency -- --help`.
+//!
+//! The bundled server, the daemon and the floors are started here, in a private folder, on
+//! loopback only. A subject and its floor take turns within a round, and rounds rotate their
+//! order, so that a busy machine is busy for both. Ratios are what counts; nothing is asserted.
+//!
+//! Read [`rows`] (what is measured), `floors` (beside what), `load` and `proof` (how), `report`.
+
+mod args;
+mod clock;
+mod floors;
+mod household;
+mod load;
+mod machine;
+mod proof;
+mod report;
+mod rows;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Arguments, Failed};
+use household::Household;
+use machine::Machine;
+
+/// As in the daemon, so that a proof here costs what it costs there.
+#[global_allocator]
+static ALLOC: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
+    zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match &arguments.floor {
+        Some(socket) => floors::serve(socket),
+        None if arguments.list => rows::list(&arguments),
+        None if !arguments.bench => report::say(
+            "not run: it measures for a minute and asserts nothing; cargo bench --bench latency does",
+        ),
+        None => measure(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::complain(&*error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: &Arguments) -> Result<(), Failed> {
+    let rows = rows::chosen(arguments)?;
+    let mut household = if rows.iter().any(rows::Row::needs_daemon) {
+        Some(Household::start(&arguments.bin)?)
+    } else {
+        None
+    };
+    let before = Machine::look();
+    let measured = rows::run(arguments, &rows, household.as_mut())?;
+    report::print(arguments, &before, &measured)?;
+    match household {
+        Some(household) => household.stop(),
+        None => Ok(()),
+    }
+}

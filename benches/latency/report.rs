@@ -1,0 +1,196 @@
+//! The table, ratios first, and the same as JSON.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::args::{Arguments, Failed};
+use crate::clock::real;
+use crate::machine::{self, Machine};
+use crate::rows::{Measured, Side};
+
+/// One line for the person.
+pub(crate) fn say(line: &str) -> Result<(), Failed> {
+    Ok(writeln!(std::io::stdout().lock(), "{line}")?)
+}
+
+/// Says what went wrong.
+pub(crate) fn complain(error: &dyn std::error::Error) {
+    // Nothing can be done about a standard error stream that is closed.
+    drop(writeln!(std::io::stderr().lock(), "error: {error}"));
+}
+
+/// Prints the table and writes the file, if one is wanted.
+pub(crate) fn print(
+    arguments: &Arguments,
+    before: &Machine,
+    measured: &[Measured],
+) -> Result<(), Failed> {
+    let after = machine::load();
+    let mut text = String::new();
+    for (name, value) in &before.facts {
+        writeln!(text, "{name:12}{value}")?;
+    }
+    writeln!(text, "{:12}{after}", "load after")?;
+    writeln!(
+        text,
+        "{:12}{} rounds of {} requests a row and side; one thread makes the load\n",
+        "run", arguments.rounds, arguments.requests
+    )?;
+    text.push_str("| row | p50 ÷ floor (quartiles) | requests/s ÷ floor | p99 ÷ floor |\n");
+    text.push_str("|---|---|---|---|\n");
+    for one in measured {
+        let [subject, floor] = &one.sides;
+        if void(one) {
+            writeln!(
+                text,
+                "| {} | void: {} and {} errors | | |",
+                one.row.name(),
+                subject.errors,
+                floor.errors
+            )?;
+            continue;
+        }
+        let p50 = Ratio::of(&subject.medians, &floor.medians);
+        let rate = Ratio::of(&subject.rates, &floor.rates);
+        let p99 = Ratio::of(&subject.tails, &floor.tails);
+        writeln!(
+            text,
+            "| {} | **{:.2}** ({:.2}–{:.2}) | {:.2} | {:.2} |",
+            one.row.name(),
+            p50.median,
+            p50.low,
+            p50.high,
+            rate.median,
+            p99.median
+        )?;
+    }
+    text.push_str(
+        "\n| row | side | min p50 | p50 | p99 | p99.9 | requests/s | CPU a request | waits a request | errors |\n",
+    );
+    text.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
+    for one in measured {
+        for side in &one.sides {
+            writeln!(text, "| {} | {} |", one.row.name(), cells(side))?;
+        }
+    }
+    if let Some(bytes) = measured.iter().find_map(|one| one.reply_bytes) {
+        writeln!(
+            text,
+            "\nTimes in µs; a reply is {bytes} bytes on both sides."
+        )?;
+    }
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    if let Some(path) = &arguments.json {
+        let all = as_json(arguments, before, &after, measured);
+        std::fs::write(path, serde_json::to_vec_pretty(&all)?)?;
+    }
+    Ok(())
+}
+
+fn void(measured: &Measured) -> bool {
+    measured.sides.iter().any(|side| side.errors > 0)
+}
+
+fn cells(side: &Side) -> String {
+    let micros = |nanos: f64| nanos / 1000.0;
+    let at = |quantile| micros(real(side.all.value_at_quantile(quantile)));
+    let least = side.medians.iter().copied().fold(f64::INFINITY, f64::min);
+    let count = real(side.all.len().max(1));
+    format!(
+        "{} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {:.1} | {:.2} | {}",
+        side.name,
+        micros(least),
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        quantile(&side.rates, 0.5),
+        micros(real(side.used.cpu)) / count,
+        real(side.used.waits) / count,
+        side.errors
+    )
+}
+
+fn as_json(arguments: &Arguments, before: &Machine, after: &str, measured: &[Measured]) -> Value {
+    let facts: serde_json::Map<String, Value> = before
+        .facts
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), json!(value)))
+        .collect();
+    let rows: Vec<Value> = measured
+        .iter()
+        .map(|one| {
+            let sides = one.sides.each_ref().map(|side| {
+                json!({
+                    "name": side.name,
+                    "p50_ns": side.all.value_at_quantile(0.5),
+                    "p99_ns": side.all.value_at_quantile(0.99),
+                    "p99_9_ns": side.all.value_at_quantile(0.999),
+                    "round_p50_ns": side.medians,
+                    "round_p99_ns": side.tails,
+                    "round_requests_per_s": side.rates,
+                    "requests": side.all.len(),
+                    "server_cpu_ns": side.used.cpu,
+                    "server_waits": side.used.waits,
+                    "errors": side.errors,
+                })
+            });
+            let [subject, floor] = &one.sides;
+            let p50 = Ratio::of(&subject.medians, &floor.medians);
+            json!({
+                "row": one.row.name(),
+                "void": void(one),
+                "reply_bytes": one.reply_bytes,
+                "p50_ratio": p50.median,
+                "p50_ratio_quartiles": [p50.low, p50.high],
+                "sides": sides,
+            })
+        })
+        .collect();
+    json!({
+        "machine": facts,
+        "load_after": after,
+        "rounds": arguments.rounds,
+        "requests": arguments.requests,
+        "rows": rows,
+    })
+}
+
+/// How two sides compare, round by round.
+struct Ratio {
+    median: f64,
+    low: f64,
+    high: f64,
+}
+
+impl Ratio {
+    fn of(subject: &[f64], floor: &[f64]) -> Self {
+        let rounds: Vec<f64> = subject
+            .iter()
+            .zip(floor)
+            .map(|(subject, floor)| subject / floor)
+            .collect();
+        Self {
+            median: quantile(&rounds, 0.5),
+            low: quantile(&rounds, 0.25),
+            high: quantile(&rounds, 0.75),
+        }
+    }
+}
+
+/// The value below which that share of all lies; of two middle ones the mean.
+fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().saturating_sub(1);
+    let place = real(u64::try_from(last).unwrap_or(0)) * share;
+    let nearest = |place: f64| {
+        sorted
+            .iter()
+            .zip(0_u32..)
+            .find(|(_, index)| f64::from(*index) >= place)
+            .map_or(f64::NAN, |(value, _)| *value)
+    };
+    f64::midpoint(nearest(place.floor()), nearest(place.ceil()))
+}
