@@ -50,7 +50,7 @@ fn main() -> ExitCode {
 
 fn measure(arguments: &Arguments) -> Result<(), Failed> {
     let rows = rows::chosen(arguments)?;
-    let mut household = if rows.iter().any(rows::Row::needs_daemon) {
+    let mut household = if rows.iter().any(|row| row.needs_daemon()) {
         Some(Household::start(&arguments.bin)?)
     } else {
         None

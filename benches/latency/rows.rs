@@ -47,7 +47,7 @@ impl Row {
         }
     }
 
-    pub(crate) const fn needs_daemon(&self) -> bool {
+    pub(crate) const fn needs_daemon(self) -> bool {
         matches!(self, Self::Get { .. })
     }
 }
