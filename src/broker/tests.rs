@@ -358,7 +358,13 @@ impl World {
                         Certainty::NotDone,
                     ),
                 };
-                if live.is_some() && how == How::SessionOver {
+                // What a lease of an earlier login hears says nothing about the current one.
+                let current = self
+                    .state
+                    .leases
+                    .get(lease)
+                    .is_some_and(|lease| matches!(lease.phase, Phase::Live(_)));
+                if live.is_some() && current && how == How::SessionOver {
                     self.may_serve = false;
                 }
                 Event::LeaseRedeemAnswered {
