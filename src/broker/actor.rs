@@ -16,11 +16,11 @@ use super::event::{ConnectionId, Event, Reply, Request, Ticket};
 use super::handle::Handle;
 use super::policy::Policy;
 use super::ports::{
-    AegisService, Answer, AuditLog, AuditReport, CallTrace, Certainty, Disposition, Failure,
-    PeerProcess, PortFuture,
+    AegisService, Answer, AuditError, AuditLog, AuditReport, CallTrace, Certainty, Disposition,
+    Failure, PeerProcess, PortFuture,
 };
 use super::state::State;
-use crate::model::{ErrorCode, PeerFacts, ProcessId, ProfileName, Refusal};
+use crate::model::{ErrorCode, LeaseState, PeerFacts, ProcessId, ProfileName, Refusal};
 use crate::time::{Clock, Now, Timestamp};
 
 /// Requests that may wait for the core (LM). Past that a door answers `rate_limited`.
@@ -76,6 +76,9 @@ pub struct Actor {
     parts: Parts,
     messages: mpsc::Receiver<Message>,
     work: JoinSet<Event>,
+    /// At most one look at the audit log, and who waits for it.
+    verification: JoinSet<Result<AuditReport, AuditError>>,
+    verifying: Vec<oneshot::Sender<Result<AuditReport, Refusal>>>,
     login_calls: Vec<AbortHandle>,
     replies: HashMap<Ticket, oneshot::Sender<Result<Reply, Refusal>>>,
     processes: HashMap<ProcessId, Arc<dyn PeerProcess>>,
@@ -95,6 +98,8 @@ impl Actor {
             parts,
             messages,
             work: JoinSet::new(),
+            verification: JoinSet::new(),
+            verifying: Vec::new(),
             login_calls: Vec::new(),
             replies: HashMap::new(),
             processes: HashMap::new(),
@@ -131,6 +136,7 @@ impl Actor {
                     self.happened(Event::ShutdownRequested);
                 }
                 Some(done) = self.work.join_next() => self.work_ended(done),
+                Some(done) = self.verification.join_next() => self.audit_verified(&done),
                 message = self.messages.recv(), if has_doors => {
                     if let Some(message) = message {
                         self.received(message);
@@ -197,14 +203,12 @@ impl Actor {
                 });
             }
             Message::VerifyAudit { reply } => {
-                let report = self.parts.audit.verify();
-                tokio::spawn(async move {
-                    let answer = report
-                        .await
-                        .map_err(|_failed| Refusal::from(ErrorCode::AuditUnavailable));
-                    // The caller may have hung up: then nobody needs the answer.
-                    drop(reply.send(answer));
-                });
+                // One look at the log at a time: who asks meanwhile shares it.
+                self.verifying.push(reply);
+                if self.verifying.len() == 1 {
+                    let report = self.parts.audit.verify();
+                    self.verification.spawn(report);
+                }
             }
             Message::ReplacePolicy { policy } => {
                 self.happened(Event::PolicyReplaced { policy });
@@ -232,6 +236,17 @@ impl Actor {
             self.processes.remove(process);
         }
         self.happened(event);
+    }
+
+    fn audit_verified(&mut self, done: &Result<Result<AuditReport, AuditError>, JoinError>) {
+        for reply in self.verifying.drain(..) {
+            let answer = match done {
+                Ok(Ok(report)) => Ok(report.clone()),
+                Ok(Err(AuditError)) | Err(_) => Err(ErrorCode::AuditUnavailable.into()),
+            };
+            // The caller may have hung up: then nobody needs the answer.
+            drop(reply.send(answer));
+        }
     }
 
     /// One event, and everything that follows from it at once.
@@ -269,8 +284,15 @@ impl Actor {
                 *recorded &= self.parts.audit.append(&record, now).is_ok();
             }
             Effect::Reply { ticket, answer } => {
+                let mut unrecorded = None;
                 let answer = match answer {
-                    Ok(Reply::Delivered(_) | Reply::Lease(_)) if !*recorded => {
+                    Ok(Reply::Delivered(_)) if !*recorded => {
+                        Err(ErrorCode::AuditUnavailable.into())
+                    }
+                    Ok(Reply::Lease(view)) if !*recorded && view.state == LeaseState::Active => {
+                        unrecorded = Some(Event::LeaseUnrecorded {
+                            lease_id: view.lease_id,
+                        });
                         Err(ErrorCode::AuditUnavailable.into())
                     }
                     other => other,
@@ -279,6 +301,7 @@ impl Actor {
                     // A caller that hung up drops the answer, material included.
                     drop(reply.send(answer));
                 }
+                return unrecorded;
             }
             Effect::BeginDeviceAuthorization {
                 generation,

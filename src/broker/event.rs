@@ -84,6 +84,11 @@ pub enum Event {
         /// With what.
         answer: Answer<()>,
     },
+    /// A lease was made and its record could not be written: nobody was told of it.
+    LeaseUnrecorded {
+        /// Which.
+        lease_id: LeaseId,
+    },
     /// A new policy was read.
     PolicyReplaced {
         /// It.

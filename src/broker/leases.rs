@@ -388,6 +388,15 @@ impl LeaseTable {
         keys
     }
 
+    /// The keys of leases that the issuer has not named yet.
+    pub fn unmade(&self) -> Vec<LeaseKey> {
+        self.leases
+            .iter()
+            .filter(|(_, lease)| matches!(lease.phase, Phase::Creating))
+            .map(|(key, _)| *key)
+            .collect()
+    }
+
     /// How many are live.
     pub fn live_count(&self, now: Timestamp) -> usize {
         self.leases

@@ -23,7 +23,7 @@ use crate::model::{
 use crate::time::Now;
 
 /// The shortest lease the issuer makes (`aegis.md` 13).
-const MIN_LEASE_TTL: Duration = Duration::from_secs(30);
+pub(super) const MIN_LEASE_TTL: Duration = Duration::from_secs(30);
 
 /// The longest lease the issuer makes (`aegis.md` 13).
 const MAX_LEASE_TTL: Duration = Duration::from_hours(1);
@@ -465,7 +465,7 @@ impl State {
             return Err(Refusal::new(ErrorCode::InvalidRequest)
                 .with_reason("min_valid_for_too_long")
                 .with_message("no lease can stay valid for as long as asked")
-                .with_fix("ask for a shorter min_valid_for_s, or log in again for a fresh token"));
+                .with_fix("ask for a shorter min_valid_for_s"));
         }
         Ok((Arc::clone(session), ttl))
     }
@@ -571,6 +571,19 @@ impl State {
         tracing::debug!(selector = selector.short(), "lease made");
         self.hold(key, &waiter, effects);
         self.show_lease(waiter.ticket, key, now, effects);
+    }
+
+    /// A lease that the log does not know would be nobody's after a crash: it is given back.
+    pub(super) fn lease_unrecorded(
+        &mut self,
+        lease_id: &LeaseId,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let session = self.session(now).map(Arc::clone);
+        if let Some(key) = self.leases.find(lease_id) {
+            self.revoke_live(key, RevokeReason::Released, session.as_ref(), now, effects);
+        }
     }
 
     /// A lease of an earlier login: nobody gets it, the issuer is told (LC-8).

@@ -13,6 +13,7 @@ use super::ports::{
     Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CallTrace,
     DeviceAuthorization, DeviceExchange, Disposition, Failure, RevokeReason, Session,
 };
+use super::serve::MIN_LEASE_TTL;
 use super::state::State;
 use crate::model::{CleanText, DeviceView, ErrorCode, LeaseState, Refusal};
 use crate::time::{Now, Timestamp};
@@ -50,8 +51,15 @@ impl State {
             .filter(|session| now.boot < session.expires_at)
     }
 
+    /// Whether the token still lives long enough for a lease. One that does not is as good as
+    /// none: who is told `login_required` because of it can log in at once.
+    fn session_has_room(&self, now: Now) -> bool {
+        self.session(now)
+            .is_some_and(|session| now.boot.until(session.expires_at) >= MIN_LEASE_TTL)
+    }
+
     pub(super) fn login_begin(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
-        if self.session(now).is_some() {
+        if self.session_has_room(now) {
             return self.show_login(ticket, now, effects);
         }
         match &mut self.login {
@@ -474,6 +482,10 @@ impl State {
                 self.login = Login::LoggedOut;
                 self.generation = self.generation.next();
                 self.revocations.suspend();
+                // What is still being made belongs to the old login: nobody joins it any more.
+                for key in self.leases.unmade() {
+                    self.leases.unshare(key);
+                }
                 effects.push(Effect::DropConnections);
             }
             Login::LoggedIn(_) | Login::LoggedOut | Login::Locked | Login::Beginning { .. } => {}

@@ -150,6 +150,7 @@ impl State {
                 reason,
                 answer,
             } => self.lease_revoke_answered(&lease_id, reason, answer, now, effects),
+            Event::LeaseUnrecorded { lease_id } => self.lease_unrecorded(&lease_id, now, effects),
             Event::PolicyReplaced { policy } => {
                 self.policy = policy;
                 effects.push(self.audit(AuditAction::PolicyLoad, AuditOutcome::Ok));

@@ -1127,6 +1127,34 @@ fn expired_lease_is_not_served_even_before_the_purge() {
     assert_eq!(world.calls.len(), 1, "a new lease is being made");
 }
 
+/// A token with less life than the shortest lease is no token: `get` asks for a login, and that
+/// login begins.
+#[test]
+fn a_token_at_its_end_can_be_replaced_at_once() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.advance(secs(571));
+    let get = world.ask(connection, get(0, HolderClass::None));
+    assert_eq!(world.code(get), Some(ErrorCode::LoginRequired));
+    world.may_serve = false;
+    world.log_in();
+}
+
+/// AU-1, LC-10: a lease whose record could not be written is given back; its caller was told no.
+#[test]
+fn an_unrecorded_lease_is_given_back() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let made = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let (lease_id, _) = world.lease(made);
+    world.step(Event::LeaseUnrecorded { lease_id });
+    assert_eq!(
+        world.revokes(),
+        vec![("lse_1".to_owned(), RevokeReason::Released)]
+    );
+}
+
 /// A lock serves nothing until the person logs in again; a failed login leaves it locked.
 #[test]
 fn a_locked_broker_serves_nothing() {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{Context, render};
 use crate::audit::Keys;
 use crate::audit::verify as log;
-use crate::config::{Overrides, Paths, ProcessEnvironment};
+use crate::config::{self, ConfigError, Overrides, Paths, ProcessEnvironment};
 use crate::model::{CleanText, ErrorCode, Refusal};
 
 /// How many records are shown where nobody says.
@@ -65,7 +65,7 @@ fn show(context: &Context, arguments: &Show) -> Result<(), Refusal> {
         .try_for_each(|entry| render::data(line(entry).as_bytes()))
 }
 
-/// Where the daemon keeps the log, unless its configuration names another folder.
+/// Where the daemon keeps the log: as configured, else in its usual place.
 fn default_folder() -> Result<PathBuf, Refusal> {
     let paths = Paths::resolve(&ProcessEnvironment::new(), &Overrides::default());
     let paths = paths.map_err(|error| {
@@ -73,7 +73,11 @@ fn default_folder() -> Result<PathBuf, Refusal> {
             .with_message(&error.to_string())
             .with_fix("name the folder with --audit-dir")
     })?;
-    Ok(paths.state_dir.join("audit"))
+    match config::load(&paths, &Overrides::default(), &ProcessEnvironment::new()) {
+        Ok(config) => Ok(config.audit_dir),
+        Err(ConfigError::Missing(_)) => Ok(paths.state_dir.join("audit")),
+        Err(error) => Err(Refusal::new(ErrorCode::ConfigInvalid).with_message(&error.to_string())),
+    }
 }
 
 fn unreadable(error: &log::Unreadable) -> Refusal {

@@ -37,8 +37,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::{self, ProcessEnvironment};
 use crate::model::{ErrorCode, ProfileName, Refusal};
-use crate::socket::client::{self, Client};
+use crate::socket::client::{Client, SOCKET};
 
 /// A local credential broker: short-lived, sender-constrained credentials for agents, commands
 /// and scripts.
@@ -91,9 +92,17 @@ impl Context {
     fn connect(&self) -> Result<Client, Refusal> {
         match &self.socket {
             Some(socket) => Client::connect(socket),
-            None => Client::connect(&client::default_socket()?),
+            None => Client::connect(&default_socket()?),
         }
     }
+}
+
+/// Where the daemon of this user listens, unless it was told otherwise.
+fn default_socket() -> Result<PathBuf, Refusal> {
+    let folder = config::runtime_dir(&ProcessEnvironment::new()).map_err(|error| {
+        Refusal::new(ErrorCode::RuntimeFolderUnsafe).with_message(&error.to_string())
+    })?;
+    Ok(folder.join(SOCKET))
 }
 
 /// Does what the command line says.

@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use directories::BaseDirs;
 
@@ -98,7 +98,9 @@ impl Environment for ProcessEnvironment {
     }
 
     fn runtime_dir(&self) -> Option<PathBuf> {
-        self.folders.as_ref()?.runtime_dir().map(Path::to_owned)
+        // Not from `folders`, which is nothing for who has no home.
+        let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)?;
+        named.is_absolute().then_some(named)
     }
 
     fn user_runtime_dir(&self) -> Option<PathBuf> {

@@ -3,13 +3,14 @@
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use zeroize::Zeroizing;
 
+pub use super::folder::SOCKET;
 use super::folder::{self, RuntimeFolder};
 use super::wire::{self, Method, Misunderstood, Params};
 use super::{API_VERSION, folder::FolderError};
@@ -28,8 +29,9 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// The daemon answers these from memory; what is longer is a daemon that hangs.
 const QUICK: Duration = Duration::from_secs(10);
 
-/// The daemon's two calls of at most 30 s each, and some more.
-const CALL: Duration = Duration::from_secs(75);
+/// The daemon's calls of at most 30 s each, four of them where a redemption got lost, and some
+/// more.
+const CALL: Duration = Duration::from_secs(135);
 
 /// A device code lives at most 15 minutes; its last poll may take 30 s.
 const LOGIN: Duration = Duration::from_mins(16);
@@ -116,14 +118,6 @@ pub struct Damage {
     pub line: u64,
     /// What is wrong.
     pub what: CleanText,
-}
-
-/// Where the daemon of this user listens.
-///
-/// # Errors
-/// `runtime_folder_unsafe` where the user has no runtime folder.
-pub fn default_socket() -> Result<PathBuf, Refusal> {
-    Ok(folder::default_folder()?.join(folder::SOCKET))
 }
 
 impl Client {
@@ -461,6 +455,7 @@ mod tests {
     use std::io::{BufRead as _, BufReader};
     use std::os::unix::fs::{PermissionsExt as _, symlink};
     use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
     use std::thread::JoinHandle;
 
     use super::*;
@@ -477,7 +472,7 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             let folder = root.path().join("f");
             RuntimeFolder::prepare(&folder).unwrap();
-            let listener = UnixListener::bind(folder.join(folder::SOCKET)).unwrap();
+            let listener = UnixListener::bind(folder.join(SOCKET)).unwrap();
             let thread = std::thread::spawn(move || {
                 let mut requests = Vec::new();
                 for script in scripts {
@@ -497,7 +492,7 @@ mod tests {
         }
 
         fn client(&self) -> Client {
-            Client::connect(&self.folder().join(folder::SOCKET)).unwrap()
+            Client::connect(&self.folder().join(SOCKET)).unwrap()
         }
 
         fn requests(self) -> Vec<String> {
@@ -515,13 +510,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("f");
         RuntimeFolder::prepare(&folder).unwrap();
-        let socket = folder.join(folder::SOCKET);
+        let socket = folder.join(SOCKET);
         let _listener = UnixListener::bind(&socket).unwrap();
         drop(Client::connect(&socket).unwrap());
         let link = root.path().join("link");
         symlink(&folder, &link).unwrap();
         assert_eq!(
-            refused(&link.join(folder::SOCKET)),
+            refused(&link.join(SOCKET)),
             ErrorCode::RuntimeFolderUnsafe
         );
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -537,7 +532,7 @@ mod tests {
     fn no_daemon_is_said_so() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("f");
-        let socket = folder.join(folder::SOCKET);
+        let socket = folder.join(SOCKET);
         assert_eq!(refused(&socket), ErrorCode::DaemonUnreachable);
         RuntimeFolder::prepare(&folder).unwrap();
         assert_eq!(refused(&socket), ErrorCode::DaemonUnreachable);

@@ -30,9 +30,6 @@ const BACKLOG: i32 = 1024;
 /// Why a runtime folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// `XDG_RUNTIME_DIR` is not set to an absolute path, and `/run/user/<uid>` does not exist.
-    #[error("there is no runtime folder for this user")]
-    NoRuntimeFolder,
     /// It does not exist.
     #[error("the runtime folder does not exist")]
     Missing,
@@ -62,8 +59,7 @@ pub enum FolderError {
 impl From<FolderError> for Refusal {
     fn from(error: FolderError) -> Self {
         let code = match &error {
-            FolderError::NoRuntimeFolder
-            | FolderError::NotAFolder
+            FolderError::NotAFolder
             | FolderError::OtherOwner
             | FolderError::Open
             | FolderError::PathTooLong
@@ -76,9 +72,6 @@ impl From<FolderError> for Refusal {
         match error {
             // The daemon makes it.
             FolderError::Missing => Self::new(code),
-            FolderError::NoRuntimeFolder => {
-                refusal.with_fix("set XDG_RUNTIME_DIR, or name the socket with --socket")
-            }
             FolderError::PathTooLong => refusal.with_fix("use a shorter XDG_RUNTIME_DIR"),
             FolderError::Io(cause) => {
                 Self::new(code).with_message(&format!("the runtime folder cannot be used: {cause}"))
@@ -90,23 +83,6 @@ impl From<FolderError> for Refusal {
             | FolderError::AlreadyRunning => refusal,
         }
     }
-}
-
-/// Where the runtime folder of this user belongs: below `$XDG_RUNTIME_DIR` when that is an
-/// absolute path, else below `/run/user/<uid>`. Never in a folder that others can write to.
-///
-/// # Errors
-/// [`FolderError::NoRuntimeFolder`].
-pub fn default_folder() -> Result<PathBuf, FolderError> {
-    let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    if let Some(named) = named.filter(|path| path.is_absolute()) {
-        return Ok(named.join(FOLDER));
-    }
-    let usual = PathBuf::from(format!("/run/user/{}", rustix::process::geteuid().as_raw()));
-    if usual.is_dir() {
-        return Ok(usual.join(FOLDER));
-    }
-    Err(FolderError::NoRuntimeFolder)
 }
 
 /// A folder that was checked: a folder and not a link, ours, closed to group and others (PE-1).

@@ -91,8 +91,9 @@ pub(super) fn identify(stream: &UnixStream) -> Result<(PeerFacts, PeerHandle), P
             pid: pid.as_raw_pid(),
             started: stat.started,
         },
+        // A path that cannot be shown as it is names no program in a rule either.
         exe: executable(&folder)
-            .map(|path| CleanText::new(&String::from_utf8_lossy(&path), MAX_PATH)),
+            .and_then(|path| CleanText::exact(&String::from_utf8(path).ok()?, MAX_PATH)),
         ancestors: ancestors(&folder, &stat),
     };
     Ok((facts, PeerHandle { pidfd }))
@@ -215,8 +216,11 @@ fn ancestors(child: &OwnedFd, child_stat: &Stat) -> Vec<CleanText> {
         };
         if let Some(path) = executable(&parent.0)
             && let Some(name) = Path::new(std::ffi::OsStr::from_bytes(&path)).file_name()
+            && let Some(name) = name
+                .to_str()
+                .and_then(|name| CleanText::exact(name, MAX_NAME))
         {
-            names.push(CleanText::new(&name.to_string_lossy(), MAX_NAME));
+            names.push(name);
         }
         nearest = Some(parent);
     }
