@@ -661,7 +661,9 @@ impl State {
         // The table keeps the lease until its own end; material that ends earlier is not served
         // past that (`serves`, `deliver`).
         let material_ends_at = redeemed.expires_at.min(live.expires_at);
-        let material = Arc::new(redeemed.material);
+        let mut material = redeemed.material;
+        material.expires_at = material.expires_at.min(live.expires_at_unix);
+        let material = Arc::new(material);
         if lease.kind.is_shared() {
             live.material = Some(Arc::clone(&material));
             let waiters = std::mem::take(&mut lease.waiters);

@@ -663,6 +663,24 @@ fn another_principal_needs_a_logout_first() {
     world.log_in();
 }
 
+/// Material is told to end with its lease, whatever the issuer says of it.
+#[test]
+fn material_ends_with_its_lease_at_the_latest() {
+    let mut world = World::new(Resumed::default());
+    world.log_in();
+    let connection = world.connect(1);
+    let ticket = world.ask(connection, get(0, HolderClass::None));
+    world.answer(0, How::Well);
+    for ends in world.issued.values_mut() {
+        *ends = ends.plus(Duration::from_hours(1));
+    }
+    world.answer(0, How::Well);
+    let Some(Ok(Reply::Delivered(delivery))) = world.told.get(&ticket) else {
+        panic!("nothing delivered");
+    };
+    assert_eq!(delivery.material.expires_at, delivery.lease.expires_at);
+}
+
 /// LC-4: a hundred equal callers share one lease and one redemption; each has its record.
 #[test]
 fn equal_callers_share_one_lease() {

@@ -104,6 +104,13 @@ fn env(material: &Material) -> Result<SecretBuffer, Refusal> {
     for field in &material.fields {
         let (name, text) = (variable(&field.name), exposed(field));
         check_controls(text)?;
+        if steers(&name) {
+            return Err(Refusal::new(ErrorCode::Usage)
+                .with_message(
+                    "a field of this credential has the name of a variable that steers programs",
+                )
+                .with_fix("use --format json, or name a field with --format"));
+        }
         if variables.iter().any(|(other, _)| *other == name) {
             return Err(Refusal::new(ErrorCode::Usage)
                 .with_message("two fields of this credential have the same variable name")
@@ -141,6 +148,78 @@ fn variable(name: &str) -> String {
     });
     let first = name.chars().next().filter(char::is_ascii_digit);
     first.map(|_| '_').into_iter().chain(upper).collect()
+}
+
+/// Variables by which a shell, the loader, an interpreter or a tool runs, finds or trusts
+/// something: what sudo never passes on, and a few more. The names of a generic secret's fields
+/// are the issuer's, and an issuer must not run anything here.
+fn steers(variable: &str) -> bool {
+    const FAMILIES: [&str; 22] = [
+        "LD_",
+        "_RLD",
+        "DYLD_",
+        "GIT_SSH",
+        "GIT_ASKPASS",
+        "GIT_EXEC",
+        "GIT_EXTERNAL",
+        "GIT_PAGER",
+        "GIT_EDITOR",
+        "GIT_SEQUENCE",
+        "GIT_CONFIG",
+        "GIT_TEMPLATE",
+        "GIT_PROXY",
+        "GIT_DIR",
+        "PYTHON",
+        "PERL",
+        "RUBY",
+        "NODE_OPTIONS",
+        "NODE_PATH",
+        "JAVA_TOOL",
+        "BASH",
+        "SSL_CERT_",
+    ];
+    const NAMES: [&str; 37] = [
+        "PATH",
+        "HOME",
+        "SHELL",
+        "IFS",
+        "ENV",
+        "CDPATH",
+        "FPATH",
+        "ZDOTDIR",
+        "PS0",
+        "PS1",
+        "PS2",
+        "PS4",
+        "PROMPT_COMMAND",
+        "SHELLOPTS",
+        "GLOBIGNORE",
+        "NULLCMD",
+        "READNULLCMD",
+        "EDITOR",
+        "VISUAL",
+        "PAGER",
+        "BROWSER",
+        "TERMCAP",
+        "TERMINFO",
+        "TERMINFO_DIRS",
+        "TERMPATH",
+        "TMPDIR",
+        "TMPPREFIX",
+        "NLSPATH",
+        "PATH_LOCALE",
+        "LOCALDOMAIN",
+        "RES_OPTIONS",
+        "HOSTALIASES",
+        "GCONV_PATH",
+        "JDK_JAVA_OPTIONS",
+        "LESSOPEN",
+        "LESSCLOSE",
+        "XDG_RUNTIME_DIR",
+    ];
+    FAMILIES.iter().any(|family| variable.starts_with(family))
+        || variable.ends_with("_PROXY")
+        || NAMES.contains(&variable)
 }
 
 /// HY-13: no control character leaves in a line.
@@ -211,6 +290,46 @@ mod tests {
     fn two_fields_of_one_variable_are_refused() {
         let material = generic(&[("a-b", "1"), ("a.b", "2")]);
         assert_eq!(env(&material).unwrap_err().code, ErrorCode::Usage);
+    }
+
+    /// The names of a generic secret's fields are the issuer's: none of them becomes a variable
+    /// that makes the shell, the loader or an interpreter run something.
+    #[test]
+    fn variables_that_steer_programs_are_refused() {
+        for bad in [
+            "path",
+            "PATH",
+            "ld_preload",
+            "LD_LIBRARY_PATH",
+            "ld.audit",
+            "dyld-insert-libraries",
+            "ifs",
+            "env",
+            "bash_env",
+            "prompt_command",
+            "ps4",
+            "shellopts",
+            "pythonpath",
+            "perl5opt",
+            "node_options",
+            "git_ssh_command",
+            "java_tool_options",
+            "https_proxy",
+            "ssl_cert_file",
+            "home",
+        ] {
+            let refusal = env(&generic(&[("user", "u"), (bad, "x")])).unwrap_err();
+            assert_eq!(refusal.code, ErrorCode::Usage, "{bad}");
+        }
+        for good in [
+            "password",
+            "database_path",
+            "api_env",
+            "ldap_url",
+            "proxy_user",
+        ] {
+            assert!(env(&generic(&[(good, "x")])).is_ok(), "{good}");
+        }
     }
 
     #[test]

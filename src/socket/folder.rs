@@ -153,12 +153,19 @@ impl RuntimeFolder {
     }
 }
 
+/// A socket we bound: its path, and which file stood there then.
+#[derive(Debug)]
+struct Bound {
+    path: PathBuf,
+    file: (u64, u64),
+}
+
 /// Being the one daemon of a runtime folder. Dropped, it unlinks the sockets it bound, then
 /// gives up the lock.
 #[derive(Debug)]
 pub struct Instance {
     folder: RuntimeFolder,
-    bound: Vec<PathBuf>,
+    bound: Vec<Bound>,
     _lock: File,
 }
 
@@ -186,7 +193,11 @@ impl Instance {
         let bound = UnixListener::bind(&path);
         rustix::process::umask(umask);
         let listener = bound?;
-        self.bound.push(path.clone());
+        let found = path.symlink_metadata()?;
+        self.bound.push(Bound {
+            path: path.clone(),
+            file: (found.dev(), found.ino()),
+        });
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
         rustix::net::listen(&listener, BACKLOG).map_err(io::Error::from)?;
         listener.set_nonblocking(true)?;
@@ -196,8 +207,16 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        for path in &self.bound {
-            if let Err(error) = std::fs::remove_file(path) {
+        for Bound { path, file } in &self.bound {
+            // Somebody else's file may have taken its place meanwhile, or another folder ours.
+            let removed = path.symlink_metadata().and_then(|found| {
+                if (found.dev(), found.ino()) == *file {
+                    std::fs::remove_file(path)
+                } else {
+                    Err(io::ErrorKind::NotFound.into())
+                }
+            });
+            if let Err(error) = removed {
                 tracing::debug!(%error, "the socket was gone before the daemon");
             }
         }
@@ -326,6 +345,30 @@ mod tests {
             FolderError::NotASocket.to_string()
         );
         drop(instance);
+        assert_eq!(std::fs::read(path.join(SOCKET)).unwrap(), b"precious");
+    }
+
+    /// Whatever took our socket's place, in this folder or in another one that was put here, is
+    /// somebody else's: it is not removed at the end.
+    #[test]
+    fn only_the_socket_that_was_bound_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(FOLDER);
+        let bind = || {
+            let mut instance = RuntimeFolder::prepare(&path).unwrap().lock().unwrap();
+            (instance.bind(SOCKET).unwrap(), instance)
+        };
+        let first = bind();
+        std::fs::rename(&path, root.path().join("away")).unwrap();
+        let second = bind();
+        drop(first);
+        assert!(
+            UnixStream::connect(path.join(SOCKET)).is_ok(),
+            "a successor's"
+        );
+        std::fs::remove_file(path.join(SOCKET)).unwrap();
+        std::fs::write(path.join(SOCKET), "precious").unwrap();
+        drop(second);
         assert_eq!(std::fs::read(path.join(SOCKET)).unwrap(), b"precious");
     }
 

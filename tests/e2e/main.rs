@@ -11,6 +11,8 @@
 
 mod attack;
 
+mod attack_server;
+
 mod bad_input;
 
 mod commands;
