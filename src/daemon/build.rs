@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "mock")]
 use super::mock::{self, BundledServer};
+use super::outside::Outside;
 use super::run::Options;
 use crate::aegis::{AegisClient, AegisSettings};
 use crate::audit::{FileAuditLog, OpenError, Opened};
@@ -138,6 +139,10 @@ pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Bui
         Arc::clone(&clock),
     )
     .map_err(|error| Refusal::new(ErrorCode::ConfigInvalid).with_message(&error.to_string()))?;
+    let outside = Outside::start(aegis).map_err(|error| {
+        Refusal::new(ErrorCode::Internal)
+            .with_message(&format!("no thread for the network: {error}"))
+    })?;
     let resumed = Resumed {
         principal: last_principals.remove(&profile.name),
         open_leases,
@@ -155,7 +160,7 @@ pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Bui
     let (actor, handle) = Actor::new(
         Parts {
             state,
-            aegis: Arc::new(aegis),
+            aegis: Arc::new(outside),
             audit: Box::new(log),
             clock,
             shutdown,

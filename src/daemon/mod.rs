@@ -13,6 +13,8 @@ mod log;
 #[cfg(feature = "mock")]
 mod mock;
 
+mod outside;
+
 mod readiness;
 
 mod run;

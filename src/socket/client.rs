@@ -515,10 +515,7 @@ mod tests {
         drop(Client::connect(&socket).unwrap());
         let link = root.path().join("link");
         symlink(&folder, &link).unwrap();
-        assert_eq!(
-            refused(&link.join(SOCKET)),
-            ErrorCode::RuntimeFolderUnsafe
-        );
+        assert_eq!(refused(&link.join(SOCKET)), ErrorCode::RuntimeFolderUnsafe);
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(refused(&socket), ErrorCode::RuntimeFolderUnsafe);
         if rustix::process::geteuid().is_root() {

@@ -14,7 +14,6 @@ use super::house::{House, PATIENCE};
 /// A server that answers with interim responses (RFC 9110 §15.2) without end keeps one call
 /// waiting, and nobody else.
 #[test]
-#[ignore = "fails: the HTTP client runs on the core's thread and is polled without end"]
 fn endless_interim_responses_do_not_keep_others_waiting() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());

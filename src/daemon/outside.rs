@@ -1,0 +1,151 @@
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::broker::ports::{
+    AegisService, Answer, BeginDeviceAuthorization, CallTrace, Certainty, CreateLease,
+    CreatedLease, DeviceAuthorization, DeviceExchange, Disposition, Failure, PortFuture,
+    RedeemedLease, RevokeReason, Session,
+};
+use crate::model::{CleanText, ErrorCode, LeaseId};
+
+/// A call keeps its own limit of 30 s. Should a server keep even the timer from being seen, the
+/// core stops waiting here.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(35);
+
+/// The Aegis service on a thread of its own, so that a server that keeps the HTTP client busy
+/// keeps nobody waiting but the callers it was asked for. Measured: endless interim responses
+/// held the core's thread for up to 31 s when both shared it.
+#[derive(Debug)]
+pub(super) struct Outside<S> {
+    service: Arc<S>,
+    runtime: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    /// Detached when dropped: a hostile server must not keep the daemon from ending.
+    _thread: JoinHandle<()>,
+}
+
+impl<S: AegisService + 'static> Outside<S> {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system gives none.
+    pub(super) fn start(service: S) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("outside".to_owned())
+            .spawn(move || {
+                // Asked to stop, or whoever could ask is gone.
+                drop(runtime.block_on(stopped));
+                runtime.shutdown_background();
+            })?;
+        Ok(Self {
+            service: Arc::new(service),
+            runtime: handle,
+            stop: Some(stop),
+            _thread: thread,
+        })
+    }
+
+    /// Runs a call over there and waits for it here.
+    fn over_there<T, F>(&self, call: F) -> PortFuture<Answer<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Answer<T>> + Send + 'static,
+    {
+        let call = AbortOnDropHandle::new(self.runtime.spawn(call));
+        Box::pin(async move {
+            match tokio::time::timeout(GIVE_UP_AFTER, call).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_panic)) => failed(ErrorCode::Internal, Disposition::Fault, "panic"),
+                Err(_elapsed) => failed(
+                    ErrorCode::AegisUnavailable,
+                    Disposition::Retry(None),
+                    "timeout",
+                ),
+            }
+        })
+    }
+}
+
+impl<S> Drop for Outside<S> {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+    }
+}
+
+impl<S: AegisService + 'static> AegisService for Outside<S> {
+    fn begin_device_authorization(
+        &self,
+        request: BeginDeviceAuthorization,
+    ) -> PortFuture<Answer<DeviceAuthorization>> {
+        self.over_there(self.service.begin_device_authorization(request))
+    }
+
+    fn exchange_device_authorization(
+        &self,
+        authorization: Arc<DeviceAuthorization>,
+    ) -> PortFuture<Answer<DeviceExchange>> {
+        let call = self.over_there(self.service.exchange_device_authorization(authorization));
+        Box::pin(async move {
+            let mut answer = call.await;
+            // A poll that got lost is followed by another one.
+            if let Err(failure) = &mut answer.outcome
+                && let Disposition::Retry(pause) = failure.disposition
+            {
+                failure.disposition = Disposition::Wait(pause);
+            }
+            answer
+        })
+    }
+
+    fn create_lease(
+        &self,
+        session: Arc<Session>,
+        request: CreateLease,
+    ) -> PortFuture<Answer<CreatedLease>> {
+        self.over_there(self.service.create_lease(session, request))
+    }
+
+    fn redeem_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: LeaseId,
+    ) -> PortFuture<Answer<RedeemedLease>> {
+        self.over_there(self.service.redeem_lease(session, lease_id))
+    }
+
+    fn revoke_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: LeaseId,
+        reason: RevokeReason,
+    ) -> PortFuture<Answer<()>> {
+        self.over_there(self.service.revoke_lease(session, lease_id, reason))
+    }
+
+    fn drop_connections(&self) {
+        self.service.drop_connections();
+    }
+}
+
+/// Nobody knows how far the call got.
+fn failed<T>(code: ErrorCode, disposition: Disposition, reason: &str) -> Answer<T> {
+    Answer {
+        trace: CallTrace::default(),
+        outcome: Err(Failure {
+            code,
+            disposition,
+            reason: Some(CleanText::new(reason, 64)),
+            certainty: Certainty::Unknown,
+        }),
+    }
+}
