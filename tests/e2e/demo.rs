@@ -44,7 +44,8 @@ fn the_demonstration_shows_what_it_says() {
     assert_eq!(report["whoami"]["before"], 200);
     assert_eq!(report["whoami"]["after_revoke"], 401);
     assert_eq!(report["refused"]["replayed_proof"], "proof_replayed");
-    assert_eq!(report["refused"]["outside_grant"], "target_unknown");
+    assert_eq!(report["refused"]["outside_grant"], "aegis_denied");
+    assert_eq!(report["refused"]["outside_catalogue"], "target_unknown");
     assert_eq!(report["audit"]["verified"], true);
     assert_eq!(report["audit"]["keyed"], true);
     assert_eq!(report["audit"]["reconciled"], true);

@@ -20,8 +20,11 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 /// What the demonstration asks for.
 pub(super) const SELECTOR: &str = "gcp/billing-prod/deploy-bot";
 
-/// What it is not granted.
-pub(super) const OUTSIDE: &str = "gcp/billing-prod/breakglass";
+/// What the broker would let through and the server does not grant.
+pub(super) const OUTSIDE: &str = "gcp/billing-prod/owner";
+
+/// What is not even in the broker's catalogue.
+pub(super) const UNKNOWN: &str = "gcp/billing-prod/breakglass";
 
 /// The server polls once a second here, so that nobody waits for the demonstration.
 const SERVER_POLICY: &str = r#"
@@ -122,6 +125,10 @@ client_display_name = "aegis-broker demo"
 [[profiles.demo.target]]
 selector = "{SELECTOR}"
 description = "deploys the billing app"
+
+[[profiles.demo.target]]
+selector = "{OUTSIDE}"
+description = "owns the billing app"
 "#,
         mock.api()
     )
@@ -132,7 +139,7 @@ fn broker_policy() -> String {
         r#"[[rule]]
 id = "demo"
 effect = "allow"
-selectors = ["{SELECTOR}"]
+selectors = ["{SELECTOR}", "{OUTSIDE}"]
 expose = "reveal"
 "#
     )

@@ -38,7 +38,7 @@ enum Step {
     WhoamiBefore,
     /// The daemon's own proof, sent again, is refused.
     Replay,
-    /// A selector outside the grant is refused, and no call for it left.
+    /// A selector outside the grant is refused, one outside the catalogue too.
     Refused,
     /// The lease is revoked.
     Revoke,

@@ -23,8 +23,10 @@ pub(super) struct Report {
     pub(super) whoami_after: u16,
     /// The server's reason for refusing the proof sent again.
     pub(super) replay: String,
-    /// The broker's code for the selector outside the grant.
+    /// The code for the selector that the server does not grant.
     pub(super) outside_grant: String,
+    /// The code for the selector that is not in the broker's catalogue.
+    pub(super) outside_catalogue: String,
     /// The local chain verified.
     pub(super) verified: bool,
     /// With the key that the daemon holds.
@@ -59,6 +61,7 @@ impl Report {
             "refused": {
                 "replayed_proof": self.replay,
                 "outside_grant": self.outside_grant,
+                "outside_catalogue": self.outside_catalogue,
             },
             "audit": {
                 "verified": self.verified,

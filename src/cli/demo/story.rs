@@ -4,7 +4,7 @@ use std::time::Duration;
 use aegis_mock::{FaultKind, LeaseState, RequestRecord};
 use serde_json::json;
 
-use super::household::{Household, OUTSIDE, SELECTOR};
+use super::household::{Household, OUTSIDE, SELECTOR, UNKNOWN};
 use super::{Failed, Options, Report, Step};
 use crate::audit::{self, Keys};
 use crate::model::{ErrorCode, FieldValue, LeaseId, LoginPhase, Material, Refusal, Selector};
@@ -273,35 +273,58 @@ impl Story {
         Ok(())
     }
 
+    /// What the server does not grant is refused there; what is not in the catalogue is refused
+    /// here, and no call for it leaves.
     fn outside_the_grant(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
         let step = Step::Refused;
-        let selector = if self.is_planted(step) {
+        let outside = if self.is_planted(step) {
             SELECTOR
         } else {
             OUTSIDE
         };
-        let selector = Selector::parse(selector).map_err(|error| step.failed(error))?;
-        let before = self.household.server.mock.requests().len();
-        let Err(refusal) = self.client.credential(&selector, None, None, None) else {
-            return Err(step.failed("a selector outside the grant was served"));
-        };
-        refusal
-            .code
-            .as_str()
-            .clone_into(&mut self.report.outside_grant);
+        let code = self.refused(step, outside)?;
         step.wants(
-            refusal.code == ErrorCode::TargetUnknown,
+            code == ErrorCode::AegisDenied,
+            "it was refused for another reason",
+        )?;
+        let denied = self
+            .household
+            .server
+            .mock
+            .audit()
+            .into_iter()
+            .any(|event| event.action == "lease.create" && event.outcome == "denied");
+        step.wants(denied, "the server recorded no refusal")?;
+        code.as_str().clone_into(&mut self.report.outside_grant);
+        say(&format!(
+            "Denied: {OUTSIDE} is outside the grant: {}.",
+            code.as_str()
+        ));
+
+        let before = self.household.server.mock.requests().len();
+        let code = self.refused(step, UNKNOWN)?;
+        step.wants(
+            code == ErrorCode::TargetUnknown,
             "it was refused for another reason",
         )?;
         step.wants(
             self.household.server.mock.requests().len() == before,
             "a call for it left the broker",
         )?;
+        code.as_str().clone_into(&mut self.report.outside_catalogue);
         say(&format!(
-            "Denied: {OUTSIDE} is outside the grant: {}.",
-            refusal.code.as_str()
+            "        {UNKNOWN} is not in the catalogue: {}, and no call left.",
+            code.as_str()
         ));
         Ok(())
+    }
+
+    fn refused(&mut self, step: Step, selector: &str) -> Result<ErrorCode, Failed> {
+        let selector = Selector::parse(selector).map_err(|error| step.failed(error))?;
+        match self.client.credential(&selector, None, None, None) {
+            Ok(_) => Err(step.failed("a selector outside the grant was served")),
+            Err(refusal) => Ok(refusal.code),
+        }
     }
 
     fn revoke(&mut self, lease_id: &LeaseId, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
