@@ -138,17 +138,6 @@ pub struct Waiter {
     pub rule: CleanText,
     /// The longest lease that rule lets through.
     pub max_ttl: Option<Duration>,
-    /// What it asked for.
-    pub wants: Wants,
-}
-
-/// What a waiter asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wants {
-    /// The lease.
-    Lease,
-    /// Its material.
-    Material,
 }
 
 /// Whose end ends a lease.

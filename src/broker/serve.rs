@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::effect::Effect;
 use super::event::{CredentialRequest, LeaseRequest, Reply};
-use super::leases::{Delivery, Holder, Kind, Lease, LeaseKey, Live, Phase, Waiter, Wants};
+use super::leases::{Delivery, Holder, Kind, Lease, LeaseKey, Live, Phase, Waiter};
 use super::login::Generation;
 use super::policy::Question;
 use super::ports::{
@@ -31,9 +31,6 @@ const MAX_LEASE_TTL: Duration = Duration::from_hours(1);
 /// A new lease outlives what its caller needs by this much, so that it still does after the two
 /// calls that bring it.
 const CALL_SLACK: Duration = Duration::from_mins(1);
-
-/// Redemptions that may wait for one lease: more than a lease can have.
-const MAX_QUEUED_REDEMPTIONS: usize = 16;
 
 /// What a request that passed the gate may do.
 struct Passed {
@@ -73,7 +70,6 @@ impl State {
             min_valid_for: request.min_valid_for,
             rule: passed.rule,
             max_ttl: passed.max_ttl,
-            wants: Wants::Material,
         };
         if let Some((key, lease)) = self.leases.shared_mut(&request.selector)
             && serves(lease, &waiter, now)
@@ -124,7 +120,6 @@ impl State {
             min_valid_for: Duration::ZERO,
             rule: passed.rule,
             max_ttl: passed.max_ttl,
-            wants: Wants::Lease,
         };
         let target_ttl = self
             .targets
@@ -148,18 +143,9 @@ impl State {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(key) = self.leases.find(lease_id) else {
-            return self.not_found(asker, effects);
-        };
-        let Some(selector) = self.leases.get(key).map(|lease| lease.selector.clone()) else {
-            return self.not_found(asker, effects);
-        };
-        let wanted = Wanted {
-            selector: &selector,
-            actions: &[Action::Redeem],
-            exposure: Exposure::Reveal,
-        };
-        let Some(passed) = self.gate(asker, &wanted, effects) else {
+        let Some((key, selector, passed)) =
+            self.gated_lease(asker, lease_id, Action::Redeem, Exposure::Reveal, effects)
+        else {
             return;
         };
         let Some(session) = self.session(now).map(Arc::clone) else {
@@ -190,9 +176,6 @@ impl State {
             Phase::Live(_) if lease.used.saturating_add(queued) >= lease.max_redemptions => {
                 Some(ErrorCode::LeaseExhausted)
             }
-            Phase::Live(_) if lease.waiters.len() >= MAX_QUEUED_REDEMPTIONS => {
-                Some(ErrorCode::RateLimited)
-            }
             Phase::Live(_) if !session.grants(&redeem) => Some(ErrorCode::ScopeNotGranted),
             Phase::Live(_) => None,
         };
@@ -208,7 +191,6 @@ impl State {
             min_valid_for: Duration::ZERO,
             rule: passed.rule,
             max_ttl: passed.max_ttl,
-            wants: Wants::Material,
         });
         redeem_next(key, lease, &session, effects);
     }
@@ -221,18 +203,9 @@ impl State {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(key) = self.leases.find(lease_id) else {
-            return self.not_found(asker, effects);
-        };
-        let Some(selector) = self.leases.get(key).map(|lease| lease.selector.clone()) else {
-            return self.not_found(asker, effects);
-        };
-        let wanted = Wanted {
-            selector: &selector,
-            actions: &[Action::Revoke],
-            exposure: Exposure::Use,
-        };
-        let Some(passed) = self.gate(asker, &wanted, effects) else {
+        let Some((key, selector, passed)) =
+            self.gated_lease(asker, lease_id, Action::Revoke, Exposure::Use, effects)
+        else {
             return;
         };
         let Some(lease) = self.leases.get(key) else {
@@ -270,6 +243,32 @@ impl State {
         } else {
             self.show_lease(asker.ticket, key, now, effects);
         }
+    }
+
+    /// A lease of ours by its handle, if this peer may do that with what it is for.
+    fn gated_lease(
+        &mut self,
+        asker: &Asker,
+        lease_id: &LeaseId,
+        action: Action,
+        exposure: Exposure,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(LeaseKey, Selector, Passed)> {
+        let found = self.leases.find(lease_id).and_then(|key| {
+            let lease = self.leases.get(key)?;
+            Some((key, lease.selector.clone()))
+        });
+        let Some((key, selector)) = found else {
+            self.not_found(asker, effects);
+            return None;
+        };
+        let wanted = Wanted {
+            selector: &selector,
+            actions: &[action],
+            exposure,
+        };
+        let passed = self.gate(asker, &wanted, effects)?;
+        Some((key, selector, passed))
     }
 
     /// Locked, known, allowed: in this order, each no with its record. The session comes later,
@@ -804,8 +803,14 @@ impl State {
             .live(now.boot)
             .is_some_and(|live| now.boot.until(live.expires_at) >= waiter.min_valid_for);
         let Some(view) = lease.view(now.boot).filter(|_| valid) else {
-            let refusal = ErrorCode::LeaseExpired.into();
-            return self.deny(&waiter.asker(), None, &waiter.rule, refusal, effects);
+            let (refusal, selector) = (ErrorCode::LeaseExpired.into(), lease.selector.clone());
+            return self.deny(
+                &waiter.asker(),
+                Some(&selector),
+                &waiter.rule,
+                refusal,
+                effects,
+            );
         };
         effects.push(Effect::Audit(Box::new(AuditRecord {
             peer: Some(Arc::clone(&waiter.peer)),

@@ -289,7 +289,7 @@ impl State {
         self.end_session(RevokeReason::Logout, ErrorCode::LoginRequired, now, effects);
         self.login = logged_out(locked);
         self.last_principal = None;
-        self.join_ending(ticket, effects);
+        self.join_ending(ticket);
     }
 
     pub(super) fn lock(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
@@ -298,7 +298,7 @@ impl State {
         effects.push(record);
         self.end_session(RevokeReason::Locked, ErrorCode::Locked, now, effects);
         self.login = Login::Locked;
-        self.join_ending(ticket, effects);
+        self.join_ending(ticket);
     }
 
     pub(super) fn shutdown(&mut self, now: Now, effects: &mut Vec<Effect>) {
@@ -314,17 +314,11 @@ impl State {
         );
         self.stopping = true;
         let until = now.boot.plus(STOP_WITHIN);
-        let ending = self.ending.get_or_insert_with(|| Ending {
-            session: None,
-            until,
-            tickets: Vec::new(),
-            outstanding: HashSet::new(),
-            revoked: 0,
-            unconfirmed: 0,
-            then_stop: true,
-        });
-        ending.until = ending.until.min(until);
-        ending.then_stop = true;
+        // `end_session` has just made it.
+        if let Some(ending) = &mut self.ending {
+            ending.until = ending.until.min(until);
+            ending.then_stop = true;
+        }
     }
 
     /// The issuer says that the session is over, or that its key may be known to others.
@@ -402,17 +396,10 @@ impl State {
         }
     }
 
-    fn join_ending(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
-        match &mut self.ending {
-            Some(ending) => ending.tickets.push(ticket),
-            None => self.reply(
-                ticket,
-                Reply::Ended(EndedView {
-                    revoked: 0,
-                    unconfirmed: 0,
-                }),
-                effects,
-            ),
+    /// Answers when the ending that [`end_session`](Self::end_session) has just begun is over.
+    fn join_ending(&mut self, ticket: Ticket) {
+        if let Some(ending) = &mut self.ending {
+            ending.tickets.push(ticket);
         }
     }
 

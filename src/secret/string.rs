@@ -1,6 +1,6 @@
 use std::fmt;
 
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 /// A piece of secret text: an access token, a device code, a value of credential material.
 ///
@@ -36,12 +36,6 @@ impl SecretString {
     /// Whether there is no text at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-}
-
-impl Drop for SecretString {
-    fn drop(&mut self) {
-        self.0.zeroize();
     }
 }
 
