@@ -180,6 +180,13 @@ fn verify(context: &Context) -> Result<(), Refusal> {
 /// Checks the chain without the daemon's key.
 fn verify_here(context: &Context, folder: &Path) -> Result<(), Refusal> {
     let report = log::verify(folder, &Keys::none()).map_err(|error| unreadable(&error))?;
+    if report.records == 0 {
+        // Every run of a daemon writes some: an empty log is a wrong folder, or was emptied.
+        let message = format!("there is no audit log in {}", folder.display());
+        return Err(Refusal::new(ErrorCode::Io)
+            .with_message(&message)
+            .with_fix("name the folder with --audit-dir"));
+    }
     if let Some(damage) = &report.damage {
         return Err(damaged(damage.what, damage.file.display(), damage.line));
     }

@@ -25,6 +25,7 @@ pub(super) fn secret(text: &SecretBuffer) -> Result<(), Refusal> {
 }
 
 /// Writes a line of text for people to standard output.
+#[cfg(feature = "mock")]
 pub(super) fn line(text: &str) -> Result<(), Refusal> {
     data(text.as_bytes())?;
     data(b"\n")

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "mock")]
-use super::mock::{self, BundledServer};
+use super::mock;
 use super::outside::Outside;
 use super::run::Options;
 use crate::aegis::{AegisClient, AegisSettings};
@@ -24,10 +24,12 @@ use crate::time::{Clock, SystemClock};
 /// Everything that was read, whole and valid. Nothing is bound, spawned or stored yet.
 #[derive(Debug)]
 pub(super) struct Plan {
-    config: Config,
+    pub(super) config: Config,
     rules: Vec<Rule>,
     runtime_dir: PathBuf,
-    mock: bool,
+    /// The bundled server is wanted.
+    #[cfg(feature = "mock")]
+    pub(super) mock: bool,
 }
 
 /// Everything that runs, not running yet.
@@ -38,9 +40,6 @@ pub(super) struct Built {
     pub(super) instance: Instance,
     pub(super) limits: Limits,
     pub(super) policy_file: PathBuf,
-    /// Kept while the daemon runs.
-    #[cfg(feature = "mock")]
-    pub(super) bundled: Option<BundledServer>,
 }
 
 impl Plan {
@@ -49,6 +48,12 @@ impl Plan {
     /// # Errors
     /// `config_invalid` with file and key, `runtime_folder_unsafe` without a place for the socket.
     pub(super) fn read(options: Options) -> Result<Self, Refusal> {
+        #[cfg(not(feature = "mock"))]
+        if options.mock {
+            return Err(Refusal::new(ErrorCode::Usage)
+                .with_message("this build has no bundled server")
+                .with_fix("build it with the feature `mock`"));
+        }
         let overrides = Overrides {
             config_file: options.config,
             policy_file: options.policy,
@@ -80,6 +85,7 @@ impl Plan {
             config,
             rules,
             runtime_dir: paths.runtime_dir,
+            #[cfg(feature = "mock")]
             mock: options.mock,
         })
     }
@@ -91,12 +97,13 @@ impl Plan {
 /// # Errors
 /// `already_running`, `runtime_folder_unsafe`, `audit_damaged`, `audit_unavailable`,
 /// `config_invalid`, `internal`.
-pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Refusal> {
+pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Refusal> {
     let Plan {
         config,
         rules,
         runtime_dir,
-        mock: with_mock,
+        #[cfg(feature = "mock")]
+            mock: _,
     } = plan;
     let instance = RuntimeFolder::prepare(&runtime_dir)
         .and_then(RuntimeFolder::lock)
@@ -114,26 +121,10 @@ pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Bui
         tracing::warn!(file = %file.display(), "a crash left half a line; it was moved aside");
     }
     let profile = config.profile;
-    let mut base_url = profile.base_url;
-    #[cfg(feature = "mock")]
-    let bundled = if with_mock {
-        let server = BundledServer::start().await?;
-        base_url = server.url().clone();
-        tracing::info!(url = %base_url, "the bundled server is up; approve a login with: {}", server.how_to_approve());
-        Some(server)
-    } else {
-        None
-    };
-    #[cfg(not(feature = "mock"))]
-    if with_mock {
-        return Err(Refusal::new(ErrorCode::Usage)
-            .with_message("this build has no bundled server")
-            .with_fix("build it with the feature `mock`"));
-    }
     let aegis = AegisClient::new(
         AegisSettings {
-            base_url,
-            allow_insecure_loopback: profile.allow_insecure_loopback || with_mock,
+            base_url: profile.base_url,
+            allow_insecure_loopback: profile.allow_insecure_loopback,
             allow_missing_token_info: profile.allow_missing_token_info,
         },
         Arc::clone(&clock),
@@ -173,8 +164,6 @@ pub(super) async fn build(plan: Plan, shutdown: CancellationToken) -> Result<Bui
         instance,
         limits,
         policy_file: config.policy_file,
-        #[cfg(feature = "mock")]
-        bundled,
     })
 }
 

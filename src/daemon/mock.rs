@@ -3,6 +3,7 @@ use std::time::Duration;
 use aegis_mock::Mock;
 use url::Url;
 
+use super::build::Plan;
 use crate::config::{Config, Limits, Paths, Profile, Renew};
 use crate::model::{
     Action, CleanText, Effect, ErrorCode, Exposure, ProfileName, Refusal, Rule, Selector,
@@ -15,12 +16,33 @@ pub(super) struct BundledServer {
     mock: Mock,
 }
 
+/// Starts the bundled server where the plan wants it, and points the plan at it. The server runs
+/// until what is returned is dropped.
+///
+/// # Errors
+/// `internal` when it cannot listen.
+pub(super) async fn join(mut plan: Plan) -> Result<(Plan, Option<BundledServer>), Refusal> {
+    if !plan.mock {
+        return Ok((plan, None));
+    }
+    let server = BundledServer::start().await?;
+    let profile = &mut plan.config.profile;
+    profile.base_url = server.url().clone();
+    profile.allow_insecure_loopback = true;
+    tracing::info!(
+        url = %profile.base_url,
+        "the bundled server is up; approve a login with: {}",
+        server.how_to_approve()
+    );
+    Ok((plan, Some(server)))
+}
+
 impl BundledServer {
     /// Starts it on free loopback ports.
     ///
     /// # Errors
     /// `internal` when it cannot listen.
-    pub(super) async fn start() -> Result<Self, Refusal> {
+    async fn start() -> Result<Self, Refusal> {
         let mock = aegis_mock::spawn(aegis_mock::Options {
             control: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 0))),
             ..aegis_mock::Options::default()
@@ -34,13 +56,13 @@ impl BundledServer {
     }
 
     /// Where it answers.
-    pub(super) fn url(&self) -> &Url {
+    fn url(&self) -> &Url {
         self.mock.api()
     }
 
     /// How a person approves a login there, until it has a page: one line for a shell. The token
     /// in it opens the bundled server only.
-    pub(super) fn how_to_approve(&self) -> String {
+    fn how_to_approve(&self) -> String {
         let control = self.mock.control().map(Url::as_str).unwrap_or_default();
         format!(
             "curl -sS -H 'Authorization: Bearer {}' -H 'Content-Type: application/json' -d '{{\"userCode\":\"CODE\"}}' {control}_ctl/approve",

@@ -5,6 +5,8 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::build::{self, Built, Plan};
+#[cfg(feature = "mock")]
+use super::mock;
 use super::{hardening, log, readiness, signals};
 use crate::model::{ErrorCode, Refusal};
 use crate::socket::folder::SOCKET;
@@ -50,6 +52,8 @@ pub fn run(options: Options) -> Result<(), Refusal> {
 }
 
 async fn serve(plan: Plan) -> Result<(), Refusal> {
+    #[cfg(feature = "mock")]
+    let (plan, _bundled) = mock::join(plan).await?;
     let shutdown = CancellationToken::new();
     let doors_shut = CancellationToken::new();
     let Built {
@@ -58,9 +62,7 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         mut instance,
         limits,
         policy_file,
-        #[cfg(feature = "mock")]
-            bundled: _bundled,
-    } = build::build(plan, shutdown.clone()).await?;
+    } = build::build(plan, shutdown.clone())?;
 
     let reload_handle = handle.clone();
     let signals = signals::handle(shutdown.clone(), move || {
