@@ -25,9 +25,9 @@ const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 
 /// How much may be in the kernel and not on disk. Group commits keep it to a few KiB, a crowd of
 /// callers to a few times [`HURRY`]; only a disk that hangs lets it grow to this, and then nothing
-/// more is delivered until it answers. A crowd writes some 25 MB/s: this is more than a second of
-/// it, and slow disks have been seen to take 0.3 s for one sync.
-const MAX_UNSYNCED: usize = 32 * 1024 * 1024;
+/// more is delivered until it answers. A crowd writes some 25 MB/s: this is 0.25 s of it. Less than
+/// a segment, because the append that begins a new one waits for the disk.
+const MAX_UNSYNCED: usize = 6 * 1024 * 1024;
 
 /// With every so much written, the thread stops waiting for company and syncs. At the pace of a
 /// crowd its wait alone would fill [`MAX_UNSYNCED`].
