@@ -1,4 +1,4 @@
-//! Reads lines back. Only the exact bytes that [`line`] writes are accepted: what
+//! Reads lines back. Only the exact bytes that [`line`](mod@super::line) writes are accepted: what
 //! was read is encoded again and compared, so serde's tolerance for blanks, order and escapes
 //! never counts.
 
