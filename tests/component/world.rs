@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
@@ -428,24 +428,41 @@ impl PeerProcess for Process {
     }
 }
 
-/// The real audit log, with a disk that can be full.
+/// The real audit log, with a disk that can be full and an end that can be closed.
 #[derive(Debug, Clone)]
 pub(crate) struct Sink {
-    // Held for one append or flush.
+    // Held for one batch or flush.
     log: Arc<Mutex<FileAuditLog>>,
+    batch: Vec<(AuditRecord, Now)>,
+    closed: Arc<AtomicBool>,
     full: Arc<AtomicBool>,
+    writes: Arc<AtomicUsize>,
 }
 
 impl Sink {
     fn new(log: FileAuditLog) -> Self {
         Self {
             log: Arc::new(Mutex::new(log)),
+            batch: Vec::new(),
+            closed: Arc::default(),
             full: Arc::default(),
+            writes: Arc::default(),
         }
     }
 
+    /// Takes no record at all from now on, or takes them again.
+    pub(crate) fn set_closed(&self, closed: bool) {
+        self.closed.store(closed, Ordering::SeqCst);
+    }
+
+    /// Takes records and cannot write them, or can again.
     pub(crate) fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::SeqCst);
+    }
+
+    /// How many batches were written.
+    pub(crate) fn writes(&self) -> usize {
+        self.writes.load(Ordering::SeqCst)
     }
 
     pub(crate) fn flush(&self) -> Result<(), AuditError> {
@@ -458,11 +475,28 @@ impl Sink {
 }
 
 impl AuditLog for Sink {
-    fn append(&mut self, record: &AuditRecord, now: Now) -> Result<(), AuditError> {
+    fn stage(&mut self, record: &AuditRecord, now: Now) -> Result<(), AuditError> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(AuditError);
+        }
+        self.batch.push((record.clone(), now));
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), AuditError> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
         if self.full.load(Ordering::SeqCst) {
             return Err(AuditError);
         }
-        self.log().append(record, now)
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        let mut log = self.log();
+        for (record, now) in &batch {
+            log.stage(record, *now)?;
+        }
+        log.write()
     }
 
     fn verify(&self) -> PortFuture<Result<AuditReport, AuditError>> {
