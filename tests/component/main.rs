@@ -11,6 +11,7 @@
 mod world;
 
 mod audit;
+mod costs;
 mod faults;
 mod leases;
 mod login;

@@ -109,15 +109,49 @@ impl World {
 
     /// Starts a daemon over the audit folder.
     pub(crate) fn daemon(&self) -> Daemon {
-        let clock = Arc::clone(&self.clock);
-        let now = clock.now();
+        let (log, resumed) = self.open_log();
+        let sink = Sink::new(log);
+        let (handle, shutdown, core) = self.core(Box::new(sink.clone()), resumed);
+        Daemon {
+            handle,
+            sink,
+            shutdown,
+            core,
+        }
+    }
+
+    /// A daemon as it is shipped, with nothing between its core and its audit log.
+    pub(crate) fn plain_daemon(&self) -> Handle {
+        let (log, resumed) = self.open_log();
+        let (handle, _, _) = self.core(Box::new(log), resumed);
+        handle
+    }
+
+    fn open_log(&self) -> (FileAuditLog, Resumed) {
         let Opened {
             log,
             open_leases,
             mut last_principals,
             torn_tail: _,
-        } = FileAuditLog::open(&self.audit_folder(), &MemoryKeyStore::new(), now).unwrap();
-        let sink = Sink::new(log);
+        } = FileAuditLog::open(
+            &self.audit_folder(),
+            &MemoryKeyStore::new(),
+            self.clock.now(),
+        )
+        .unwrap();
+        let resumed = Resumed {
+            principal: last_principals.remove(&settings().profile),
+            open_leases,
+        };
+        (log, resumed)
+    }
+
+    fn core(
+        &self,
+        audit: Box<dyn AuditLog>,
+        resumed: Resumed,
+    ) -> (Handle, CancellationToken, JoinHandle<()>) {
+        let clock = Arc::clone(&self.clock);
         let aegis = AegisClient::new(
             AegisSettings {
                 base_url: self.base_url.clone(),
@@ -127,28 +161,18 @@ impl World {
             Arc::clone(&clock),
         )
         .unwrap();
-        let settings = settings();
-        let resumed = Resumed {
-            principal: last_principals.remove(&settings.profile),
-            open_leases,
-        };
         let shutdown = CancellationToken::new();
         let (actor, handle) = Actor::new(
             Parts {
-                state: State::new(settings, policy(), resumed, now),
+                state: State::new(settings(), policy(), resumed, clock.now()),
                 aegis: Arc::new(aegis),
-                audit: Box::new(sink.clone()),
+                audit,
                 clock,
                 shutdown: shutdown.clone(),
             },
             256,
         );
-        Daemon {
-            handle,
-            sink,
-            shutdown,
-            core: tokio::spawn(actor.run()),
-        }
+        (handle, shutdown, tokio::spawn(actor.run()))
     }
 
     /// Logs in on this connection and approves as the demo person.
@@ -350,9 +374,7 @@ impl Daemon {
     }
 
     pub(crate) fn connect_as(&self, peer: &Peer) -> Connection {
-        self.handle
-            .connect(peer.facts.clone(), Arc::new(peer.process.clone()))
-            .unwrap()
+        connect(&self.handle, peer)
     }
 
     /// As SIGTERM would, to the end.
@@ -426,6 +448,11 @@ impl PeerProcess for Process {
             }
         })
     }
+}
+
+pub(crate) fn connect(handle: &Handle, peer: &Peer) -> Connection {
+    let process = Arc::new(peer.process.clone());
+    handle.connect(peer.facts.clone(), process).unwrap()
 }
 
 /// The real audit log, with a disk that can be full and an end that can be closed.
