@@ -86,6 +86,8 @@ fn a_runtime_folder_that_cannot_be_trusted_is_refused() {
         make();
         let output = house.daemon_command().output().unwrap();
         assert_eq!(output.status.code(), Some(78), "{name}: {}", text(&output));
+        let told = text(&output);
+        assert!(told.contains(folder.to_str().unwrap()), "{name}: {told}");
         assert!(!house.socket().exists() || name == "a link", "{name}");
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0, "{name}");
         if fs::symlink_metadata(&folder).unwrap().is_dir() {
@@ -142,6 +144,33 @@ fn a_mistake_in_the_configuration_is_named() {
         assert_eq!(output.status.code(), Some(78), "{name}: {}", text(&output));
         assert!(text(&output).contains(word), "{name}: {}", text(&output));
         assert!(!house.socket().exists(), "{name}");
+    }
+}
+
+/// A policy that was named and is not there is no empty policy, and a mistake in one is told
+/// with the page that shows how it is written.
+#[test]
+fn a_mistake_in_the_policy_is_named() {
+    let house = House::new();
+    drop(house.daemon_command());
+    house.write("broken.toml", "[[rule]]\nid = \"x\"\nefect = \"allow\"\n");
+    for (name, mistake, fix) in [
+        ("missing.toml", "there is no policy file", "--policy"),
+        ("broken.toml", "efect", "config/policy.example.toml"),
+    ] {
+        let file = house.path(name);
+        for command in [
+            &mut house.bare_daemon_command(),
+            &mut house.command(&["daemon", "--mock"]),
+        ] {
+            let output = command.arg("--policy").arg(&file).output().unwrap();
+            let told = text(&output);
+            assert_eq!(output.status.code(), Some(78), "{told}");
+            for word in [file.to_str().unwrap(), mistake, fix] {
+                assert!(told.contains(word), "{word}: {told}");
+            }
+            assert!(!house.socket().exists(), "{name}");
+        }
     }
 }
 
