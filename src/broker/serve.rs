@@ -464,7 +464,7 @@ impl State {
             return Err(Refusal::new(ErrorCode::InvalidRequest)
                 .with_reason("min_valid_for_too_long")
                 .with_message("no lease can stay valid for as long as asked")
-                .with_fix("ask for a shorter min_valid_for_s"));
+                .with_fix("ask for a shorter time of validity"));
         }
         Ok((Arc::clone(session), ttl))
     }
