@@ -353,12 +353,13 @@ impl Actor {
                 lease,
                 session,
                 lease_id,
+                selector,
             } => {
                 let event = move |answer| Event::LeaseRedeemAnswered { lease, answer };
                 if !*recorded {
                     return Some(event(unrecorded()));
                 }
-                let call = self.parts.aegis.redeem_lease(session, lease_id);
+                let call = self.parts.aegis.redeem_lease(session, lease_id, selector);
                 self.work.spawn(async move { event(guarded(call).await) });
             }
             Effect::RevokeLease {

@@ -1020,6 +1020,7 @@ fn redeem_next(
             lease: key,
             session: Arc::clone(session),
             lease_id: live.lease_id.clone(),
+            selector: lease.selector.clone(),
         });
     }
 }

@@ -217,6 +217,7 @@ impl World {
                     lease,
                     session,
                     lease_id,
+                    ..
                 } => {
                     assert!(self.may_serve, "a session used after logout or lock");
                     assert!(self.now.boot < session.expires_at, "a dead token used");

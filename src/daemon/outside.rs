@@ -13,7 +13,7 @@ use crate::broker::ports::{
     CreatedLease, DeviceAuthorization, DeviceExchange, Disposition, Failure, PortFuture,
     RedeemedLease, RevokeReason, Session,
 };
-use crate::model::{CleanText, ErrorCode, LeaseId};
+use crate::model::{CleanText, ErrorCode, LeaseId, Selector};
 
 /// A call keeps its own limit of 30 s. Should a server keep even the timer from being seen, the
 /// core stops waiting here.
@@ -119,8 +119,9 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
         &self,
         session: Arc<Session>,
         lease_id: LeaseId,
+        selector: Selector,
     ) -> PortFuture<Answer<RedeemedLease>> {
-        self.over_there(self.service.redeem_lease(session, lease_id))
+        self.over_there(self.service.redeem_lease(session, lease_id, selector))
     }
 
     fn revoke_lease(
