@@ -238,7 +238,8 @@ fn hold(socket: &Path) {
     );
     drop(peer);
     let token = got["result"]["fields"]["access_token"].as_str().unwrap();
-    writeln!(std::io::stderr(), "{token}").unwrap();
+    let line = format!("{token}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
