@@ -391,13 +391,14 @@ impl Actor {
                 lease,
                 session,
                 lease_id,
+                selector,
             } => {
                 let event = move |answer| Event::LeaseRedeemAnswered { lease, answer };
                 *recorded = *recorded && self.release();
                 if !*recorded {
                     return self.come_back(event(unrecorded()));
                 }
-                let call = self.parts.aegis.redeem_lease(session, lease_id);
+                let call = self.parts.aegis.redeem_lease(session, lease_id, selector);
                 self.work.spawn(async move { event(guarded(call).await) });
             }
             Effect::RevokeLease {

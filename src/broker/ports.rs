@@ -42,11 +42,13 @@ pub trait AegisService: Send + Sync + fmt::Debug {
         request: CreateLease,
     ) -> PortFuture<Answer<CreatedLease>>;
 
-    /// Turns a lease into material. Never repeated unless it certainly was not counted.
+    /// Turns a lease for that selector into material. Never repeated unless it certainly was not
+    /// counted.
     fn redeem_lease(
         &self,
         session: Arc<Session>,
         lease_id: LeaseId,
+        selector: Selector,
     ) -> PortFuture<Answer<RedeemedLease>>;
 
     /// Ends a lease. Idempotent.

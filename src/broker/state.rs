@@ -92,7 +92,7 @@ impl State {
             revocations.add(
                 open.lease_id,
                 open.selector,
-                super::ports::RevokeReason::DeliveryUncertain,
+                super::ports::RevokeReason::DeliveryUncertain.into(),
                 deadline_of(open.expires_at, now),
             );
         }
@@ -227,11 +227,11 @@ impl State {
                 let status = Box::new(self.status(now));
                 self.reply(ticket, Reply::Status(status), effects);
             }
-            Request::LoginBegin => self.login_begin(ticket, now, effects),
+            Request::LoginBegin => self.login_begin(&asker, now, effects),
             Request::LoginWait => self.login_wait(ticket, now, effects),
-            Request::LoginCancel => self.login_cancel(ticket, now, effects),
-            Request::Logout => self.logout(ticket, now, effects),
-            Request::Lock => self.lock(ticket, now, effects),
+            Request::LoginCancel => self.login_cancel(&asker, now, effects),
+            Request::Logout => self.logout(&asker, now, effects),
+            Request::Lock => self.lock(&asker, now, effects),
             Request::TargetList => {
                 let targets = self.target_views(now);
                 self.reply(ticket, Reply::Targets(targets), effects);

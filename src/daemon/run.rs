@@ -70,7 +70,9 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         build::reload_policy(&policy_file, &reload_handle);
         readiness::ready();
     })?;
-    let listener = instance.bind(SOCKET)?;
+    let listener = instance
+        .bind(SOCKET)
+        .map_err(|error| error.at(instance.folder()))?;
     let listener = listener
         .set_nonblocking(true)
         .and_then(|()| UnixListener::from_std(listener))

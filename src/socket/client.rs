@@ -127,9 +127,11 @@ impl Client {
     /// # Errors
     /// `daemon_unreachable`, `runtime_folder_unsafe`.
     pub fn connect(socket: &Path) -> Result<Self, Refusal> {
-        folder::check_length(socket)?;
-        let parent = socket.parent().ok_or(FolderError::NotAFolder)?;
-        RuntimeFolder::check(parent)?;
+        folder::check_length(socket).map_err(|error| error.at(socket))?;
+        let parent = socket
+            .parent()
+            .ok_or_else(|| FolderError::NotAFolder.at(socket))?;
+        RuntimeFolder::check(parent).map_err(|error| error.at(parent))?;
         let address = SocketAddrUnix::new(socket).map_err(|error| unreachable(&error.into()))?;
         let connected = socket_with(
             AddressFamily::UNIX,

@@ -148,8 +148,11 @@ impl House {
             folder,
             uid,
         };
-        // A copy, because another user may not be able to enter the build folder.
-        fs::copy(BROKER, &house.broker).unwrap();
+        // A copy, because another user may not be able to enter the build folder. Made by another
+        // process: a file that is open for writing here is inherited by whatever another thread
+        // starts just then, and cannot be run as long as that has it.
+        let copied = Command::new("cp").arg(BROKER).arg(&house.broker).status();
+        assert!(copied.unwrap().success());
         fs::set_permissions(&house.broker, fs::Permissions::from_mode(0o755)).unwrap();
         house.write("config.toml", &house.config());
         house.write("policy.toml", &policy("allow"));
@@ -251,11 +254,15 @@ selector = "{SELECTOR}"
                 std::os::unix::fs::chown(self.runtime(), Some(uid), Some(uid)).unwrap();
             }
         }
-        let mut command = self.command(&["daemon", "--config"]);
+        let mut command = self.bare_daemon_command();
+        command.arg("--policy").arg(self.path("policy.toml"));
         command
-            .arg(self.path("config.toml"))
-            .arg("--policy")
-            .arg(self.path("policy.toml"));
+    }
+
+    /// The same without a policy.
+    pub(crate) fn bare_daemon_command(&self) -> Command {
+        let mut command = self.command(&["daemon", "--config"]);
+        command.arg(self.path("config.toml"));
         command
     }
 
@@ -316,14 +323,7 @@ selector = "{SELECTOR}"
     }
 
     pub(crate) fn connect(&self) -> Peer {
-        let stream = UnixStream::connect(self.socket()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Peer {
-            reader: BufReader::new(stream.try_clone().unwrap()),
-            stream,
-            next: 0,
-        }
+        Peer::connect(&self.socket())
     }
 
     /// The access token for the selector, over the socket.
@@ -429,6 +429,17 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    pub(crate) fn connect(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            reader: BufReader::new(stream.try_clone().unwrap()),
+            stream,
+            next: 0,
+        }
+    }
+
     pub(crate) fn ask(&mut self, method: &str, params: &Value) -> Value {
         self.next += 1;
         let line = json!({ "jsonrpc": "2.0", "id": self.next, "method": method, "params": params });
