@@ -22,10 +22,22 @@ const EDGES: &[(&str, &[&str])] = &[
     ("keystore", &["broker::ports", "model", "secret", "time"]),
     ("audit", &["broker::ports", "model", "secret", "time"]),
     ("socket", &["broker::handle", "model", "secret", "time"]),
+    // Not `secret`: the model-facing door cannot name one.
+    ("mcp", &["broker::handle", "model"]),
+    ("mcp::shim", &["mcp::tools", "config", "model"]),
     (
         "daemon",
         &[
-            "aegis", "audit", "broker", "config", "dpop", "keystore", "model", "secret", "socket",
+            "aegis",
+            "audit",
+            "broker",
+            "config",
+            "dpop",
+            "keystore",
+            "mcp::door",
+            "model",
+            "secret",
+            "socket",
             "time",
         ],
     ),
@@ -34,6 +46,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "daemon",
             "socket::client",
+            "mcp::shim",
             "audit",
             "config",
             "model",
