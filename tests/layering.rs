@@ -23,10 +23,22 @@ const EDGES: &[(&str, &[&str])] = &[
     ("audit", &["broker::ports", "model", "secret", "time"]),
     // `time`: the client's limits count a suspended machine's time, and views hold times.
     ("socket", &["broker::handle", "model", "secret", "time"]),
+    // Not `secret`: the model-facing door cannot name one.
+    ("mcp", &["broker::handle", "model"]),
+    ("mcp::shim", &["mcp::tools", "config", "model"]),
     (
         "daemon",
         &[
-            "aegis", "audit", "broker", "config", "dpop", "keystore", "model", "secret", "socket",
+            "aegis",
+            "audit",
+            "broker",
+            "config",
+            "dpop",
+            "keystore",
+            "mcp::door",
+            "model",
+            "secret",
+            "socket",
             "time",
         ],
     ),
@@ -37,6 +49,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "daemon",
             "socket::client",
+            "mcp::shim",
             "audit",
             "config",
             "model",

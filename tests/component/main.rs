@@ -3,6 +3,7 @@
 #![cfg(feature = "mock")]
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "helpers of tests: a failed setup should abort the test"
@@ -15,6 +16,7 @@ mod costs;
 mod faults;
 mod leases;
 mod login;
+mod mcp;
 mod proofs;
 mod secrets;
 mod transport;
