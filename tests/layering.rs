@@ -22,6 +22,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("keystore", &["broker::ports", "model", "secret", "time"]),
     ("audit", &["broker::ports", "model", "secret", "time"]),
     ("socket", &["broker::handle", "model", "secret", "time"]),
+    ("mcp", &["broker::handle", "model"]),
+    // A process of its own: the way to the socket is handed to it.
+    ("mcp::shim", &["mcp::tools", "model"]),
     (
         "daemon",
         &[
@@ -33,6 +36,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "daemon",
+            "mcp::shim",
             "socket::client",
             "audit",
             "config",

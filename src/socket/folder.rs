@@ -17,6 +17,9 @@ pub const FOLDER: &str = "aegis-broker";
 /// The socket's name.
 pub const SOCKET: &str = "broker.sock";
 
+/// The name of the socket for models.
+pub const MCP_SOCKET: &str = "mcp.sock";
+
 /// The file whose lock the one daemon of a folder holds.
 pub const LOCK: &str = "broker.lock";
 

@@ -26,3 +26,5 @@ mod house;
 mod lifecycle;
 
 mod pages;
+
+mod shim;

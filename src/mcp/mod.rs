@@ -1,0 +1,3 @@
+//! Door: `mcp.sock`, for models, and the relay between it and an MCP client's stdio.
+
+pub mod shim;
