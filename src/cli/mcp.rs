@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use super::{Context, default_socket};
+use super::{Context, default_socket, render};
 use crate::mcp::shim::{self, Door, Inherited, Launch};
 use crate::model::{ErrorCode, Refusal};
 use crate::socket::client::{self, MCP_SOCKET};
@@ -18,9 +18,15 @@ pub(super) struct Arguments {
 /// Relays until the client or the daemon hangs up.
 pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<(), Refusal> {
     let client = Inherited::new();
-    let socket = socket(context)?;
-    let launch = launch(&socket, arguments)?;
-    let daemon = shim::reach(&SocketDoor(socket), launch.as_ref())?;
+    let reached = socket(context).and_then(|socket| {
+        let launch = launch(&socket, arguments)?;
+        shim::reach(&SocketDoor(socket), launch.as_ref())
+    });
+    let daemon = reached.or_else(|refusal| {
+        // Clients show this in a log; to the model every call says it.
+        render::refusal_as_text(&refusal);
+        shim::degraded(&refusal).map_err(|error| no_means(&error))
+    })?;
     client.relay(&daemon).map_err(|error| no_means(&error))
 }
 

@@ -10,9 +10,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::house::{BROKER, PATIENCE};
+use super::line_client::LineClient;
 
 /// A runtime folder with the test in the daemon's place.
 struct Desk {
@@ -251,4 +253,84 @@ fn a_killed_parent_is_the_end_of_the_input() {
     let (output, _, _) = end(parent);
     assert_eq!(output, b"answer");
     drop(held);
+}
+
+/// Without a daemon, and none to be had, the tools are there and every call says what mends it,
+/// in both eras. Nobody is asked who must not be.
+#[test]
+fn without_a_daemon_every_call_says_what_to_do() {
+    let desk = Desk::new();
+    let folder = desk.folder.path().join("aegis-broker");
+    let elsewhere = folder.join("elsewhere.sock");
+    let open = desk.folder.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+    let squatter = UnixListener::bind(open.join("mcp.sock")).unwrap();
+    // Nobody listens here any more.
+    fs::remove_file(folder.join("mcp.sock")).unwrap();
+    let rows = [
+        (
+            "no configuration",
+            folder.join("mcp.sock"),
+            "ended",
+            "aegis-broker daemon",
+        ),
+        (
+            "another name",
+            elsewhere,
+            "no daemon answers",
+            "aegis-broker daemon",
+        ),
+        (
+            "an open folder",
+            open.join("mcp.sock"),
+            "open to group",
+            "0700",
+        ),
+        (
+            "no folder",
+            open.join("no/such/mcp.sock"),
+            "folder",
+            "space and permissions",
+        ),
+    ];
+    for (name, socket, message, fix) in rows {
+        let mut command = Command::new(BROKER);
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("HOME", desk.folder.path())
+            .env("RUST_LOG", "trace,rmcp::service=trace")
+            .args(["--json", "mcp", "--socket"])
+            .arg(socket);
+        let mut client = LineClient::start(&mut command);
+        let found = client.ask_modern("server/discover", &json!({}));
+        assert!(found["supportedVersions"].is_array(), "{name}: {found}");
+        let call = json!({ "name": "status", "arguments": {} });
+        let modern = client.ask_modern("tools/call", &call);
+        client.close();
+        let (errors, status) = client.end();
+        assert!(status.success(), "{name}: {errors}");
+        assert!(errors.starts_with("error: "), "{name}: {errors}");
+
+        let mut client = LineClient::greeting(&mut command);
+        let tools = client.ask("tools/list", &json!({}));
+        assert_eq!(tools["tools"].as_array().unwrap().len(), 9, "{name}");
+        let legacy = client.ask("tools/call", &call);
+        for answer in [modern, legacy] {
+            assert_eq!(answer["isError"], true, "{name}: {answer}");
+            let error = &answer["structuredContent"]["error"];
+            assert_eq!(error["code"], "daemon_unavailable", "{name}: {answer}");
+            let text = error.to_string();
+            assert!(
+                text.contains(message) && text.contains(fix),
+                "{name}: {text}"
+            );
+        }
+        client.close();
+        assert!(client.end().1.success(), "{name}");
+    }
+    squatter.set_nonblocking(true).unwrap();
+    let nobody = squatter.accept().unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
 }
