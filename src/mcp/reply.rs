@@ -22,9 +22,21 @@ pub(super) fn done<T: Serialize>(result: T) -> CallToolResult {
 
 /// Why it did not. A result and not an error of the protocol: the model is to read it.
 pub(super) fn refused(refusal: &Refusal) -> CallToolResult {
+    say_no(for_model(refusal))
+}
+
+/// The same where only the person can say whether there is to be another try, unless it is
+/// something that passes by itself.
+pub(super) fn refused_for_good(refusal: &Refusal) -> CallToolResult {
+    let mut reply = for_model(refusal);
+    reply.do_not_retry = !refusal.code.is_retryable();
+    say_no(reply)
+}
+
+fn say_no(error: RefusalReply) -> CallToolResult {
     let reply = Reply::<()> {
         result: None,
-        error: Some(for_model(refusal)),
+        error: Some(error),
     };
     CallToolResult::structured_error(serde_json::to_value(&reply).unwrap_or_default())
 }

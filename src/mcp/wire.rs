@@ -2,10 +2,14 @@
 //! (`_s`). No field holds a secret, and none may: arguments and answers pass through buffers
 //! that nothing wipes.
 
+use rmcp::model::ErrorCode;
 use rmcp::schemars::{self, JsonSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{CleanText, DeviceView, Exposure, LeaseState, LeaseView, Refusal};
+use crate::broker::handle::DecisionView;
+use crate::model::{
+    CleanText, DeviceView, Exposure, LeaseState, LeaseView, LoginPhase, LoginView, Refusal,
+};
 
 /// Every answer: exactly one of the two is there. One shape for results and refusals, because
 /// some clients check a refusal against the tool's output schema too.
@@ -66,6 +70,30 @@ pub(super) struct DeviceReply {
     pub(super) verification_uri_complete: Option<String>,
     /// When the code ends.
     pub(super) expires_at: String,
+}
+
+/// What a login's dialog carries from one call to the next, inside its seal.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LoginState {
+    /// Makes each one different.
+    pub(super) nonce: String,
+    /// The user code of the login.
+    pub(super) flow: String,
+}
+
+/// A line for a peer that is turned away before it said anything.
+pub(super) fn turned_away(refusal: &Refusal) -> String {
+    let error = serde_json::json!({
+        "jsonrpc": "2.0",
+        "id": null,
+        "error": {
+            "code": ErrorCode::INTERNAL_ERROR,
+            "message": refusal.message(),
+            "data": RefusalReply::from(refusal),
+        },
+    });
+    format!("{error}\n")
 }
 
 /// The arguments of a tool that takes none.
@@ -273,15 +301,15 @@ pub(super) struct LeaseCreateArguments {
     /// How long, in seconds. The target's own lifetime when left out; cut to what the policy and
     /// the login allow.
     #[serde(default)]
-    #[schemars(with = "u64", range(min = 30, max = 3600))]
+    #[schemars(with = "u64", range(min = MIN_TTL_S, max = MAX_TTL_S))]
     pub(super) ttl_s: Option<u64>,
     /// How often it can be redeemed; once when left out.
     #[serde(default)]
-    #[schemars(with = "u32", range(min = 1, max = 10))]
+    #[schemars(with = "u32", range(min = 1, max = MAX_REDEMPTIONS))]
     pub(super) max_redemptions: Option<u32>,
     /// Why, in one sentence, for the person who reads the issuer's records. No secrets.
     #[serde(default)]
-    #[schemars(with = "String", length(max = 200))]
+    #[schemars(with = "String", length(max = MAX_REASON))]
     pub(super) reason: Option<String>,
 }
 
@@ -392,6 +420,16 @@ pub(super) struct DecisionReply {
     pub(super) reason: Option<String>,
 }
 
+/// The shortest and the longest lifetime that can be asked for, in seconds.
+pub(super) const MIN_TTL_S: u64 = 30;
+pub(super) const MAX_TTL_S: u64 = 3600;
+
+/// The most redemptions that can be asked for.
+pub(super) const MAX_REDEMPTIONS: u32 = 10;
+
+/// The longest reason, in characters.
+pub(super) const MAX_REASON: usize = 200;
+
 const EXPOSURES: [&str; 3] = [
     Exposure::Use.as_str(),
     Exposure::Exec.as_str(),
@@ -446,6 +484,52 @@ impl From<&DeviceView> for DeviceReply {
                 .as_ref()
                 .map(ToString::to_string),
             expires_at: device.expires_at.to_string(),
+        }
+    }
+}
+
+impl From<&LoginView> for LoginReply {
+    fn from(login: &LoginView) -> Self {
+        let (state, principal, expires_at, device) = match &login.phase {
+            LoginPhase::LoggedOut => ("logged_out", None, None, None),
+            LoginPhase::Locked => ("locked", None, None, None),
+            LoginPhase::AwaitingApproval(device) => {
+                ("awaiting_approval", None, None, Some(device.into()))
+            }
+            LoginPhase::LoggedIn {
+                principal,
+                token_expires_at,
+                ..
+            } => (
+                "logged_in",
+                Some(principal.to_string()),
+                Some(token_expires_at.to_string()),
+                None,
+            ),
+        };
+        Self {
+            profile: login.profile.to_string(),
+            state,
+            principal,
+            expires_at,
+            device,
+        }
+    }
+}
+
+impl From<&DecisionView> for DecisionReply {
+    fn from(decision: &DecisionView) -> Self {
+        Self {
+            at: decision.at.to_string(),
+            action: decision.action,
+            outcome: decision.outcome,
+            selector: decision
+                .selector
+                .as_ref()
+                .map(|selector| selector.short().to_owned()),
+            lease_id: decision.lease_id.as_ref().map(ToString::to_string),
+            rule: decision.rule.as_ref().map(ToString::to_string),
+            reason: decision.reason.as_ref().map(ToString::to_string),
         }
     }
 }

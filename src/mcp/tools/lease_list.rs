@@ -1,7 +1,9 @@
 use rmcp::model::Tool;
 
 use super::{Name, Touch, describe};
-use crate::mcp::wire::{LeaseListReply, NoArguments};
+use crate::mcp::server::Peer;
+use crate::mcp::wire::{LeaseListReply, LeaseReply, NoArguments};
+use crate::model::Refusal;
 
 const DESCRIPTION: &str = "Lists the leases this client created, newest first, with handle, selector, state, end and \
 redemptions left. Ended ones stay listed for ten minutes. Never lists another client's leases \
@@ -14,4 +16,11 @@ pub(super) fn tool() -> Tool {
         DESCRIPTION,
         Touch::Nothing,
     )
+}
+
+pub(super) async fn call(peer: &Peer, _arguments: NoArguments) -> Result<LeaseListReply, Refusal> {
+    let leases = peer.core.leases().await?;
+    Ok(LeaseListReply {
+        leases: leases.iter().map(LeaseReply::from).collect(),
+    })
 }

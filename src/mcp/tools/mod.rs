@@ -24,14 +24,26 @@ mod status;
 
 mod target_list;
 
+use std::future::Future;
 use std::sync::Arc;
 
-use rmcp::model::{JsonObject, Tool, ToolAnnotations};
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, CallToolResult, JsonObject, Tool, ToolAnnotations,
+};
 use rmcp::schemars::JsonSchema;
 use rmcp::schemars::generate::SchemaSettings;
+use rmcp::service::{RequestContext, RoleServer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::wire::Reply;
+use super::reply;
+use super::server::Peer;
+use super::wire::{Need, Reply};
+use crate::broker::handle::PolicyView;
+use crate::model::{Effect, ErrorCode, Refusal, Selector};
+
+pub(super) use login::Flow;
 
 /// A tool's name. The variants are in the order of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +111,84 @@ impl Name {
 /// Every tool, sorted by name.
 pub(super) fn list() -> Vec<Tool> {
     Name::ALL.into_iter().map(Name::tool).collect()
+}
+
+/// Does what a tool is for. A no is a result: the model is to read it.
+pub(super) async fn call(
+    name: Name,
+    peer: &Arc<Peer>,
+    request: CallToolRequestParams,
+    context: RequestContext<RoleServer>,
+) -> CallToolResponse {
+    let arguments = request.arguments.unwrap_or_default();
+    let result = match name {
+        Name::AuditList => answer(arguments, |none| audit_list::call(peer, none)).await,
+        Name::LeaseCreate => answer(arguments, |it| lease_create::call(peer, it)).await,
+        Name::LeaseList => answer(arguments, |none| lease_list::call(peer, none)).await,
+        Name::LeaseRevoke => answer(arguments, |it| lease_revoke::call(peer, it)).await,
+        Name::Login => {
+            let round = login::Round {
+                state: request.request_state,
+                responses: request.input_responses,
+            };
+            return match taken(arguments) {
+                Ok(none) => login::call(peer, none, round, &context).await,
+                Err(refusal) => reply::refused(&refusal).into(),
+            };
+        }
+        Name::Logout => answer(arguments, |none| logout::call(peer, none)).await,
+        Name::PolicyExplain => answer(arguments, |it| policy_explain::call(peer, it)).await,
+        Name::Status => answer(arguments, |none| status::call(peer, none)).await,
+        Name::TargetList => answer(arguments, |none| target_list::call(peer, none)).await,
+    };
+    result.into()
+}
+
+async fn answer<A, R, F>(arguments: JsonObject, tool: impl FnOnce(A) -> F) -> CallToolResult
+where
+    A: DeserializeOwned,
+    R: Serialize,
+    F: Future<Output = Result<R, Refusal>>,
+{
+    let outcome = match taken(arguments) {
+        Ok(arguments) => tool(arguments).await,
+        Err(refusal) => Err(refusal),
+    };
+    match outcome {
+        Ok(result) => reply::done(result),
+        Err(refusal) => reply::refused(&refusal),
+    }
+}
+
+/// The arguments as a type. What is wrong with them is quoted: they hold no secret.
+fn taken<A: DeserializeOwned>(arguments: JsonObject) -> Result<A, Refusal> {
+    serde_json::from_value(Value::Object(arguments)).map_err(|error| wrong(&error.to_string()))
+}
+
+fn wrong(message: &str) -> Refusal {
+    Refusal::new(ErrorCode::InvalidRequest).with_message(message)
+}
+
+fn selector(text: &str) -> Result<Selector, Refusal> {
+    Selector::parse(text)
+        .map_err(|error| Refusal::new(ErrorCode::SelectorInvalid).with_message(&error.to_string()))
+}
+
+/// What is missing before a lease can be made; nothing where nothing can help.
+fn needs(policy: &PolicyView) -> Vec<Need> {
+    let mut needs = Vec::new();
+    if policy.create.effect == Effect::Deny {
+        return needs;
+    }
+    if !policy.logged_in {
+        needs.push(Need::Login);
+    } else if !policy.granted {
+        needs.push(Need::NewLogin);
+    }
+    if policy.create.effect == Effect::Ask {
+        needs.push(Need::Approval);
+    }
+    needs
 }
 
 /// What a tool does to the world. Hints for the client's dialogs (MC-8); each is set, because
