@@ -25,7 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // Not `secret`: the model-facing door cannot name one.
     ("mcp", &["broker::handle", "model"]),
     // A process of its own: the way to the socket is handed to it.
-    ("mcp::shim", &["mcp::tools", "model"]),
+    ("mcp::shim", &["mcp::guard", "mcp::tools", "model"]),
     (
         "daemon",
         &[

@@ -30,3 +30,5 @@ mod line_client;
 mod pages;
 
 mod shim;
+
+mod shim_start;
