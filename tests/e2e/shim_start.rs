@@ -12,7 +12,8 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 
-use super::house::{House, PATIENCE, contains, policy};
+use super::house::{House, PATIENCE, SELECTOR, contains, find, policy};
+use super::lifecycle::approve_as_the_log_says;
 use super::line_client::LineClient;
 
 /// A daemon that a shim started: nobody's child by the time it matters. Dropped, it is killed.
@@ -248,5 +249,28 @@ fn a_thousand_calls_at_trace_are_a_thousand_messages() {
     let (errors, status) = client.end();
     assert!(status.success());
     assert_eq!(errors, "");
+    daemon.end(Signal::TERM);
+}
+
+/// `mcp --mock` needs no file at all: a client starts it, logs in and has a lease.
+#[test]
+fn the_bundled_server_is_a_client_away() {
+    let house = House::new();
+    drop(house.daemon_command());
+    let _leftovers = Leftovers(&house);
+    let mut client = LineClient::greeting(shim(&house).arg("--mock"));
+    let daemon = daemon(&house);
+    let login = json!({ "name": "login", "arguments": {} });
+    let shown = client.ask("tools/call", &login);
+    let code = find(&shown["structuredContent"], "user_code").expect("a code");
+    let log = fs::read_to_string(house.runtime().join("aegis-broker/mock.log")).unwrap();
+    approve_as_the_log_says(&house, &log, &code);
+    assert!(house.run(&["login"]).status.success());
+    let wish = json!({ "name": "lease_create", "arguments": { "selector": SELECTOR } });
+    let made = client.ask("tools/call", &wish);
+    let lease = find(&made["structuredContent"], "lease_id").expect("a handle");
+    house.json(&["lease", "redeem", &lease]);
+    client.close();
+    assert!(client.end().1.success());
     daemon.end(Signal::TERM);
 }
