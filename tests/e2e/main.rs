@@ -25,4 +25,6 @@ mod house;
 
 mod lifecycle;
 
+mod mcp;
+
 mod pages;
