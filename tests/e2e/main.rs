@@ -27,6 +27,8 @@ mod lifecycle;
 
 mod line_client;
 
+mod mcp;
+
 mod pages;
 
 mod shim;
