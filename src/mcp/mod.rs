@@ -8,7 +8,8 @@
 //!
 //! Read in this order: [`door`] (one peer's conversation), `guard` and `rate` (what bounds it),
 //! `server` (what MCP asks for), [`tools`] (one file per tool), `elicitation` (how a login is
-//! shown), `reply` and `wire` (how answers look).
+//! shown), `reply` and `wire` (how answers look). [`shim`] is another process: the relay that an
+//! MCP client starts.
 
 pub mod door;
 
@@ -25,3 +26,5 @@ mod elicitation;
 mod reply;
 
 mod wire;
+
+pub mod shim;

@@ -148,9 +148,9 @@ impl House {
             folder,
             uid,
         };
-        // A copy, because another user may not be able to enter the build folder. Made by another
-        // process: a file that is open for writing here is inherited by whatever another thread
-        // starts just then, and cannot be run as long as that has it.
+        // A copy, because another user may not be able to enter the build folder. Made by a process
+        // of its own: whatever another test starts meanwhile would inherit our open file for a
+        // moment, and a file that is open for writing cannot be executed.
         let copied = Command::new("cp").arg(BROKER).arg(&house.broker).status();
         assert!(copied.unwrap().success());
         fs::set_permissions(&house.broker, fs::Permissions::from_mode(0o755)).unwrap();

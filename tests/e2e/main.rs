@@ -25,4 +25,12 @@ mod house;
 
 mod lifecycle;
 
+mod line_client;
+
+mod mcp;
+
 mod pages;
+
+mod shim;
+
+mod shim_start;
