@@ -7,6 +7,7 @@
 )]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +83,7 @@ fn settings() -> Settings {
             })
             .collect(),
         key_store: "memory",
+        audit_folder: PathBuf::from("/state/audit"),
     }
 }
 
