@@ -463,6 +463,7 @@ fn unrecorded<T>() -> Answer<T> {
             code: ErrorCode::AuditUnavailable,
             disposition: Disposition::Retry(None),
             reason: None,
+            message: None,
             certainty: Certainty::NotDone,
         }),
     }
@@ -478,6 +479,7 @@ async fn guarded<T: Send + 'static>(call: PortFuture<Answer<T>>) -> Answer<T> {
                 code: ErrorCode::Internal,
                 disposition: Disposition::Fault,
                 reason: None,
+                message: None,
                 certainty: Certainty::Unknown,
             }),
         })

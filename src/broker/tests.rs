@@ -544,6 +544,7 @@ fn failed<T>(code: ErrorCode, disposition: Disposition, certainty: Certainty) ->
             code,
             disposition,
             reason: None,
+            message: None,
             certainty,
         }),
     }

@@ -174,6 +174,7 @@ impl ErrorCode {
             | Self::ApprovalUnavailable
             | Self::ScopeNotGranted
             | Self::AegisDenied
+            | Self::AegisProtocol
             | Self::Locked
             | Self::PrincipalChanged
             | Self::TargetUnknown
@@ -190,7 +191,6 @@ impl ErrorCode {
             | Self::LeaseExhausted
             | Self::RateLimited
             | Self::AegisUnavailable
-            | Self::AegisProtocol
             | Self::AuditUnavailable
             | Self::AuditDamaged
             | Self::ShuttingDown
