@@ -4,6 +4,7 @@
 //! door and are measured, with everything else, by `latency`.
 
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -202,6 +203,7 @@ fn serving() -> Result<(State, Selector), Failed> {
             ttl: Duration::from_mins(5),
         }],
         key_store: "memory",
+        audit_folder: PathBuf::from("/state/audit"),
     };
     let policy = Policy::new(vec![rule("all", "*/*/*")?]);
     let mut state = State::new(settings, policy, Resumed::default(), begin());

@@ -34,6 +34,8 @@ pub enum FaultKind {
     WrongThumbprint,
     /// Issues a token with a scope more than was asked for.
     WiderScope,
+    /// Redeems as asked and names another account than the lease's in the answer.
+    WrongTarget,
     /// Issues a token, a lease or material that lives one second.
     ShortExpiry,
     /// Judges `iat` and dates the answer one hour ahead.
@@ -59,6 +61,7 @@ impl FaultKind {
             Self::HugeBody => "huge_body",
             Self::WrongThumbprint => "wrong_thumbprint",
             Self::WiderScope => "wider_scope",
+            Self::WrongTarget => "wrong_target",
             Self::ShortExpiry => "short_expiry",
             Self::ClockSkew => "clock_skew",
             Self::SlowDown => "slow_down",

@@ -10,7 +10,7 @@ use super::transport::{Call, Reply, Rpc, is_loopback};
 use super::wire::{
     self, BeginRequest, BeginResponse, ExchangeRequest, ExchangeResponse, TokenInfo,
 };
-use super::{AegisSettings, Inner, bad, refused, success};
+use super::{AegisSettings, Inner, bad, success};
 use crate::broker::ports::{
     Answer, BeginDeviceAuthorization, DeviceAuthorization, DeviceExchange, Session,
 };
@@ -77,11 +77,11 @@ async fn begin_once(
 ) -> Answer<DeviceAuthorization> {
     let scopes: Vec<String> = request.scopes.iter().map(Scope::to_string).collect();
     if let Err(error) = check(request, &scopes) {
-        return refused(Rpc::Begin.during(), error);
+        return inner.refused(Rpc::Begin.during(), error);
     }
     let key = match ProofKey::generate() {
         Ok(key) => Arc::new(key),
-        Err(error) => return refused(Rpc::Begin.during(), error.into()),
+        Err(error) => return inner.refused(Rpc::Begin.during(), error.into()),
     };
     let encode = |_: Option<wire::RequestProof<'_>>, body: &mut _| {
         let message = BeginRequest {

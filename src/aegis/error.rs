@@ -1,11 +1,19 @@
 use std::time::Duration;
 
+use url::Url;
+
 use crate::broker::ports::{Certainty, Disposition, Failure};
 use crate::dpop::DpopError;
 use crate::model::{CleanText, ErrorCode};
 
 /// Longer pauses than this are not waited for inside a call, nor asked of a poll.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
+
+/// Of a message, in characters: as much as a refusal holds.
+const MAX_MESSAGE: usize = 512;
+
+/// Of the base URL in it: the cause comes after.
+const MAX_BASE: usize = 256;
 
 /// Why a call to Aegis failed. Holds no body, no message and no URL of the server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,8 +28,10 @@ pub enum AegisError {
     #[error("the http client could not be built")]
     Client,
     /// No connection, or it broke before the answer was complete.
-    #[error("aegis is unreachable")]
+    #[error("aegis is unreachable: {fault}")]
     Unreachable {
+        /// In which way.
+        fault: NetworkFault,
         /// Whether the request may have left.
         sent: bool,
     },
@@ -43,6 +53,44 @@ pub enum AegisError {
     /// The third refused proof of one key in five minutes.
     #[error("aegis refused three proofs of this key in five minutes")]
     KeySuspect(Rejection),
+}
+
+/// In which way a server is not reached. What TLS holds against a certificate is not told apart:
+/// its words quote the server's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkFault {
+    /// The host's name has no address.
+    #[error("its name was not found")]
+    NameNotFound,
+    /// Nobody listens there.
+    #[error("the connection was refused")]
+    Refused,
+    /// The 10 s for TCP and TLS were over.
+    #[error("no connection within 10 s")]
+    Slow,
+    /// No TLS is spoken there, or its certificate is not trusted.
+    #[error("the TLS handshake failed")]
+    Tls,
+    /// No way there, for another reason.
+    #[error("no connection could be made")]
+    NoConnection,
+    /// It ended before the answer did, or what came is not HTTP.
+    #[error("the connection broke before the answer was complete")]
+    Broken,
+}
+
+impl NetworkFault {
+    /// The reason word in records and refusals.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::NameNotFound => "name_not_found",
+            Self::Refused => "connection_refused",
+            Self::Slow => "connect_timeout",
+            Self::Tls => "tls_failed",
+            Self::NoConnection => "no_connection",
+            Self::Broken => "connection_broken",
+        }
+    }
 }
 
 /// In which way an answer breaks the contract.
@@ -78,6 +126,20 @@ pub enum ProtocolFault {
     /// A field that must be there is missing or not what was asked for.
     #[error("field {0}")]
     Field(&'static str),
+    /// A 404, 405 or 501 without a word of the protocol: whoever answers there does not know our
+    /// methods.
+    #[error("http status {0}")]
+    NotAegis(u16),
+}
+
+impl ProtocolFault {
+    /// Whether it looks as if another server than Aegis had answered.
+    const fn is_foreign(self) -> bool {
+        matches!(
+            self,
+            Self::NotAegis(_) | Self::Redirect | Self::NotPlainJson
+        )
+    }
 }
 
 /// In which way a token is not the one that was asked for (`aegis.md` 6 and 17.6).
@@ -124,6 +186,8 @@ impl TokenFault {
 /// A no of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
+    /// The HTTP status.
+    pub status: u16,
     /// The Connect code, of the body or else by HTTP status (CN-1).
     pub code: ConnectCode,
     /// The contract's reason, where the answer names one it knows.
@@ -298,7 +362,8 @@ impl AegisError {
                 | ProtocolFault::SecretInRefusal
                 | ProtocolFault::NonceMissing
                 | ProtocolFault::NonceLoop
-                | ProtocolFault::Field(_),
+                | ProtocolFault::Field(_)
+                | ProtocolFault::NotAegis(_),
             ) => Disposition::Fault,
             Self::KeySuspect(_) => Disposition::Compromised,
             Self::Rejected(rejection) if during == During::Poll && !rejection.readable => {
@@ -356,7 +421,7 @@ impl AegisError {
             | Self::Crypto(_)
             | Self::Client
             | Self::Protocol(ProtocolFault::NonceMissing | ProtocolFault::NonceLoop) => true,
-            Self::Unreachable { sent } | Self::Timeout { sent } => !sent,
+            Self::Unreachable { sent, .. } | Self::Timeout { sent } => !sent,
             Self::Rejected(rejection) | Self::KeySuspect(rejection) => rejection.has_info,
             Self::Protocol(_) | Self::Token(_) => false,
         };
@@ -396,20 +461,54 @@ impl AegisError {
                 .or_else(|| ours(rejection.code.as_str())),
             Self::KeySuspect(_) => ours("key_suspect"),
             Self::Token(fault) => ours(fault.word()),
+            Self::Protocol(ProtocolFault::NotAegis(_)) => ours("not_aegis"),
             Self::Protocol(fault) => ours(&fault.to_string()),
             Self::Request(what) => ours(what),
             Self::Timeout { .. } => ours("timeout"),
-            Self::Unreachable { .. } => ours("unreachable"),
+            Self::Unreachable { fault, .. } => ours(fault.word()),
             Self::Crypto(_) | Self::Client => None,
         }
     }
 
-    /// The failure as the core takes it; `certainty` is that of the whole call, all its tries.
-    pub(super) fn into_failure(self, during: During, certainty: Certainty) -> Failure {
+    /// What a person is told where the code's own message says too little: who was asked, and
+    /// what came of it. In our words alone.
+    fn message(&self, base: &Url) -> Option<CleanText> {
+        let base = CleanText::new(base.as_str(), MAX_BASE);
+        let text = match self {
+            Self::Unreachable { fault, .. } => {
+                format!("aegis at {base} is not available: {fault}")
+            }
+            Self::Timeout { .. } => {
+                format!("aegis at {base} is not available: no answer within 30 s")
+            }
+            Self::Protocol(fault) if fault.is_foreign() => {
+                format!("what answers at {base} is not an aegis server: {fault}")
+            }
+            Self::Protocol(fault) => format!("aegis at {base} broke its contract: {fault}"),
+            Self::Token(fault) => {
+                format!("aegis at {base} gave a token that was not asked for: {fault}")
+            }
+            Self::Rejected(rejection) if self.code() == ErrorCode::AegisUnavailable => {
+                let status = rejection.status;
+                format!("aegis at {base} is not available: http status {status}")
+            }
+            Self::Request(_)
+            | Self::Crypto(_)
+            | Self::Client
+            | Self::Rejected(_)
+            | Self::KeySuspect(_) => return None,
+        };
+        Some(CleanText::new(&text, MAX_MESSAGE))
+    }
+
+    /// The failure as the core takes it, of a call to `base`; `certainty` is that of the whole
+    /// call, all its tries.
+    pub(super) fn into_failure(self, base: &Url, during: During, certainty: Certainty) -> Failure {
         Failure {
             code: self.code(),
             disposition: self.disposition(during),
             reason: self.reason(),
+            message: self.message(base),
             certainty,
         }
     }
@@ -515,6 +614,7 @@ mod tests {
 
     fn rejection(code: Code, reason: Option<Reason>) -> Rejection {
         Rejection {
+            status: 500,
             code,
             reason,
             word: reason.map(|reason| CleanText::new(reason.as_str(), 64)),
@@ -624,6 +724,22 @@ mod tests {
         }
     }
 
+    /// docs/socket-protocol.md names each way in which a server is not reached.
+    #[test]
+    fn the_words_for_the_network_are_documented() {
+        let document = include_str!("../../docs/socket-protocol.md");
+        for fault in [
+            NetworkFault::NameNotFound,
+            NetworkFault::Refused,
+            NetworkFault::Slow,
+            NetworkFault::Tls,
+            NetworkFault::NoConnection,
+            NetworkFault::Broken,
+        ] {
+            assert!(document.contains(&format!("`{}`", fault.word())), "{fault}");
+        }
+    }
+
     #[test]
     fn faults_that_are_no_answer_have_their_row() {
         let suspect = rejection(Code::Unauthenticated, Some(Reason::ProofInvalid));
@@ -632,12 +748,13 @@ mod tests {
             ("request", AegisError::Request("scopes"), Fault, Fault, ErrorCode::Internal, Certainty::NotDone),
             ("crypto", AegisError::Crypto(DpopError::Signing), Fault, Fault, ErrorCode::Internal, Certainty::NotDone),
             ("client", AegisError::Client, Fault, Fault, ErrorCode::Internal, Certainty::NotDone),
-            ("no connection", AegisError::Unreachable { sent: false }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::NotDone),
-            ("broken off", AegisError::Unreachable { sent: true }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::Unknown),
+            ("no connection", AegisError::Unreachable { fault: NetworkFault::Refused, sent: false }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::NotDone),
+            ("broken off", AegisError::Unreachable { fault: NetworkFault::Broken, sent: true }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::Unknown),
             ("no turn in time", AegisError::Timeout { sent: false }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::NotDone),
             ("timeout", AegisError::Timeout { sent: true }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::Unknown),
             ("redirect", AegisError::Protocol(ProtocolFault::Redirect), Fault, Wait(None), ErrorCode::AegisProtocol, Certainty::Unknown),
             ("malformed", AegisError::Protocol(ProtocolFault::Malformed), Fault, Fault, ErrorCode::AegisProtocol, Certainty::Unknown),
+            ("another server", AegisError::Protocol(ProtocolFault::NotAegis(404)), Fault, Fault, ErrorCode::AegisProtocol, Certainty::Unknown),
             ("nonce loop", AegisError::Protocol(ProtocolFault::NonceLoop), Fault, Fault, ErrorCode::AegisProtocol, Certainty::NotDone),
             ("wider scope", AegisError::Token(TokenFault::Scope), Fault, Fault, ErrorCode::AegisProtocol, Certainty::Unknown),
             ("suspect key", AegisError::KeySuspect(suspect), Compromised, Compromised, ErrorCode::LoginRequired, Certainty::NotDone),
@@ -651,10 +768,10 @@ mod tests {
     }
 
     /// DG-5: what cannot be read is waited out while polling, whatever its status means
-    /// elsewhere; `Retry-After` is honoured up to a minute.
+    /// elsewhere; `Retry-After` is honoured up to a minute. (404, 405 and 501 are no rejections.)
     #[test]
     fn unreadable_answers_do_not_end_a_poll() {
-        for status in [400, 401, 403, 404, 418, 429, 500, 501, 502, 503, 504] {
+        for status in [400, 401, 403, 418, 429, 500, 502, 503, 504] {
             let error = AegisError::Rejected(Rejection {
                 readable: false,
                 retry_after: Some(Duration::from_hours(1)),

@@ -13,7 +13,7 @@ use super::wire::{
     self, CreateRequest, CreateResponse, Credential, GcpAccessToken, Lease, RedeemRequest,
     RedeemResponse, RevokeRequest, RevokeResponse, TargetIn,
 };
-use super::{Inner, bad, refused, success};
+use super::{Inner, bad, success};
 use crate::broker::ports::{
     Answer, CreateLease, CreatedLease, RedeemedLease, RevokeReason, Session,
 };
@@ -48,7 +48,7 @@ pub(super) async fn create(
 ) -> Answer<CreatedLease> {
     let idempotency_key = match check(request).and_then(|()| idempotency_key()) {
         Ok(key) => key,
-        Err(error) => return refused(Rpc::Create.during(), error),
+        Err(error) => return inner.refused(Rpc::Create.during(), error),
     };
     let (provider, app, account) = request.selector.parts();
     let encode = |proof: Option<wire::RequestProof<'_>>, body: &mut _| {

@@ -27,7 +27,9 @@ use std::sync::Arc;
 
 use url::Url;
 
-pub use error::{AegisError, ConnectCode, During, ProtocolFault, Reason, Rejection, TokenFault};
+pub use error::{
+    AegisError, ConnectCode, During, NetworkFault, ProtocolFault, Reason, Rejection, TokenFault,
+};
 
 use crate::broker::ports::{
     AegisService, Answer, BeginDeviceAuthorization, CallTrace, Certainty, CreateLease,
@@ -172,16 +174,22 @@ impl Inner {
                     }
                 })
             })
-            .map_err(|failed| failed.error.into_failure(rpc.during(), failed.certainty));
+            .map_err(|failed| {
+                let base = &self.settings.base_url;
+                failed
+                    .error
+                    .into_failure(base, rpc.during(), failed.certainty)
+            });
         Answer { trace, outcome }
     }
-}
 
-/// A call that did not leave, because it is outside the contract.
-fn refused<T>(during: During, error: AegisError) -> Answer<T> {
-    Answer {
-        trace: CallTrace::default(),
-        outcome: Err(error.into_failure(during, Certainty::NotDone)),
+    /// A call that did not leave, because it is outside the contract.
+    fn refused<T>(&self, during: During, error: AegisError) -> Answer<T> {
+        let base = &self.settings.base_url;
+        Answer {
+            trace: CallTrace::default(),
+            outcome: Err(error.into_failure(base, during, Certainty::NotDone)),
+        }
     }
 }
 

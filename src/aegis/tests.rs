@@ -119,16 +119,20 @@ impl Server {
     }
 
     fn client_with(&self, allow_missing_token_info: bool) -> AegisClient {
-        let settings = AegisSettings {
-            base_url: Url::parse(&self.base()).unwrap(),
-            allow_insecure_loopback: true,
-            allow_missing_token_info,
-        };
-        let clock = TestClock {
-            start: tokio::time::Instant::now(),
-        };
-        AegisClient::new(settings, Arc::new(clock)).unwrap()
+        client_of(&self.base(), allow_missing_token_info)
     }
+}
+
+fn client_of(base: &str, allow_missing_token_info: bool) -> AegisClient {
+    let settings = AegisSettings {
+        base_url: Url::parse(base).unwrap(),
+        allow_insecure_loopback: true,
+        allow_missing_token_info,
+    };
+    let clock = TestClock {
+        start: tokio::time::Instant::now(),
+    };
+    AegisClient::new(settings, Arc::new(clock)).unwrap()
 }
 
 async fn serve(mut stream: TcpStream, scripts: Vec<Script>, log: Arc<Mutex<Vec<Seen>>>) {
@@ -928,7 +932,10 @@ async fn hostile_answers_to_redeem_are_classified() {
         ("400 without a body", raw(400, "", b""), unavailable),
         ("401 html", raw(401, "Content-Type: text/html\r\n", b"<html>"), (ErrorCode::LoginRequired, Disposition::Reauthenticate)),
         ("403 html", raw(403, "Content-Type: text/html\r\n", b"<html>"), (ErrorCode::AegisDenied, Disposition::Terminal)),
-        ("404 text", raw(404, "Content-Type: text/plain\r\n", b"no"), (ErrorCode::AegisProtocol, Disposition::Terminal)),
+        ("404 text", raw(404, "Content-Type: text/plain\r\n", b"no"), protocol),
+        ("404 of another API", answer(404, "", &json!({"error": "no such path"})), protocol),
+        ("405 without a body", raw(405, "", b""), protocol),
+        ("501 html", raw(501, "Content-Type: text/html\r\n", b"<html>"), protocol),
         ("429 empty", raw(429, "", b""), unavailable),
         ("418", raw(418, "", b""), unavailable),
         ("502 html", raw(502, "Content-Type: text/html\r\n", b"<html>"), unavailable),
@@ -1131,7 +1138,9 @@ async fn polls_wait_out_what_passes_and_end_on_the_rest() {
         ("throttled", refusal(429, "Retry-After: 7\r\n", "resource_exhausted", "rate_limited"), Wait(Some(Duration::from_secs(7)))),
         ("502 html", html(502), Wait(None)),
         ("401 html", html(401), Wait(None)),
-        ("404 html", html(404), Wait(None)),
+        ("429 html", html(429), Wait(None)),
+        ("500 html", html(500), Wait(None)),
+        ("503 html", html(503), Wait(None)),
         ("redirect", raw(302, "Location: /portal\r\n", b""), Wait(None)),
         ("too large", refusal(429, "", "resource_exhausted", "body_too_large"), Terminal),
         ("code used", refusal(400, "", "failed_precondition", "device_code_used"), Terminal),
@@ -1146,6 +1155,9 @@ async fn polls_wait_out_what_passes_and_end_on_the_rest() {
         ("out of range", said(400, "out_of_range"), Terminal),
         ("canceled", said(499, "canceled"), Terminal),
         ("exists", said(409, "already_exists"), Terminal),
+        ("404 html", html(404), Fault),
+        ("405 html", html(405), Fault),
+        ("501 html", html(501), Fault),
         ("200 html", raw(200, "Content-Type: text/html\r\n", b"<html>"), Fault),
         ("200 not JSON", raw(200, JSON, b"{"), Fault),
         ("token in a refusal", answer(503, "", &json!({"code": "unavailable", "brokerToken": TOKEN})), Fault),
@@ -1596,7 +1608,61 @@ async fn a_failure_names_what_the_core_needs() {
             code: ErrorCode::ScopeNotGranted,
             disposition: Disposition::Terminal,
             reason: Some(CleanText::new("scope_not_granted", 64)),
+            message: None,
             certainty: Certainty::NotDone,
         }
     );
+}
+
+/// Who was asked and what came of it is told in plain words of our own.
+#[tokio::test(start_paused = true)]
+async fn a_failed_login_names_the_place_and_the_cause() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = format!("http://{}/", listener.local_addr().unwrap());
+    drop(listener);
+    let html = |status: u16| raw(status, "Content-Type: text/html\r\n", b"<h1>canary</h1>");
+    let told = |script: Script| async { Server::start(vec![script]).await.base() };
+    // One waits for HTTP and says nothing to a handshake, the other answers it with HTTP.
+    let silent = told(Script::Stall).await.replace("http:", "https:");
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let not_tls = format!("https://{}/", plain.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = plain.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 X\r\n\r\n").await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let unavailable = ErrorCode::AegisUnavailable;
+    let protocol = ErrorCode::AegisProtocol;
+    #[rustfmt::skip]
+    let rows = [
+        (closed, unavailable, "connection_refused", "is not available: the connection was refused"),
+        (silent, unavailable, "connect_timeout", "is not available: no connection within 10 s"),
+        (not_tls, unavailable, "tls_failed", "is not available: the TLS handshake failed"),
+        (told(Script::Stall).await, unavailable, "timeout", "is not available: no answer within 30 s"),
+        (told(Script::Bytes(Vec::new())).await, unavailable, "connection_broken", "broke before the answer was complete"),
+        (told(html(503)).await, unavailable, "unavailable", "is not available: http status 503"),
+        (told(html(404)).await, protocol, "not_aegis", "is not an aegis server: http status 404"),
+        (told(html(405)).await, protocol, "not_aegis", "is not an aegis server: http status 405"),
+        (told(html(501)).await, protocol, "not_aegis", "is not an aegis server: http status 501"),
+        (told(html(200)).await, protocol, "not_plain_json", "is not an aegis server: not plain json"),
+        (told(ok(&json!({"canary": 1}))).await, protocol, "field_device_code", "broke its contract: field device_code"),
+    ];
+    for (base, code, reason, cause) in rows {
+        let client = client_of(&base, false);
+        let answer = client.begin_device_authorization(begin_request()).await;
+        let failure = answer.outcome.unwrap_err();
+        let message = failure.message.expect(cause);
+        assert!(message.as_str().contains(cause), "{message}");
+        assert!(message.as_str().contains(&base), "{message}");
+        assert!(!message.as_str().contains("canary"), "{message}");
+        assert_eq!(failure.code, code, "{message}");
+        assert_eq!(failure.reason.unwrap().as_str(), reason, "{message}");
+    }
+    // However long the address, the cause is there.
+    let long = format!("https://127.0.0.1:1/{}", "p".repeat(4000));
+    let fault = NetworkFault::Refused;
+    let error = AegisError::Unreachable { fault, sent: false };
+    let base = Url::parse(&long).unwrap();
+    let failure = error.into_failure(&base, During::Call, Certainty::NotDone);
+    assert!(failure.message.unwrap().as_str().ends_with("refused"));
 }

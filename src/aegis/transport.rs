@@ -6,7 +6,9 @@
 //! the status, the code and the request id.
 
 use std::collections::VecDeque;
+use std::error::Error as _;
 use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +25,8 @@ use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use super::error::{
-    AegisError, ConnectCode, During, MAX_RETRY_AFTER, ProtocolFault, Reason, Rejection,
+    AegisError, ConnectCode, During, MAX_RETRY_AFTER, NetworkFault, ProtocolFault, Reason,
+    Rejection,
 };
 use super::error_info::{self, ErrorInfo};
 use super::wire::{self, ErrorBody, RequestProof};
@@ -423,7 +426,8 @@ impl Transport {
         marks.sent = true;
         let mut response = request.send().await.map_err(|error| {
             let sent = !(error.is_connect() || error.is_builder());
-            AegisError::Unreachable { sent }
+            let fault = network_fault(&error);
+            AegisError::Unreachable { fault, sent }
         })?;
 
         let headers = response.headers();
@@ -443,13 +447,13 @@ impl Transport {
         if !is_plain_json(headers) {
             return Err(match status {
                 200 => AegisError::Protocol(ProtocolFault::NotPlainJson),
-                _ => AegisError::Rejected(unreadable(status, retry_after)),
+                _ => unreadable(status, retry_after),
             });
         }
         match (status, read_body(&mut response).await) {
             (200, body) => body,
             (_, Ok(body)) => Err(refusal(status, body.expose(), retry_after)),
-            (_, Err(_)) => Err(AegisError::Rejected(unreadable(status, retry_after))),
+            (_, Err(_)) => Err(unreadable(status, retry_after)),
         }
     }
 
@@ -771,7 +775,10 @@ async fn read_body(response: &mut reqwest::Response) -> Result<SecretBuffer, Aeg
     while let Some(chunk) = response
         .chunk()
         .await
-        .map_err(|_broken| AegisError::Unreachable { sent: true })?
+        .map_err(|_broken| AegisError::Unreachable {
+            fault: NetworkFault::Broken,
+            sent: true,
+        })?
     {
         let length = body.len().saturating_add(chunk.len());
         if length > MAX_BODY {
@@ -792,32 +799,67 @@ async fn read_body(response: &mut reqwest::Response) -> Result<SecretBuffer, Aeg
 fn fault_of(status: u16, fault: ProtocolFault) -> AegisError {
     match status {
         200 => AegisError::Protocol(fault),
-        _ => AegisError::Rejected(unreadable(status, None)),
+        _ => unreadable(status, None),
     }
 }
 
-/// A refusal whose body says nothing (CN-1).
-const fn unreadable(status: u16, retry_after: Option<Duration>) -> Rejection {
-    Rejection {
-        code: ConnectCode::of_status(status),
-        reason: None,
-        word: None,
-        retry_after,
-        readable: false,
-        has_info: false,
+/// A refusal whose body says nothing (CN-1). Where the status says that there is no such method,
+/// Aegis would have said so in its own words: it is another server, and stays one.
+const fn unreadable(status: u16, retry_after: Option<Duration>) -> AegisError {
+    match status {
+        404 | 405 | 501 => AegisError::Protocol(ProtocolFault::NotAegis(status)),
+        _ => AegisError::Rejected(Rejection {
+            status,
+            code: ConnectCode::of_status(status),
+            reason: None,
+            word: None,
+            retry_after,
+            readable: false,
+            has_info: false,
+        }),
+    }
+}
+
+/// The kind of the error that this one was made of: a wrapped one is not a source of its wrapper.
+fn innermost_kind(error: &io::Error) -> io::ErrorKind {
+    let causes = std::iter::successors(Some(error), |error| error.get_ref()?.downcast_ref());
+    causes.last().map_or(io::ErrorKind::Other, io::Error::kind)
+}
+
+/// Why no answer came, as far as the HTTP client tells.
+fn network_fault(error: &reqwest::Error) -> NetworkFault {
+    if !error.is_connect() {
+        return NetworkFault::Broken;
+    }
+    if error.is_timeout() {
+        return NetworkFault::Slow;
+    }
+    if error.is_dns() {
+        return NetworkFault::NameNotFound;
+    }
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    let kind = causes
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .map(innermost_kind)
+        .last();
+    match kind {
+        Some(io::ErrorKind::ConnectionRefused) => NetworkFault::Refused,
+        // While it connects, nobody but TLS reads.
+        Some(io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => NetworkFault::Tls,
+        _ => NetworkFault::NoConnection,
     }
 }
 
 /// Reads a Connect error body (`aegis.md` 12).
 fn refusal(status: u16, body: &[u8], retry_after: Option<Duration>) -> AegisError {
     let Ok(body) = wire::decode::<ErrorBody>(body) else {
-        return AegisError::Rejected(unreadable(status, retry_after));
+        return unreadable(status, retry_after);
     };
     if body.has_secret() {
         return AegisError::Protocol(ProtocolFault::SecretInRefusal);
     }
     let Some(code) = body.code.as_deref().and_then(ConnectCode::parse) else {
-        return AegisError::Rejected(unreadable(status, retry_after));
+        return unreadable(status, retry_after);
     };
     let info = body
         .details
@@ -830,6 +872,7 @@ fn refusal(status: u16, body: &[u8], retry_after: Option<Duration>) -> AegisErro
         .filter(|info| info.reason.bytes().all(is_word))
         .and_then(|info| CleanText::exact(&info.reason, 64));
     AegisError::Rejected(Rejection {
+        status,
         code,
         reason: word.as_ref().and_then(|word| Reason::parse(word.as_str())),
         word,
@@ -967,6 +1010,23 @@ mod tests {
         ] {
             assert_eq!(parse_http_date(bad), None, "{bad}");
         }
+    }
+
+    /// A name that has no address is told from an address where nobody is. Nobody is asked for one.
+    #[tokio::test]
+    async fn a_name_without_an_address_is_told_apart() {
+        struct Nowhere;
+
+        impl reqwest::dns::Resolve for Nowhere {
+            fn resolve(&self, _name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+                Box::pin(async { Err("no address".into()) })
+            }
+        }
+
+        let client = reqwest::Client::builder().no_proxy().dns_resolver(Nowhere);
+        let request = client.build().unwrap().get("https://aegis.invalid/");
+        let error = request.send().await.unwrap_err();
+        assert_eq!(network_fault(&error), NetworkFault::NameNotFound);
     }
 
     #[test]

@@ -469,6 +469,7 @@ fn unrecorded<T>() -> Answer<T> {
             code: ErrorCode::AuditUnavailable,
             disposition: Disposition::Retry(None),
             reason: None,
+            message: None,
             certainty: Certainty::NotDone,
         }),
     }
@@ -484,6 +485,7 @@ async fn guarded<T: Send + 'static>(call: PortFuture<Answer<T>>) -> Answer<T> {
                 code: ErrorCode::Internal,
                 disposition: Disposition::Fault,
                 reason: None,
+                message: None,
                 certainty: Certainty::Unknown,
             }),
         })

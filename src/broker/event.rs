@@ -1,5 +1,6 @@
 //! Everything that can happen to the core, and what a door can ask and be told.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -242,6 +243,8 @@ pub struct StatusView {
     pub connections: usize,
     /// Where long-lived secrets rest.
     pub key_store: &'static str,
+    /// Where the audit log is written. A path: for the person's own programs, not for a model.
+    pub audit_folder: PathBuf,
     /// How many rules the policy has.
     pub policy_rules: usize,
 }

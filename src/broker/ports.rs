@@ -90,6 +90,9 @@ pub struct Failure {
     pub disposition: Disposition,
     /// The contract's reason word, or one of ours.
     pub reason: Option<CleanText>,
+    /// What happened, for a person, where the code's own message says too little: who was asked
+    /// and what came of it. In our words: nothing of an answer's body is in it.
+    pub message: Option<CleanText>,
     /// Whether the call may have had its effect at the issuer all the same.
     pub certainty: Certainty,
 }

@@ -632,6 +632,7 @@ pub(super) fn refusal_of(failure: &Failure, trace: &CallTrace) -> Refusal {
     };
     Refusal {
         reason_code: failure.reason.clone(),
+        message: failure.message.clone(),
         retry_after,
         request_id: trace.request_id.clone(),
         ..Refusal::new(failure.code)

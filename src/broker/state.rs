@@ -9,6 +9,7 @@
 //! `session.rs` holds login and its end, `serve.rs` the life of leases.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct Settings {
     pub targets: Vec<Target>,
     /// Where long-lived secrets rest, for `status`.
     pub key_store: &'static str,
+    /// Where the audit log is written, absolute, for `status`.
+    pub audit_folder: PathBuf,
 }
 
 /// What earlier runs left behind, as the audit log tells.
@@ -316,6 +319,7 @@ impl State {
                 .count(),
             connections: self.peers.len(),
             key_store: self.settings.key_store,
+            audit_folder: self.settings.audit_folder.clone(),
             policy_rules: self.policy.len(),
         }
     }

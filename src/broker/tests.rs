@@ -7,6 +7,7 @@
 )]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +85,7 @@ fn settings() -> Settings {
             })
             .collect(),
         key_store: "memory",
+        audit_folder: PathBuf::from("/state/audit"),
     }
 }
 
@@ -548,6 +550,7 @@ fn failed<T>(code: ErrorCode, disposition: Disposition, certainty: Certainty) ->
             code,
             disposition,
             reason: None,
+            message: None,
             certainty,
         }),
     }

@@ -1,5 +1,7 @@
 //! `aegis-broker audit`: look at the chained log.
 //!
+//! Which log: of a folder that is named, else of the daemon that runs, which says where it writes,
+//! else the configured one. Which it was is always said.
 //! `verify` asks the daemon, which holds the key of the log's MACs; without a daemon it checks
 //! the chain alone. `show` reads the files.
 
@@ -11,9 +13,13 @@ use crate::audit::Keys;
 use crate::audit::verify as log;
 use crate::config::{self, ConfigError, Overrides, Paths, ProcessEnvironment};
 use crate::model::{CleanText, ErrorCode, Refusal};
+use crate::socket::client::Client;
 
 /// How many records are shown where nobody says.
 const NEWEST: &str = "20";
+
+/// Of a path that is shown, in characters.
+const MAX_PATH: usize = 4096;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -28,33 +34,52 @@ pub(super) struct Show {
     /// How many
     #[arg(long, value_name = "COUNT", default_value = NEWEST)]
     last: usize,
-    /// The log's folder, instead of the one in the state folder
-    #[arg(long, value_name = "FOLDER")]
-    audit_dir: Option<PathBuf>,
+    #[command(flatten)]
+    folder: Folder,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Verify {
-    /// Check this folder here, without the daemon
+    #[command(flatten)]
+    folder: Folder,
+}
+
+#[derive(Debug, clap::Args)]
+struct Folder {
+    /// The log in `audit` of this state folder, without the daemon
+    #[arg(long, value_name = "FOLDER", conflicts_with = "audit_dir")]
+    state_dir: Option<PathBuf>,
+    /// The log in this very folder, without the daemon
     #[arg(long, value_name = "FOLDER")]
     audit_dir: Option<PathBuf>,
+}
+
+impl Folder {
+    /// The folder that was named, if one was.
+    fn named(&self) -> Option<PathBuf> {
+        let state_dir = self.state_dir.as_ref();
+        let of_state = state_dir.map(|state_dir| state_dir.join("audit"));
+        self.audit_dir.clone().or(of_state)
+    }
 }
 
 pub(super) fn run(context: &Context, command: &Command) -> Result<(), Refusal> {
     match command {
         Command::Show(arguments) => show(context, arguments),
-        Command::Verify(arguments) => match &arguments.audit_dir {
-            Some(folder) => verify_here(context, folder),
+        Command::Verify(arguments) => match arguments.folder.named() {
+            Some(folder) => verify_here(context, &folder),
             None => verify(context),
         },
     }
 }
 
 fn show(context: &Context, arguments: &Show) -> Result<(), Refusal> {
-    let folder = match &arguments.audit_dir {
-        Some(folder) => folder.clone(),
-        None => default_folder()?,
+    let folder = match arguments.folder.named() {
+        Some(folder) => folder,
+        None => current_folder(context)?,
     };
+    // Beside the records, which are one a line also where they are JSON.
+    render::progress(&format!("the audit log in {}\n", shown(&folder)));
     let entries = log::read(&folder, arguments.last).map_err(|error| match error {
         log::ReadError::Unreadable(error) => unreadable(&error),
         log::ReadError::Damaged(found) => damaged(found.what, found.file.display(), found.line),
@@ -65,19 +90,63 @@ fn show(context: &Context, arguments: &Show) -> Result<(), Refusal> {
         .try_for_each(|entry| render::data(line(entry).as_bytes()))
 }
 
-/// Where the daemon keeps the log: as configured, else in its usual place.
-fn default_folder() -> Result<PathBuf, Refusal> {
-    let paths = Paths::resolve(&ProcessEnvironment::new(), &Overrides::default());
-    let paths = paths.map_err(|error| {
+/// Where the daemon that runs keeps the log, else where one would.
+fn current_folder(context: &Context) -> Result<PathBuf, Refusal> {
+    match daemon(context)? {
+        Some(mut daemon) => folder_of(&mut daemon),
+        None => configured_folder(),
+    }
+}
+
+/// The daemon, if one runs.
+fn daemon(context: &Context) -> Result<Option<Client>, Refusal> {
+    let nowhere = config::runtime_dir(&ProcessEnvironment::new()).is_err();
+    if context.socket.is_none() && nowhere {
+        // Without a place for its socket there is none.
+        return Ok(None);
+    }
+    match context.connect() {
+        Ok(daemon) => Ok(Some(daemon)),
+        Err(refusal) if refusal.code == ErrorCode::DaemonUnreachable => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// Where this daemon keeps the log.
+fn folder_of(daemon: &mut Client) -> Result<PathBuf, Refusal> {
+    daemon.status()?.view.audit_folder.ok_or_else(|| {
+        Refusal::new(ErrorCode::Io)
+            .with_message("the daemon cannot say in plain text where its audit log is")
+            .with_fix(NAME_IT)
+    })
+}
+
+const NAME_IT: &str = "name the folder with --state-dir or --audit-dir";
+
+/// Where the log of the configured daemon is: as configured, else in its usual place.
+fn configured_folder() -> Result<PathBuf, Refusal> {
+    // The sockets' folder is not asked for here, and need not be there.
+    let overrides = Overrides {
+        runtime_dir: Some(PathBuf::new()),
+        ..Overrides::default()
+    };
+    let paths = Paths::resolve(&ProcessEnvironment::new(), &overrides).map_err(|error| {
         Refusal::new(ErrorCode::ConfigInvalid)
             .with_message(&error.to_string())
-            .with_fix("name the folder with --audit-dir")
+            .with_fix(NAME_IT)
     })?;
     match config::load(&paths, &Overrides::default(), &ProcessEnvironment::new()) {
         Ok(config) => Ok(config.audit_dir),
         Err(ConfigError::Missing(_)) => Ok(paths.state_dir.join("audit")),
         Err(error) => Err(Refusal::new(ErrorCode::ConfigInvalid).with_message(&error.to_string())),
     }
+}
+
+/// A path as a person may see it, and find it from anywhere.
+fn shown(path: &Path) -> CleanText {
+    let absolute = std::path::absolute(path);
+    let path = absolute.as_deref().unwrap_or(path);
+    CleanText::new(&path.to_string_lossy(), MAX_PATH)
 }
 
 fn unreadable(error: &log::Unreadable) -> Refusal {
@@ -155,26 +224,23 @@ fn object(entry: &log::Entry) -> String {
 }
 
 fn verify(context: &Context) -> Result<(), Refusal> {
-    let mut daemon = match context.connect() {
-        Ok(daemon) => daemon,
-        Err(refusal) if refusal.code == ErrorCode::DaemonUnreachable => {
-            if !context.json {
-                render::progress("no daemon answers, so only the chain is checked\n");
-            }
-            return verify_here(context, &default_folder()?);
+    let Some(mut daemon) = daemon(context)? else {
+        if !context.json {
+            render::progress("no daemon answers, so only the chain is checked\n");
         }
-        Err(refusal) => return Err(refusal),
+        return verify_here(context, &configured_folder()?);
     };
-    let reply = daemon.audit_verify()?;
-    let report = &reply.view;
+    let folder = folder_of(&mut daemon)?;
+    let report = daemon.audit_verify()?.view;
     if let Some(damage) = &report.damage {
         return Err(damaged(&damage.what, &damage.file, damage.line));
     }
-    if context.json {
-        return render::json(reply.expose_json());
-    }
-    render::progress(&describe(report.records, report.keyed, report.torn_tail));
-    Ok(())
+    let found = Found {
+        records: report.records,
+        keyed: report.keyed,
+        torn_tail: report.torn_tail,
+    };
+    found.render(context, &folder)
 }
 
 /// Checks the chain without the daemon's key.
@@ -185,21 +251,44 @@ fn verify_here(context: &Context, folder: &Path) -> Result<(), Refusal> {
         let message = format!("there is no audit log in {}", folder.display());
         return Err(Refusal::new(ErrorCode::Io)
             .with_message(&message)
-            .with_fix("name the folder with --audit-dir"));
+            .with_fix(NAME_IT));
     }
     if let Some(damage) = &report.damage {
         return Err(damaged(damage.what, damage.file.display(), damage.line));
     }
-    if context.json {
-        let object = serde_json::json!({
-            "records": report.records,
-            "keyed": report.keyed,
-            "torn_tail": report.torn_tail,
-        });
-        return render::json(object.to_string().as_bytes());
+    let found = Found {
+        records: report.records,
+        keyed: report.keyed,
+        torn_tail: report.torn_tail,
+    };
+    found.render(context, folder)
+}
+
+/// What was found in a log without damage.
+struct Found {
+    records: u64,
+    keyed: u64,
+    torn_tail: bool,
+}
+
+impl Found {
+    fn render(&self, context: &Context, folder: &Path) -> Result<(), Refusal> {
+        let folder = shown(folder);
+        if context.json {
+            let object = serde_json::json!({
+                "folder": folder.as_str(),
+                "records": self.records,
+                "keyed": self.keyed,
+                "torn_tail": self.torn_tail,
+            });
+            return render::json(object.to_string().as_bytes());
+        }
+        render::progress(&format!(
+            "the audit log in {folder}\n{}",
+            describe(self.records, self.keyed, self.torn_tail)
+        ));
+        Ok(())
     }
-    render::progress(&describe(report.records, report.keyed, report.torn_tail));
-    Ok(())
 }
 
 fn damaged(what: impl Display, file: impl Display, line: u64) -> Refusal {

@@ -59,12 +59,17 @@ fn describe(status: &Status) -> String {
     }
     line("rules", &status.policy_rules);
     line("key store", &status.key_store);
+    if let Some(folder) = &status.audit_folder {
+        line("audit", &folder.display());
+    }
     line("connections", &status.connections);
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::model::{CleanText, LoginView, ProfileName};
 
@@ -84,10 +89,12 @@ mod tests {
             connections: 1,
             key_store: CleanText::new("memory", 64),
             policy_rules: 3,
+            audit_folder: Some(PathBuf::from("/state/audit")),
         };
         let text = describe(&status);
         assert!(text.starts_with("daemon      aegis-broker 0.1.0\nprofile     work\n"));
         assert!(text.contains("logged out; run `aegis-broker login`"));
         assert!(text.contains("2 revocations are not confirmed"));
+        assert!(text.contains("\naudit       /state/audit\n"));
     }
 }

@@ -113,6 +113,11 @@ pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Re
     let instance = RuntimeFolder::prepare(&runtime_dir)
         .and_then(RuntimeFolder::lock)
         .map_err(|error: FolderError| error.at(&runtime_dir))?;
+    // A flag may name a folder relative to ours, which says nothing to who asks for it.
+    let audit_folder = std::path::absolute(&config.audit_dir).map_err(|error| {
+        Refusal::new(ErrorCode::AuditUnavailable)
+            .with_message(&format!("the audit folder has no absolute path: {error}"))
+    })?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let key_store = MemoryKeyStore::new();
     let now = clock.now();
@@ -121,7 +126,7 @@ pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Re
         open_leases,
         torn_tail,
         mut last_principals,
-    } = FileAuditLog::open(&config.audit_dir, &key_store, now).map_err(|error| no_audit(&error))?;
+    } = FileAuditLog::open(&audit_folder, &key_store, now).map_err(|error| no_audit(&error))?;
     if let Some(file) = torn_tail {
         tracing::warn!(file = %file.display(), "a crash left half a line; it was moved aside");
     }
@@ -150,6 +155,7 @@ pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Re
         token_ttl: profile.token_ttl,
         targets: profile.targets,
         key_store: key_store.kind(),
+        audit_folder,
     };
     let limits = door_limits(config.limits);
     let state = State::new(settings, Policy::new(rules), resumed, now);

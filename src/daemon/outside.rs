@@ -140,6 +140,7 @@ fn failed<T>(code: ErrorCode, disposition: Disposition, reason: &str) -> Answer<
             code,
             disposition,
             reason: Some(CleanText::new(reason, 64)),
+            message: None,
             certainty: Certainty::Unknown,
         }),
     }

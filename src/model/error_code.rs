@@ -177,6 +177,7 @@ impl ErrorCode {
             | Self::ApprovalUnavailable
             | Self::ScopeNotGranted
             | Self::AegisDenied
+            | Self::AegisProtocol
             | Self::Locked
             | Self::PrincipalChanged
             | Self::TargetUnknown
@@ -194,7 +195,6 @@ impl ErrorCode {
             | Self::LeaseExhausted
             | Self::RateLimited
             | Self::AegisUnavailable
-            | Self::AegisProtocol
             | Self::AuditUnavailable
             | Self::AuditDamaged
             | Self::ShuttingDown

@@ -3,7 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
@@ -144,6 +144,8 @@ pub struct Status {
     pub key_store: CleanText,
     /// How many rules the policy has.
     pub policy_rules: u64,
+    /// Where the audit log is written; `None` where that path is no plain text.
+    pub audit_folder: Option<PathBuf>,
 }
 
 /// What `audit.verify` says.

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,9 @@ const MAX_REDEMPTIONS: std::ops::RangeInclusive<u32> = 1..=10;
 
 /// A sentence, in characters.
 const MAX_REASON: usize = 200;
+
+/// Of a path, in characters: what the kernel takes.
+const MAX_PATH: usize = 4096;
 
 /// The longest answer. One that does not fit is a mistake of ours, and said so.
 pub(super) const MAX_ANSWER: usize = 1024 * 1024;
@@ -679,6 +683,7 @@ impl Serialize for OutcomeWire<'_> {
                 connections: view.connections,
                 key_store: view.key_store,
                 policy_rules: view.policy_rules,
+                audit_folder: plain_path(&view.audit_folder).map(Shown),
             }
             .serialize(serializer),
             Outcome::Login(view) => LoginOut::new(view).serialize(serializer),
@@ -731,6 +736,13 @@ struct StatusOut<'a> {
     connections: usize,
     key_store: &'a str,
     policy_rules: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_folder: Option<Shown<CleanText>>,
+}
+
+/// A path that can be written as text and found again by it; a cleaned one would be another's.
+fn plain_path(path: &Path) -> Option<CleanText> {
+    CleanText::exact(path.to_str()?, MAX_PATH)
 }
 
 #[derive(Serialize)]
@@ -1186,6 +1198,7 @@ struct StatusIn {
     connections: u64,
     key_store: String,
     policy_rules: u64,
+    audit_folder: Option<String>,
 }
 
 /// Version and API of the daemon, before anything else of a status is understood.
@@ -1212,6 +1225,10 @@ pub(super) fn decode_status(text: &[u8]) -> Result<Status, Misunderstood> {
         connections: status.connections,
         key_store: CleanText::new(&status.key_store, 64),
         policy_rules: status.policy_rules,
+        audit_folder: status
+            .audit_folder
+            .and_then(|folder| plain_path(Path::new(&folder)))
+            .map(|folder| PathBuf::from(folder.as_str())),
     })
 }
 
@@ -1413,8 +1430,6 @@ pub(super) fn decode_audit(text: &[u8]) -> Result<AuditStatus, Misunderstood> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use proptest::prelude::*;
     use serde_json::Value;
 
@@ -1699,6 +1714,7 @@ mod tests {
             connections: 4,
             key_store: "memory",
             policy_rules: 5,
+            audit_folder: PathBuf::from("/state/audit"),
         }
     }
 
@@ -1804,6 +1820,13 @@ mod tests {
             (read.login, read.policy_rules, read.api),
             (status().login, 5, API_VERSION)
         );
+        assert_eq!(read.audit_folder, Some(status().audit_folder));
+        let status = StatusView {
+            audit_folder: PathBuf::from("/state\n/audit"),
+            ..status()
+        };
+        let read = decode_status(&result(Outcome::Status(status))).unwrap();
+        assert_eq!(read.audit_folder, None, "no other folder is named instead");
         let read = decode_audit(&result(Outcome::Audit(report()))).unwrap();
         assert_eq!((read.records, read.keyed, read.torn_tail), (12, 7, true));
         assert_eq!(read.damage.unwrap().line, 3);

@@ -32,7 +32,7 @@ enum Told {
 /// All kinds, with what they lead to at Begin, Exchange, Create, Redeem and Revoke. A kind that
 /// makes no sense at a call waits for one where it does, so that all goes well.
 #[rustfmt::skip]
-const TABLE: [(Kind, [Told; 5]); 16] = [
+const TABLE: [(Kind, [Told; 5]); 17] = [
     (Kind::Unavailable, [No(AegisUnavailable), Done, Done, Done, Done]),
     (Kind::Internal, [No(AegisUnavailable), Done, Done, Done, Done]),
     (Kind::RateLimited, [No(RateLimited), Done, Done, No(RateLimited), Done]),
@@ -45,6 +45,7 @@ const TABLE: [(Kind, [Told; 5]); 16] = [
     (Kind::HugeBody, [No(AegisProtocol), No(AegisProtocol), No(AegisProtocol), Done, Revoking]),
     (Kind::WrongThumbprint, [Done, No(AegisProtocol), Done, Done, Done]),
     (Kind::WiderScope, [Done, No(AegisProtocol), Done, Done, Done]),
+    (Kind::WrongTarget, [Done, Done, Done, Done, Done]),
     (Kind::ShortExpiry, [Done, Done, Done, Done, Done]),
     // One answer an hour ahead: the proof that follows that clock is as wrong.
     (Kind::ClockSkew, [Done, No(AegisDenied), No(AegisDenied), No(AegisDenied), Revoking]),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_broker::broker::ports::{AuditAction, AuditOutcome};
+use aegis_broker::broker::ports::{AuditAction, AuditOutcome, AuditRecord};
 use aegis_broker::model::{ErrorCode, HolderClass, LeaseState};
 use aegis_mock::{FaultKind, LeaseState as ServerState};
 use tokio::task::JoinSet;
@@ -52,6 +52,51 @@ async fn a_lease_lives_from_create_to_revoke() {
         daemon.stop().await;
         assert_eq!(world.verify().damage, None);
     }
+}
+
+/// `aegis.md` 10: material that comes as another target's is handed to nobody. The lease asked for
+/// is revoked, for a `get` also the one made in its place.
+#[tokio::test(start_paused = true)]
+async fn material_of_another_target_is_refused_and_its_lease_revoked() {
+    let world = World::new().await;
+    let (daemon, connection) = world.logged_in().await;
+    let lease = create(&connection, DEPLOY, 2, HolderClass::None)
+        .await
+        .unwrap();
+    world.mock.fault(REDEEM, FaultKind::WrongTarget, 3);
+    let redeemed = connection.lease_redeem(lease.lease_id.clone()).await;
+    assert_eq!(code(redeemed), Some(ErrorCode::AegisProtocol));
+    let got = get(&connection, DEPLOY).await;
+    assert_eq!(code(got), Some(ErrorCode::AegisProtocol));
+    let over = connection.lease_redeem(lease.lease_id).await;
+    assert_eq!(code(over), Some(ErrorCode::LeaseRevoked));
+    assert_eq!(world.tries(REDEEM).len(), 3);
+    daemon.stop().await;
+
+    let leases = world.mock.leases();
+    assert_eq!(leases.len(), 3);
+    for lease in &leases {
+        assert_eq!(lease.redemptions_used, 1, "the server did its part");
+        assert_eq!(lease.state, ServerState::Revoked);
+    }
+    let uncertain = world.mock.audit();
+    let uncertain = uncertain
+        .iter()
+        .filter(|event| event.action == "lease.revoke" && event.reason == "delivery_uncertain");
+    assert_eq!(uncertain.count(), 3, "at once, not by the stop");
+    for secret in world.mock.secrets() {
+        if secret.kind == "access_token" {
+            assert_eq!(world.whoami("gcp", &secret.value).await, 401);
+        }
+    }
+    let records = world.records();
+    let told = |record: &&AuditRecord| {
+        record.action == AuditAction::LeaseRedeem && record.outcome == AuditOutcome::Error
+    };
+    assert_eq!(records.iter().filter(told).count(), 3);
+    let delivered = |record: &AuditRecord| record.action == AuditAction::Deliver;
+    assert!(!records.iter().any(delivered));
+    world.assert_nothing_secret_in("");
 }
 
 /// Material that is held is served from memory.

@@ -340,6 +340,7 @@ fn settings() -> Settings {
             })
             .to_vec(),
         key_store: "memory",
+        audit_folder: PathBuf::from("/state/audit"),
     }
 }
 

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 use std::fs::{self, OpenOptions};
 use std::io::Read as _;
+use std::path::Path;
 use std::process::Stdio;
 
 use super::house::{House, SELECTOR, contains, files, find, policy, text};
@@ -255,6 +256,52 @@ fn a_mistake_in_the_command_line_is_told_in_the_shape_that_was_asked_for() {
         assert!(plain.stdout.is_empty(), "{}", text(&plain));
         assert!(String::from_utf8_lossy(&plain.stderr).contains(word));
     }
+}
+
+/// The log that is shown and checked is the one that the running daemon writes, wherever that is;
+/// without a daemon the configured one; where a folder is named, that one. Which it was is said.
+#[test]
+fn audit_reads_the_folder_of_the_daemon_that_runs() {
+    let house = House::new();
+    assert!(house.daemon().stop().success());
+    let usual = house.audit();
+    let elsewhere = house.path("elsewhere/audit");
+    let read = |arguments: &[&str], folder: &Path, ended: bool| {
+        let shown = house.run(&[&["audit", "show"], arguments].concat());
+        assert!(shown.status.success(), "{arguments:?}: {}", text(&shown));
+        let said = String::from_utf8(shown.stderr.clone()).unwrap();
+        let folder = folder.to_str().unwrap();
+        assert!(said.contains(folder), "{arguments:?}: {}", text(&shown));
+        let rows = String::from_utf8(shown.stdout).unwrap();
+        assert_eq!(rows.contains("  stop  "), ended, "{arguments:?}: {rows}");
+        let verified = house.json(&[&["audit", "verify"], arguments].concat());
+        assert_eq!(verified["folder"], folder, "{arguments:?}: {verified}");
+        verified["keyed"] == verified["records"]
+    };
+
+    // A relative folder is the daemon's, not the command's.
+    let mut command = house.daemon_command();
+    command.args(["--state-dir", "elsewhere"]);
+    let daemon = house.start(&mut command, "info");
+    let status = house.json(&["status"]);
+    assert_eq!(status["audit_folder"], elsewhere.to_str().unwrap());
+    assert!(read(&[], &elsewhere, false), "keyed by the daemon");
+    let named = [
+        ["--state-dir", ".local/state/aegis-broker"],
+        ["--audit-dir", usual.to_str().unwrap()],
+    ];
+    for named in named {
+        assert!(!read(&named, &usual, true), "read without the daemon");
+    }
+    assert!(daemon.stop().success());
+
+    read(&[], &usual, true);
+    read(&["--state-dir", "elsewhere"], &elsewhere, true);
+
+    let daemon = house.start(&mut house.command(&["daemon", "--mock"]), "info");
+    let bundled = house.path(".local/state/aegis-broker/mock-audit");
+    assert!(read(&[], &bundled, false), "keyed by the daemon");
+    assert!(daemon.stop().success());
 }
 
 /// The commands say when there is no daemon, and with which status.

@@ -292,6 +292,10 @@ fn an_unreachable_server_is_said_to_be_so() {
         house.refusal(&["login"]),
         ("aegis_unavailable".to_owned(), 69)
     );
+    let told = text(&house.run(&["login"]));
+    let place = format!("http://127.0.0.1:{port}/");
+    assert!(told.contains(&place), "{told}");
+    assert!(told.contains("the connection was refused"), "{told}");
     assert!(daemon.is_running());
 }
 

@@ -22,7 +22,7 @@ use crate::policy::Action;
 use crate::proto::{
     BrokerService, CreateCredentialLeaseRequest, CreateCredentialLeaseResponse,
     RedeemCredentialLeaseRequest, RedeemCredentialLeaseResponse, RevokeCredentialLeaseRequest,
-    RevokeCredentialLeaseResponse,
+    RevokeCredentialLeaseResponse, Target,
 };
 use crate::state::{Shared, State};
 use crate::{scope, wire};
@@ -262,9 +262,18 @@ impl Shared {
             state.leases.issue(&lease.id, secret, expires_at);
             state.secret(kind, secret);
         }
+        let mut told = lease.to_message(now);
+        let wrong = state.faults.take(call.method, &[FaultKind::WrongTarget]);
+        if wrong.is_some() {
+            let another = Target {
+                account: format!("not-{}", lease.target.account),
+                ..lease.target
+            };
+            told.target = another.into();
+        }
         Ok(RedeemCredentialLeaseResponse {
             credential: made.material.into(),
-            lease: lease.to_message(now).into(),
+            lease: told.into(),
             ..Default::default()
         })
     }

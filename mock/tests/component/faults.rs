@@ -169,6 +169,18 @@ async fn leases_and_material_can_end_after_a_second() {
 }
 
 #[tokio::test]
+async fn a_redemption_can_be_answered_with_another_target() {
+    let mock = spawn().await;
+    let client = Client::logged_in(&mock, &[GCP]).await;
+    let id = client.lease(GCP, &json!({"maxRedemptions": 2})).await;
+    mock.fault(REDEEM, FaultKind::WrongTarget, 1);
+    let account = "/lease/target/account";
+    assert_ne!(client.redeem(&id).await.text(account), GCP[2]);
+    assert_eq!(client.redeem(&id).await.text(account), GCP[2]);
+    assert_eq!(mock.leases()[0].redemptions_used, 2);
+}
+
+#[tokio::test]
 async fn a_skewed_clock_refuses_proofs_and_dates_its_answers_so() {
     let mock = spawn().await;
     let client = Client::logged_in(&mock, &[GCP]).await;
