@@ -348,8 +348,8 @@ impl AegisError {
                 Disposition::Fault
             }
             Self::Unreachable { .. } | Self::Timeout { .. } => passing(None),
-            Self::Protocol(ProtocolFault::Redirect) => match during {
-                // A captive portal; only a 200 that does not parse ends a login.
+            Self::Protocol(ProtocolFault::Redirect | ProtocolFault::NotAegis(_)) => match during {
+                // A captive portal, or a proxy without its server; only a 200 that does not parse ends a login.
                 During::Poll => Disposition::Wait(None),
                 During::Call => Disposition::Fault,
             },
@@ -362,8 +362,7 @@ impl AegisError {
                 | ProtocolFault::SecretInRefusal
                 | ProtocolFault::NonceMissing
                 | ProtocolFault::NonceLoop
-                | ProtocolFault::Field(_)
-                | ProtocolFault::NotAegis(_),
+                | ProtocolFault::Field(_),
             ) => Disposition::Fault,
             Self::KeySuspect(_) => Disposition::Compromised,
             Self::Rejected(rejection) if during == During::Poll && !rejection.readable => {
@@ -754,7 +753,7 @@ mod tests {
             ("timeout", AegisError::Timeout { sent: true }, Retry(None), Wait(None), ErrorCode::AegisUnavailable, Certainty::Unknown),
             ("redirect", AegisError::Protocol(ProtocolFault::Redirect), Fault, Wait(None), ErrorCode::AegisProtocol, Certainty::Unknown),
             ("malformed", AegisError::Protocol(ProtocolFault::Malformed), Fault, Fault, ErrorCode::AegisProtocol, Certainty::Unknown),
-            ("another server", AegisError::Protocol(ProtocolFault::NotAegis(404)), Fault, Fault, ErrorCode::AegisProtocol, Certainty::Unknown),
+            ("another server", AegisError::Protocol(ProtocolFault::NotAegis(404)), Fault, Wait(None), ErrorCode::AegisProtocol, Certainty::Unknown),
             ("nonce loop", AegisError::Protocol(ProtocolFault::NonceLoop), Fault, Fault, ErrorCode::AegisProtocol, Certainty::NotDone),
             ("wider scope", AegisError::Token(TokenFault::Scope), Fault, Fault, ErrorCode::AegisProtocol, Certainty::Unknown),
             ("suspect key", AegisError::KeySuspect(suspect), Compromised, Compromised, ErrorCode::LoginRequired, Certainty::NotDone),
