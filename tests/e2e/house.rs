@@ -316,14 +316,7 @@ selector = "{SELECTOR}"
     }
 
     pub(crate) fn connect(&self) -> Peer {
-        let stream = UnixStream::connect(self.socket()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Peer {
-            reader: BufReader::new(stream.try_clone().unwrap()),
-            stream,
-            next: 0,
-        }
+        Peer::connect(&self.socket())
     }
 
     /// The access token for the selector, over the socket.
@@ -429,6 +422,17 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    pub(crate) fn connect(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            reader: BufReader::new(stream.try_clone().unwrap()),
+            stream,
+            next: 0,
+        }
+    }
+
     pub(crate) fn ask(&mut self, method: &str, params: &Value) -> Value {
         self.next += 1;
         let line = json!({ "jsonrpc": "2.0", "id": self.next, "method": method, "params": params });
