@@ -12,6 +12,7 @@
 //! | [`aegis`] | outside: the Aegis service over Connect |
 //! | [`audit`], [`keystore`] | outside: the chained log, the place for long-lived secrets |
 //! | [`socket`] | door: `broker.sock`, and the client that commands use |
+//! | [`mcp`] | door: `mcp.sock`, for models: handles and outcomes, never material; the relay in front of it |
 //! | [`config`] | files and folders, read once |
 //! | [`daemon`] | the composition root |
 //! | [`cli`] | one file per subcommand |
@@ -35,6 +36,8 @@ pub mod audit;
 pub mod keystore;
 
 pub mod socket;
+
+pub mod mcp;
 
 pub mod config;
 

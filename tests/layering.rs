@@ -22,10 +22,23 @@ const EDGES: &[(&str, &[&str])] = &[
     ("keystore", &["broker::ports", "model", "secret", "time"]),
     ("audit", &["broker::ports", "model", "secret", "time"]),
     ("socket", &["broker::handle", "model", "secret", "time"]),
+    // Not `secret`: the model-facing door cannot name one.
+    ("mcp", &["broker::handle", "model"]),
+    // A process of its own: the way to the socket is handed to it.
+    ("mcp::shim", &["mcp::tools", "model"]),
     (
         "daemon",
         &[
-            "aegis", "audit", "broker", "config", "dpop", "keystore", "model", "secret", "socket",
+            "aegis",
+            "audit",
+            "broker",
+            "config",
+            "dpop",
+            "keystore",
+            "mcp::door",
+            "model",
+            "secret",
+            "socket",
             "time",
         ],
     ),
@@ -33,6 +46,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "daemon",
+            "mcp::shim",
             "socket::client",
             "audit",
             "config",

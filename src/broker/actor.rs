@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::effect::Effect;
-use super::event::{ConnectionId, Event, Reply, Request, Ticket};
+use super::event::{ConnectionId, Door, Event, Reply, Request, Ticket};
 use super::handle::Handle;
 use super::policy::Policy;
 use super::ports::{
@@ -37,6 +37,7 @@ pub(super) enum Message {
         connection: ConnectionId,
         peer: Arc<PeerFacts>,
         process: Arc<dyn PeerProcess>,
+        door: Door,
     },
     Disconnect {
         connection: ConnectionId,
@@ -176,10 +177,15 @@ impl Actor {
                 connection,
                 peer,
                 process,
+                door,
             } => {
                 self.processes.insert(peer.process, process);
                 self.connections.insert(connection, peer.process);
-                self.happened(Event::ConnectionOpened { connection, peer });
+                self.happened(Event::ConnectionOpened {
+                    connection,
+                    peer,
+                    door,
+                });
             }
             Message::Disconnect { connection } => {
                 self.happened(Event::ConnectionClosed { connection });

@@ -10,9 +10,10 @@ use super::ports::{
     Answer, CreatedLease, DeviceAuthorization, DeviceExchange, RedeemedLease, RevokeReason,
 };
 use crate::model::{
-    Action, CleanText, HolderClass, LeaseId, LeaseView, LoginView, PeerFacts, ProcessId,
-    ProfileName, Selector,
+    Action, CleanText, Effect, Exposure, HolderClass, LeaseId, LeaseView, LoginView, PeerFacts,
+    ProcessId, ProfileName, Selector,
 };
+use crate::time::UnixTime;
 
 /// One thing that happened. Past tense: it cannot be refused any more, only answered.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub enum Event {
         connection: ConnectionId,
         /// What the kernel says about it.
         peer: Arc<PeerFacts>,
+        /// Through which door.
+        door: Door,
     },
     /// A connection ended; its waits are over.
     ConnectionClosed {
@@ -100,6 +103,15 @@ pub enum Event {
     ShutdownRequested,
 }
 
+/// Which kind of peer a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// `broker.sock`: programs and commands.
+    Programs,
+    /// `mcp.sock`: models, whose recent decisions are kept for them.
+    Models,
+}
+
 /// Names a connection, never reused within a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
@@ -119,12 +131,23 @@ pub enum Request {
     LoginWait,
     /// End the device login that runs, for everybody.
     LoginCancel,
+    /// End the device login that runs if this peer started it and nobody joined it.
+    LoginWithdraw,
     /// End the session: revoke, wipe.
     Logout,
     /// Like logout, and serve nothing until the person logs in again.
     Lock,
     /// The catalogue.
     TargetList,
+    /// What of the catalogue this peer may at least ask for.
+    OfferList,
+    /// How this peer would be judged.
+    PolicyExplain {
+        /// For what.
+        selector: Selector,
+    },
+    /// What was decided about this peer's process lately.
+    DecisionList,
     /// Credential material, from memory or from a new lease.
     Credential(CredentialRequest),
     /// A lease, without redeeming it.
@@ -139,8 +162,15 @@ pub enum Request {
         /// Which.
         lease_id: LeaseId,
     },
+    /// The end of a lease that this peer's process created.
+    OwnLeaseRevoke {
+        /// Which.
+        lease_id: LeaseId,
+    },
     /// The leases of this run.
     LeaseList,
+    /// Those of them that this peer's process created.
+    OwnLeaseList,
 }
 
 /// The parameters of `credential.get`.
@@ -183,6 +213,12 @@ pub enum Reply {
     Ended(EndedView),
     /// To `TargetList`.
     Targets(Vec<TargetView>),
+    /// To `OfferList`.
+    Offers(Vec<OfferView>),
+    /// To `PolicyExplain`.
+    Explained(Box<PolicyView>),
+    /// To `DecisionList`.
+    Decisions(Vec<DecisionView>),
     /// To `Credential` and `LeaseRedeem`: the one reply that carries material.
     Delivered(Delivery),
     /// To `LeaseCreate` and `LeaseRevoke`.
@@ -230,4 +266,64 @@ pub struct TargetView {
     pub actions: Vec<Action>,
     /// Whether the current session holds all of these.
     pub granted: bool,
+}
+
+/// One entry of the catalogue that the peer may at least ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferView {
+    /// What it is for.
+    pub description: Option<CleanText>,
+    /// How the peer would be judged.
+    pub policy: PolicyView,
+}
+
+/// How a peer would be judged for a selector, and what else it takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyView {
+    /// The selector.
+    pub selector: Selector,
+    /// Whether the catalogue has it.
+    pub listed: bool,
+    /// Making a lease, which lets nothing out.
+    pub create: VerdictView,
+    /// Redeeming it, which hands material to the peer.
+    pub redeem: VerdictView,
+    /// Ending it.
+    pub revoke: VerdictView,
+    /// The most that redeeming may let out to the peer; `None` when nothing.
+    pub exposure: Option<Exposure>,
+    /// Whether there is a session.
+    pub logged_in: bool,
+    /// Whether it holds the actions create and redeem.
+    pub granted: bool,
+}
+
+/// What the policy says to one action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerdictView {
+    /// It.
+    pub effect: Effect,
+    /// The rule that says so; `default` where none matched, `catalogue` for what is not listed.
+    pub rule: CleanText,
+    /// The longest lease it lets through.
+    pub max_ttl: Option<Duration>,
+}
+
+/// One decision about a peer's own request, in the audit log's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecisionView {
+    /// When.
+    pub at: UnixTime,
+    /// What it was about.
+    pub action: &'static str,
+    /// How it went: `ok`, `denied` or `error`.
+    pub outcome: &'static str,
+    /// For what.
+    pub selector: Option<Selector>,
+    /// Which lease.
+    pub lease_id: Option<LeaseId>,
+    /// The rule that decided.
+    pub rule: Option<CleanText>,
+    /// A code or reason word.
+    pub reason: Option<CleanText>,
 }

@@ -9,15 +9,19 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use super::actor::Message;
-use crate::model::{ErrorCode, LeaseId, LeaseView, LoginView, PeerFacts, ProfileName, Refusal};
+use crate::model::{
+    ErrorCode, LeaseId, LeaseView, LoginView, PeerFacts, ProfileName, Refusal, Selector,
+};
 
+pub use super::decisions::MAX_DECISIONS;
 pub use super::event::{
-    ConnectionId, CredentialRequest, EndedView, LeaseRequest, StatusView, TargetView,
+    ConnectionId, CredentialRequest, DecisionView, EndedView, LeaseRequest, OfferView, PolicyView,
+    StatusView, TargetView, VerdictView,
 };
 pub use super::leases::Delivery;
 pub use super::ports::{AuditDamage, AuditReport, PeerProcess, PortFuture};
 
-use super::event::{Reply, Request};
+use super::event::{Door, Reply, Request};
 use super::policy::Policy;
 
 /// When the core's queue is full, a caller is told to come back after this long.
@@ -47,6 +51,29 @@ impl Handle {
         peer: PeerFacts,
         process: Arc<dyn PeerProcess>,
     ) -> Result<Connection, Refusal> {
+        self.open(peer, process, Door::Programs)
+    }
+
+    /// Introduces the process of a model's client, whose uid was checked. What is decided about
+    /// its requests is kept for it while it is connected (AU-10).
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_model(
+        &self,
+        peer: PeerFacts,
+        process: Arc<dyn PeerProcess>,
+    ) -> Result<ModelConnection, Refusal> {
+        self.open(peer, process, Door::Models)
+            .map(|connection| ModelConnection { connection })
+    }
+
+    fn open(
+        &self,
+        peer: PeerFacts,
+        process: Arc<dyn PeerProcess>,
+        door: Door,
+    ) -> Result<Connection, Refusal> {
         let id = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
         // The place for the goodbye is taken now, so that it cannot be refused later.
         let goodbye = self
@@ -61,6 +88,7 @@ impl Handle {
             connection: id,
             peer: Arc::new(peer),
             process,
+            door,
         })?;
         Ok(Connection {
             id,
@@ -271,6 +299,123 @@ impl Connection {
             reply,
         })?;
         answer.await.unwrap_or(Err(ErrorCode::ShuttingDown.into()))
+    }
+}
+
+/// A model's connection to the core: what a model may ask, and nothing that answers with
+/// material, ends what other processes hold, or shows what they did.
+#[derive(Debug)]
+pub struct ModelConnection {
+    connection: Connection,
+}
+
+impl ModelConnection {
+    /// How everything stands.
+    ///
+    /// # Errors
+    /// `rate_limited`, `shutting_down`.
+    pub async fn status(&self) -> Result<StatusView, Refusal> {
+        self.connection.status().await
+    }
+
+    /// As [`Connection::login_begin`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn login_begin(&self) -> Result<LoginView, Refusal> {
+        self.connection.login_begin(None).await
+    }
+
+    /// As [`Connection::login_wait`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn login_wait(&self) -> Result<LoginView, Refusal> {
+        self.connection.login_wait(None).await
+    }
+
+    /// Ends the login that runs if this process started it and nobody else joined it; else it
+    /// goes on without this process.
+    ///
+    /// # Errors
+    /// `rate_limited`, `shutting_down`.
+    pub async fn login_withdraw(&self) -> Result<LoginView, Refusal> {
+        self.connection.login(None, Request::LoginWithdraw).await
+    }
+
+    /// As [`Connection::logout`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn logout(&self) -> Result<EndedView, Refusal> {
+        self.connection.logout(None).await
+    }
+
+    /// What this process may at least ask for.
+    ///
+    /// # Errors
+    /// `rate_limited`, `shutting_down`.
+    pub async fn offers(&self) -> Result<Vec<OfferView>, Refusal> {
+        let Reply::Offers(offers) = self.connection.ask(None, Request::OfferList).await? else {
+            return Err(mismatch());
+        };
+        Ok(offers)
+    }
+
+    /// How this process would be judged for that selector. Nothing is recorded.
+    ///
+    /// # Errors
+    /// `rate_limited`, `shutting_down`.
+    pub async fn explain(&self, selector: Selector) -> Result<PolicyView, Refusal> {
+        let request = Request::PolicyExplain { selector };
+        let Reply::Explained(view) = self.connection.ask(None, request).await? else {
+            return Err(mismatch());
+        };
+        Ok(*view)
+    }
+
+    /// Makes a lease.
+    ///
+    /// # Errors
+    /// As [`Connection::lease_create`].
+    pub async fn lease_create(&self, request: LeaseRequest) -> Result<LeaseView, Refusal> {
+        self.connection.lease_create(None, request).await
+    }
+
+    /// Ends a lease that this process created.
+    ///
+    /// # Errors
+    /// As [`Connection::lease_revoke`]; `lease_not_found` for everybody else's too.
+    pub async fn lease_revoke(&self, lease_id: LeaseId) -> Result<LeaseView, Refusal> {
+        let request = Request::OwnLeaseRevoke { lease_id };
+        let Reply::Lease(view) = self.connection.ask(None, request).await? else {
+            return Err(mismatch());
+        };
+        Ok(*view)
+    }
+
+    /// The leases that this process created, newest first; ended ones are listed for a while.
+    ///
+    /// # Errors
+    /// `rate_limited`, `shutting_down`.
+    pub async fn leases(&self) -> Result<Vec<LeaseView>, Refusal> {
+        let Reply::Leases(leases) = self.connection.ask(None, Request::OwnLeaseList).await? else {
+            return Err(mismatch());
+        };
+        Ok(leases)
+    }
+
+    /// What was decided about this process's requests lately, newest first, at most
+    /// [`MAX_DECISIONS`].
+    ///
+    /// # Errors
+    /// `rate_limited`, `shutting_down`.
+    pub async fn decisions(&self) -> Result<Vec<DecisionView>, Refusal> {
+        let Reply::Decisions(decisions) = self.connection.ask(None, Request::DecisionList).await?
+        else {
+            return Err(mismatch());
+        };
+        Ok(decisions)
     }
 }
 

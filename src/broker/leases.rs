@@ -51,6 +51,8 @@ pub struct Lease {
     pub revocable: bool,
     /// What it dies with.
     pub class: HolderClass,
+    /// The process it was made for first.
+    pub creator: Option<ProcessId>,
     /// How often it can be redeemed.
     pub max_redemptions: u32,
     /// Redemptions used.
@@ -177,6 +179,11 @@ impl Lease {
             Phase::Live(live) if now < live.expires_at => Some(live),
             Phase::Live(_) | Phase::Creating | Phase::Ended { .. } => None,
         }
+    }
+
+    /// Whether this process created it with `lease.create`.
+    fn is_of(&self, process: ProcessId) -> bool {
+        self.kind == Kind::Single && self.creator == Some(process)
     }
 
     /// How a door shows it; `None` while the issuer has not named it.
@@ -396,10 +403,28 @@ impl LeaseTable {
 
     /// All that have a name, newest first.
     pub fn list(&self, now: Now) -> Vec<LeaseView> {
+        self.list_where(now, |_| true)
+    }
+
+    /// Those that this process created with `lease.create`, newest first.
+    pub fn list_of(&self, process: ProcessId, now: Now) -> Vec<LeaseView> {
+        self.list_where(now, |lease| lease.is_of(process))
+    }
+
+    /// Whether this process created that lease with `lease.create`.
+    pub fn is_of(&self, lease_id: &LeaseId, process: ProcessId) -> bool {
+        self.find(lease_id)
+            .and_then(|key| self.leases.get(&key))
+            .is_some_and(|lease| lease.is_of(process))
+    }
+
+    fn list_where(&self, now: Now, wanted: impl Fn(&Lease) -> bool) -> Vec<LeaseView> {
         let mut keys: Vec<_> = self.leases.keys().copied().collect();
         keys.sort_unstable_by(|a, b| b.cmp(a));
         keys.into_iter()
-            .filter_map(|key| self.leases.get(&key)?.view(now.boot))
+            .filter_map(|key| self.leases.get(&key))
+            .filter(|lease| wanted(lease))
+            .filter_map(|lease| lease.view(now.boot))
             .collect()
     }
 

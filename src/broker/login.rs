@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::event::Ticket;
 use super::ports::{DeviceAuthorization, Session};
+use crate::model::ProcessId;
 use crate::time::Timestamp;
 
 /// What `slow_down` adds, for this and all later polls (RFC 8628 §3.5).
@@ -43,6 +44,8 @@ pub enum Login {
         begin: Vec<Ticket>,
         /// Who waits for the end.
         wait: Vec<Ticket>,
+        /// Whose flow it is.
+        callers: Callers,
         /// Whether the broker was locked before.
         locked: bool,
     },
@@ -54,6 +57,8 @@ pub enum Login {
         poll: Poll,
         /// Who waits for the end.
         wait: Vec<Ticket>,
+        /// Whose flow it is.
+        callers: Callers,
         /// Whether the broker was locked before.
         locked: bool,
     },
@@ -61,7 +66,44 @@ pub enum Login {
     LoggedIn(Arc<Session>),
 }
 
+/// Who has asked for a flow, as far as it matters to one that wants out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Callers {
+    starter: ProcessId,
+    joined: bool,
+}
+
+impl Callers {
+    /// A flow that this process started.
+    pub const fn new(starter: ProcessId) -> Self {
+        Self {
+            starter,
+            joined: false,
+        }
+    }
+
+    /// This process asks for it too. It stays joined when it goes: somebody was shown the code.
+    pub fn join(&mut self, process: ProcessId) {
+        self.joined |= process != self.starter;
+    }
+
+    /// Whether this process started it and nobody else ever joined it.
+    pub fn is_only(self, process: ProcessId) -> bool {
+        self.starter == process && !self.joined
+    }
+}
+
 impl Login {
+    /// The flow that runs: whose it is.
+    pub const fn callers(&self) -> Option<Callers> {
+        match self {
+            Self::Beginning { callers, .. } | Self::AwaitingApproval { callers, .. } => {
+                Some(*callers)
+            }
+            Self::LoggedOut | Self::Locked | Self::LoggedIn(_) => None,
+        }
+    }
+
     /// The session, when there is one; its expiry is the caller's to compare with `now`.
     pub fn session(&self) -> Option<&Arc<Session>> {
         match self {

@@ -5,7 +5,8 @@
 //! the [`ports`] and feeds results back as events. Doors hold a [`handle::Handle`].
 //!
 //! Read in this order: `event`, `effect`, `state` with its two halves `session` and `serve`, then
-//! what they keep (`policy`, `login`, `leases`, `revocations`), then `ports`, `actor`, `handle`.
+//! what they keep (`policy`, `login`, `leases`, `revocations`, `decisions`), what they tell of it
+//! (`explain`), then `ports`, `actor`, `handle`.
 
 pub mod event;
 
@@ -24,6 +25,10 @@ pub mod login;
 pub mod leases;
 
 mod revocations;
+
+pub mod decisions;
+
+mod explain;
 
 pub mod ports;
 

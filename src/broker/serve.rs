@@ -341,7 +341,7 @@ impl State {
         self.refuse(asker.ticket, refusal, effects);
     }
 
-    fn not_found(&mut self, asker: &Asker, effects: &mut Vec<Effect>) {
+    pub(super) fn not_found(&mut self, asker: &Asker, effects: &mut Vec<Effect>) {
         let rule = CleanText::new("handle", 16);
         self.deny(asker, None, &rule, ErrorCode::LeaseNotFound.into(), effects);
     }
@@ -380,12 +380,14 @@ impl State {
                 let class = waiters
                     .front()
                     .map_or(HolderClass::None, |waiter| waiter.class);
+                let creator = waiters.front().map(|waiter| waiter.peer.process);
                 let lease = Lease {
                     selector: new.selector.clone(),
                     ttl,
                     kind: new.kind,
                     revocable,
                     class,
+                    creator,
                     max_redemptions: new.max_redemptions,
                     used: 0,
                     phase: Phase::Creating,

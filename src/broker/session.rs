@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::effect::Effect;
 use super::event::{EndedView, Reply, Ticket};
 use super::leases::{LeaseKey, Phase};
-use super::login::{Generation, Login, Poll, PollResult};
+use super::login::{Callers, Generation, Login, Poll, PollResult};
 use super::ports::{
     Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CallTrace,
     DeviceAuthorization, DeviceExchange, Disposition, Failure, RevokeReason, Session,
 };
 use super::serve::MIN_LEASE_TTL;
-use super::state::State;
+use super::state::{Asker, State};
 use crate::model::{CleanText, DeviceView, ErrorCode, LeaseState, Refusal};
 use crate::time::{Now, Timestamp};
 
@@ -58,13 +58,20 @@ impl State {
             .is_some_and(|session| now.boot.until(session.expires_at) >= MIN_LEASE_TTL)
     }
 
-    pub(super) fn login_begin(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
+    pub(super) fn login_begin(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {
+        let (ticket, process) = (asker.ticket, asker.peer.process);
         if self.session_has_room(now) {
             return self.show_login(ticket, now, effects);
         }
         match &mut self.login {
-            Login::Beginning { begin, .. } => begin.push(ticket),
-            Login::AwaitingApproval { .. } => self.show_login(ticket, now, effects),
+            Login::Beginning { begin, callers, .. } => {
+                callers.join(process);
+                begin.push(ticket);
+            }
+            Login::AwaitingApproval { callers, .. } => {
+                callers.join(process);
+                self.show_login(ticket, now, effects);
+            }
             Login::LoggedOut | Login::Locked | Login::LoggedIn(_) => {
                 let scopes = self.wanted_scopes();
                 let locked = self.login.is_locked();
@@ -72,6 +79,7 @@ impl State {
                 self.login = Login::Beginning {
                     begin: vec![ticket],
                     wait: Vec::new(),
+                    callers: Callers::new(process),
                     locked,
                 };
                 effects.push(Effect::BeginDeviceAuthorization {
@@ -87,12 +95,15 @@ impl State {
         }
     }
 
-    pub(super) fn login_wait(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
+    pub(super) fn login_wait(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {
+        let ticket = asker.ticket;
         if self.session(now).is_some() {
             return self.show_login(ticket, now, effects);
         }
         match &mut self.login {
-            Login::Beginning { wait, .. } | Login::AwaitingApproval { wait, .. } => {
+            Login::Beginning { wait, callers, .. }
+            | Login::AwaitingApproval { wait, callers, .. } => {
+                callers.join(asker.peer.process);
                 wait.push(ticket);
             }
             Login::LoggedOut | Login::Locked | Login::LoggedIn(_) => {
@@ -104,6 +115,20 @@ impl State {
     pub(super) fn login_cancel(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
         self.end_flow(ErrorCode::LoginCancelled, &CallTrace::default(), effects);
         self.show_login(ticket, now, effects);
+    }
+
+    /// One caller wants out: the flow ends if it is nobody else's, and goes on without a word
+    /// otherwise.
+    pub(super) fn login_withdraw(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {
+        let process = asker.peer.process;
+        if self
+            .login
+            .callers()
+            .is_some_and(|callers| callers.is_only(process))
+        {
+            self.end_flow(ErrorCode::LoginCancelled, &CallTrace::default(), effects);
+        }
+        self.show_login(asker.ticket, now, effects);
     }
 
     fn show_login(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
@@ -124,18 +149,21 @@ impl State {
         let Login::Beginning {
             begin,
             wait,
+            callers,
             locked,
         } = &mut self.login
         else {
             return;
         };
-        let (begin, wait, locked) = (std::mem::take(begin), std::mem::take(wait), *locked);
+        let (begin, wait) = (std::mem::take(begin), std::mem::take(wait));
+        let (callers, locked) = (*callers, *locked);
         match answer.outcome {
             Ok(authorization) => {
                 self.login = Login::AwaitingApproval {
                     poll: Poll::new(authorization.interval, authorization.expires_at, now.boot),
                     authorization: Arc::new(authorization),
                     wait,
+                    callers,
                     locked,
                 };
                 effects.push(Effect::Audit(Box::new(AuditRecord {
@@ -260,6 +288,7 @@ impl State {
                 begin,
                 wait,
                 locked,
+                ..
             } => {
                 let mut waiting = std::mem::take(begin);
                 waiting.append(wait);

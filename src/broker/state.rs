@@ -12,8 +12,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::decisions::Decisions;
 use super::effect::Effect;
-use super::event::{ConnectionId, Event, Reply, Request, StatusView, TargetView, Ticket};
+use super::event::{ConnectionId, Door, Event, Reply, Request, StatusView, TargetView, Ticket};
 use super::leases::{Holder, LeaseTable};
 use super::login::{Generation, Login};
 use super::policy::Policy;
@@ -67,6 +68,7 @@ pub struct State {
     /// Who asked for a revocation and waits for the issuer's word.
     pub(super) revoke_tickets: HashMap<LeaseId, Vec<(Ticket, ConnectionId)>>,
     pub(super) ending: Option<Ending>,
+    pub(super) decisions: Decisions,
     pub(super) tickets: HashMap<Ticket, ConnectionId>,
     pub(super) stopping: bool,
 }
@@ -108,6 +110,7 @@ impl State {
             revocations,
             revoke_tickets: HashMap::new(),
             ending: None,
+            decisions: Decisions::default(),
             tickets: HashMap::new(),
             stopping: false,
         }
@@ -115,8 +118,16 @@ impl State {
 
     /// Takes note of one event and appends what follows from it to `effects`, in order.
     pub fn step(&mut self, event: Event, now: Now, effects: &mut Vec<Effect>) {
+        let before = effects.len();
         match event {
-            Event::ConnectionOpened { connection, peer } => {
+            Event::ConnectionOpened {
+                connection,
+                peer,
+                door,
+            } => {
+                if door == Door::Models {
+                    self.decisions.open(connection, peer.process);
+                }
                 self.peers.insert(connection, peer);
             }
             Event::ConnectionClosed { connection } => {
@@ -159,6 +170,8 @@ impl State {
             Event::ShutdownRequested => self.shutdown(now, effects),
         }
         self.look_at_the_clock(now, effects);
+        self.decisions
+            .note(effects.get(before..).unwrap_or_default(), now);
     }
 
     /// The records that open a run.
@@ -227,14 +240,27 @@ impl State {
                 let status = Box::new(self.status(now));
                 self.reply(ticket, Reply::Status(status), effects);
             }
-            Request::LoginBegin => self.login_begin(ticket, now, effects),
-            Request::LoginWait => self.login_wait(ticket, now, effects),
+            Request::LoginBegin => self.login_begin(&asker, now, effects),
+            Request::LoginWait => self.login_wait(&asker, now, effects),
             Request::LoginCancel => self.login_cancel(ticket, now, effects),
+            Request::LoginWithdraw => self.login_withdraw(&asker, now, effects),
             Request::Logout => self.logout(ticket, now, effects),
             Request::Lock => self.lock(ticket, now, effects),
             Request::TargetList => {
                 let targets = self.target_views(now);
                 self.reply(ticket, Reply::Targets(targets), effects);
+            }
+            Request::OfferList => {
+                let offers = self.offers(&asker.peer, now);
+                self.reply(ticket, Reply::Offers(offers), effects);
+            }
+            Request::PolicyExplain { selector } => {
+                let view = Box::new(self.policy_view(&asker.peer, &selector, now));
+                self.reply(ticket, Reply::Explained(view), effects);
+            }
+            Request::DecisionList => {
+                let decisions = self.decisions.of(asker.peer.process);
+                self.reply(ticket, Reply::Decisions(decisions), effects);
             }
             Request::Credential(request) => self.credential(&asker, request, now, effects),
             Request::LeaseCreate(request) => self.lease_create(&asker, request, now, effects),
@@ -244,8 +270,19 @@ impl State {
             Request::LeaseRevoke { lease_id } => {
                 self.lease_revoke(&asker, &lease_id, now, effects);
             }
+            Request::OwnLeaseRevoke { lease_id } => {
+                if self.leases.is_of(&lease_id, asker.peer.process) {
+                    self.lease_revoke(&asker, &lease_id, now, effects);
+                } else {
+                    self.not_found(&asker, effects);
+                }
+            }
             Request::LeaseList => {
                 let leases = self.leases.list(now);
+                self.reply(ticket, Reply::Leases(leases), effects);
+            }
+            Request::OwnLeaseList => {
+                let leases = self.leases.list_of(asker.peer.process, now);
                 self.reply(ticket, Reply::Leases(leases), effects);
             }
         }
@@ -253,6 +290,7 @@ impl State {
 
     fn connection_closed(&mut self, connection: ConnectionId, now: Now, effects: &mut Vec<Effect>) {
         self.peers.remove(&connection);
+        self.decisions.close(connection);
         self.tickets.retain(|_, on| *on != connection);
         let tickets = &self.tickets;
         self.login

@@ -13,7 +13,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::effect::Effect;
-use super::event::{ConnectionId, CredentialRequest, Event, LeaseRequest, Reply, Request, Ticket};
+use super::event::{
+    ConnectionId, CredentialRequest, Door, Event, LeaseRequest, Reply, Request, Ticket,
+};
 use super::leases::Phase;
 use super::login::Generation;
 use super::policy::Policy;
@@ -277,7 +279,11 @@ impl World {
             exe: Some(text("/usr/bin/true")),
             ancestors: Vec::new(),
         });
-        self.step(Event::ConnectionOpened { connection, peer });
+        self.step(Event::ConnectionOpened {
+            connection,
+            peer,
+            door: Door::Models,
+        });
         connection
     }
 

@@ -24,6 +24,8 @@ mod login;
 
 mod logout;
 
+mod mcp;
+
 mod output;
 
 mod render;
@@ -60,6 +62,8 @@ struct Arguments {
 enum Command {
     /// Run the daemon
     Daemon(daemon::Arguments),
+    /// Serve an MCP client on standard input and output, through the daemon
+    Mcp(mcp::Arguments),
     /// Log in by approving on another device
     Login(login::Arguments),
     /// End the session: revoke its leases and wipe everything
@@ -92,17 +96,17 @@ impl Context {
     fn connect(&self) -> Result<Client, Refusal> {
         match &self.socket {
             Some(socket) => Client::connect(socket),
-            None => Client::connect(&default_socket()?),
+            None => Client::connect(&default_socket(SOCKET)?),
         }
     }
 }
 
-/// Where the daemon of this user listens, unless it was told otherwise.
-fn default_socket() -> Result<PathBuf, Refusal> {
+/// Where the daemon of this user has the socket of that name, unless it was told otherwise.
+fn default_socket(name: &str) -> Result<PathBuf, Refusal> {
     let folder = config::runtime_dir(&ProcessEnvironment::new()).map_err(|error| {
         Refusal::new(ErrorCode::RuntimeFolderUnsafe).with_message(&error.to_string())
     })?;
-    Ok(folder.join(SOCKET))
+    Ok(folder.join(name))
 }
 
 /// Does what the command line says.
@@ -113,10 +117,12 @@ pub fn run() -> ExitCode {
     };
     let context = Context {
         socket: arguments.socket,
-        json: arguments.json,
+        // Standard output of `mcp` is the client's.
+        json: arguments.json && !matches!(arguments.command, Command::Mcp(_)),
     };
     let done = match &arguments.command {
         Command::Daemon(arguments) => daemon::run(arguments),
+        Command::Mcp(arguments) => mcp::run(&context, arguments),
         Command::Login(arguments) => login::run(&context, arguments),
         Command::Logout(arguments) => logout::run(&context, arguments),
         Command::Lock => lock::run(&context),

@@ -1,4 +1,5 @@
-//! The only place that writes. Standard output is data, standard error is progress.
+//! The only place that writes, but for the relay of `mcp`: standard output is data, standard error
+//! is progress.
 //!
 //! Both are written without a buffer of ours: the library's own would keep a secret for as long
 //! as the process lives.
@@ -77,8 +78,13 @@ pub(super) fn refusal(context: &Context, refusal: &Refusal) {
     if context.json {
         // The exit status says the rest where standard output is closed.
         drop(data(&client::refusal_json(refusal)));
-        return;
+    } else {
+        refusal_as_text(refusal);
     }
+}
+
+/// Says what went wrong to people, on standard error.
+pub(super) fn refusal_as_text(refusal: &Refusal) {
     let mut text = format!("error: {}", refusal.message());
     if let Some(reason) = &refusal.reason_code {
         text = format!("{text} ({reason})");

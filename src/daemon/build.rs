@@ -156,7 +156,8 @@ pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Re
             clock,
             shutdown,
         },
-        limits.connections,
+        // Two doors.
+        limits.connections.saturating_mul(2),
     );
     Ok(Built {
         actor,

@@ -1,3 +1,4 @@
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use super::build::{self, Built, Plan};
 #[cfg(feature = "mock")]
 use super::mock;
 use super::{hardening, log, readiness, signals};
+use crate::mcp::door::Door;
 use crate::model::{ErrorCode, Refusal};
-use crate::socket::folder::SOCKET;
-use crate::socket::listener;
+use crate::socket::folder::{Instance, MCP_SOCKET, SOCKET};
+use crate::socket::listener::{self, Limits};
 
 /// After this long without an end to its drain, the daemon leaves all the same: the core takes
 /// 2 s at most, its doors as long.
@@ -70,15 +72,13 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         build::reload_policy(&policy_file, &reload_handle);
         readiness::ready();
     })?;
-    let listener = instance.bind(SOCKET)?;
-    let listener = listener
-        .set_nonblocking(true)
-        .and_then(|()| UnixListener::from_std(listener))
-        .map_err(|_error| {
-            Refusal::new(ErrorCode::Internal).with_message("the socket cannot be used")
-        })?;
-    let door = listener::serve(listener, handle.clone(), limits, doors_shut.clone());
-    let door = tokio::spawn(ending_all(shutdown.clone(), door));
+    let models = Door::new(handle.clone(), limits.in_flight)?;
+    let programs_socket = bind(&mut instance, SOCKET)?;
+    let models_socket = bind(&mut instance, MCP_SOCKET)?;
+    let programs = listener::serve(programs_socket, handle.clone(), limits, doors_shut.clone());
+    let programs = tokio::spawn(ending_all(shutdown.clone(), programs));
+    let models = serve_models(models_socket, models, limits, doors_shut.clone());
+    let models = tokio::spawn(ending_all(shutdown.clone(), models));
     let signals = tokio::spawn(signals);
     readiness::ready();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
@@ -91,11 +91,16 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         // The core first: callers are answered while their door is still open.
         let core = core.await;
         doors_shut.cancel();
-        let door = door.await;
-        if let Ok(Err(error)) = &door {
-            tracing::error!(%error, "the socket failed");
+        let (programs, models) = (programs.await, models.await);
+        for door in [&programs, &models] {
+            if let Ok(Err(error)) = door {
+                tracing::error!(%error, "a socket failed");
+            }
         }
-        (core.is_ok(), matches!(door, Ok(Ok(()))))
+        (
+            core.is_ok(),
+            matches!((programs, models), (Ok(Ok(())), Ok(Ok(())))),
+        )
     })
     .await;
     signals.abort();
@@ -111,6 +116,30 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
     }
 }
 
+fn bind(instance: &mut Instance, name: &str) -> Result<UnixListener, Refusal> {
+    UnixListener::from_std(instance.bind(name)?).map_err(|_error| {
+        Refusal::new(ErrorCode::Internal).with_message("the socket cannot be used")
+    })
+}
+
+/// The models' door on the listener that both doors share.
+async fn serve_models(
+    listener: UnixListener,
+    door: Door,
+    limits: Limits,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let stop = shutdown.clone();
+    listener::serve_with(listener, limits.connections, shutdown, move |caller| {
+        let (door, stop) = (door.clone(), stop.clone());
+        async move {
+            door.converse(caller.stream, caller.facts, caller.process, stop)
+                .await;
+        }
+    })
+    .await
+}
+
 /// Does `part` of the daemon and cancels `shutdown` at its end, whichever way it ends: without
 /// its core or its door a daemon must not look alive.
 async fn ending_all<F: Future>(shutdown: CancellationToken, part: F) -> F::Output {
@@ -120,8 +149,6 @@ async fn ending_all<F: Future>(shutdown: CancellationToken, part: F) -> F::Outpu
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
 
     /// A part that fails or panics takes the daemon down, so that its supervisor starts it again.

@@ -134,6 +134,9 @@ error_codes! {
     /// No daemon answers.
     DaemonUnreachable = "daemon_unreachable", exit UNAVAILABLE, retryable true,
         "no daemon answers", fix "start it with `aegis-broker daemon`";
+    /// An MCP client found no daemon, and none could be started.
+    DaemonUnavailable = "daemon_unavailable", exit UNAVAILABLE, retryable false,
+        "there is no daemon", fix "start it with `aegis-broker daemon`";
     /// Another daemon runs already.
     AlreadyRunning = "already_running", exit TEMPORARY, retryable false,
         "another daemon is already running for this user", fix "use it, or stop it first";
@@ -178,6 +181,7 @@ impl ErrorCode {
             | Self::PrincipalChanged
             | Self::TargetUnknown
             | Self::ProfileUnknown
+            | Self::DaemonUnavailable
             | Self::LoginCancelled => true,
             Self::InvalidRequest
             | Self::MethodUnknown

@@ -10,8 +10,8 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use zeroize::Zeroizing;
 
-pub use super::folder::SOCKET;
 use super::folder::{self, RuntimeFolder};
+pub use super::folder::{MCP_SOCKET, SOCKET};
 use super::wire::{self, Method, Misunderstood, Params};
 use super::{API_VERSION, folder::FolderError};
 use crate::broker::handle::TargetView;
@@ -44,6 +44,50 @@ const MAX_REPLY: usize = wire::MAX_ANSWER;
 
 /// One read.
 const CHUNK: usize = 4096;
+
+/// Connects to a socket of the daemon's, after its folder was found to be private and ours, and
+/// only to a listener of our own uid (PE-2). The stream keeps a write from waiting longer than
+/// [`CONNECT`] at a time.
+///
+/// # Errors
+/// `daemon_unreachable`, `runtime_folder_unsafe`.
+pub fn connect(socket: &Path) -> Result<UnixStream, Refusal> {
+    folder::check_length(socket)?;
+    let parent = socket.parent().ok_or(FolderError::NotAFolder)?;
+    RuntimeFolder::check(parent)?;
+    let address = SocketAddrUnix::new(socket).map_err(|error| unreachable(&error.into()))?;
+    let connected = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .and_then(|fd| {
+        // Where the backlog is full the kernel waits this long for room.
+        set_socket_timeout(&fd, Timeout::Send, Some(CONNECT))?;
+        rustix::net::connect(&fd, &address)?;
+        Ok(fd)
+    });
+    let fd = connected.map_err(|error| unreachable(&error.into()))?;
+    let listener = socket_peercred(&fd).map_err(|error| unreachable(&error.into()))?;
+    if listener.uid != rustix::process::geteuid() {
+        return Err(Refusal::new(ErrorCode::RuntimeFolderUnsafe)
+            .with_message("another user's process listens on the socket"));
+    }
+    Ok(UnixStream::from(fd))
+}
+
+/// Makes the folder of a socket private and ours where it is missing, as the daemon would, for
+/// who is about to start one.
+///
+/// # Errors
+/// `runtime_folder_unsafe`, `io_error`.
+pub fn prepare_folder(socket: &Path) -> Result<(), Refusal> {
+    folder::check_length(socket)?;
+    let parent = socket.parent().ok_or(FolderError::NotAFolder)?;
+    RuntimeFolder::prepare(parent)?;
+    Ok(())
+}
 
 /// A connection to the daemon.
 #[derive(Debug)]
@@ -121,37 +165,12 @@ pub struct Damage {
 }
 
 impl Client {
-    /// Connects, after the folder of the socket was found to be private and ours, and only to a
-    /// listener of our own uid (PE-2).
+    /// Connects to the daemon, as [`connect`] does.
     ///
     /// # Errors
     /// `daemon_unreachable`, `runtime_folder_unsafe`.
     pub fn connect(socket: &Path) -> Result<Self, Refusal> {
-        folder::check_length(socket)?;
-        let parent = socket.parent().ok_or(FolderError::NotAFolder)?;
-        RuntimeFolder::check(parent)?;
-        let address = SocketAddrUnix::new(socket).map_err(|error| unreachable(&error.into()))?;
-        let connected = socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .and_then(|fd| {
-            // Where the backlog is full the kernel waits this long for room.
-            set_socket_timeout(&fd, Timeout::Send, Some(CONNECT))?;
-            rustix::net::connect(&fd, &address)?;
-            Ok(fd)
-        });
-        let fd = connected.map_err(|error| unreachable(&error.into()))?;
-        let listener = socket_peercred(&fd).map_err(|error| unreachable(&error.into()))?;
-        if listener.uid != rustix::process::geteuid() {
-            return Err(Refusal::new(ErrorCode::RuntimeFolderUnsafe)
-                .with_message("another user's process listens on the socket"));
-        }
-        Ok(Self {
-            stream: UnixStream::from(fd),
-        })
+        connect(socket).map(|stream| Self { stream })
     }
 
     /// How everything stands.

@@ -14,8 +14,11 @@ use crate::model::{ErrorCode, Refusal};
 /// The folder's name below the user's runtime folder.
 pub const FOLDER: &str = "aegis-broker";
 
-/// The socket's name.
+/// The name of the programs' socket.
 pub const SOCKET: &str = "broker.sock";
+
+/// The name of the models' socket.
+pub const MCP_SOCKET: &str = "mcp.sock";
 
 /// The file whose lock the one daemon of a folder holds.
 pub const LOCK: &str = "broker.lock";

@@ -11,8 +11,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{connection, peer};
-use crate::broker::handle::Handle;
-use crate::model::{ErrorCode, Refusal};
+use crate::broker::handle::{Handle, PeerProcess};
+use crate::model::{ErrorCode, PeerFacts, Refusal};
 
 /// What one door takes at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +33,19 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(250);
 /// What is under way when the daemon stops has this long to be answered.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Accepts peers until `shutdown` is cancelled, then lets those that wait for an answer have it
-/// for at most 2 s.
+/// A peer that may come in: of our uid, and told apart by the kernel.
+#[derive(Debug)]
+pub struct Caller {
+    /// Its connection. Not a byte of it was read.
+    pub stream: UnixStream,
+    /// What the kernel says about it.
+    pub facts: PeerFacts,
+    /// Its process.
+    pub process: Arc<dyn PeerProcess>,
+}
+
+/// Serves programs on `broker.sock` until `shutdown` is cancelled, then lets those that wait for
+/// an answer have it for at most 2 s.
 ///
 /// # Errors
 /// When the listening socket itself fails.
@@ -45,10 +56,10 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let stop = shutdown.clone();
-    accept(listener, limits.connections, shutdown, move |stream| {
+    serve_with(listener, limits.connections, shutdown, move |caller| {
         let (handle, stop) = (handle.clone(), stop.clone());
         async move {
-            if let Err(error) = converse(stream, &handle, limits.in_flight, &stop).await {
+            if let Err(error) = converse(caller, &handle, limits.in_flight, &stop).await {
                 tracing::debug!(%error, "a connection ended early");
             }
         }
@@ -56,20 +67,48 @@ pub async fn serve(
     .await
 }
 
+/// The same way in for a conversation of another kind, at most `connections` at a time: what
+/// must be true of every peer is made sure of once.
+///
+/// # Errors
+/// When the listening socket itself fails.
+pub async fn serve_with<F: Future<Output = ()> + Send + 'static>(
+    listener: UnixListener,
+    connections: usize,
+    shutdown: CancellationToken,
+    converse: impl Fn(Caller) -> F + Clone + Send + 'static,
+) -> io::Result<()> {
+    accept(listener, connections, shutdown, move |stream| {
+        let converse = converse.clone();
+        async move {
+            match peer::identify(&stream) {
+                Ok((facts, process)) => {
+                    let process = Arc::new(process);
+                    converse(Caller {
+                        stream,
+                        facts,
+                        process,
+                    })
+                    .await;
+                }
+                Err(error) => tracing::debug!(%error, "a peer was turned away"),
+            }
+        }
+    })
+    .await
+}
+
 async fn converse(
-    stream: UnixStream,
+    caller: Caller,
     handle: &Handle,
     in_flight: usize,
     shutdown: &CancellationToken,
 ) -> Result<(), connection::ConnectionError> {
-    let (facts, process) = match peer::identify(&stream) {
-        Ok(known) => known,
-        Err(error) => {
-            tracing::debug!(%error, "a peer was turned away");
-            return Err(connection::ConnectionError::PeerGone);
-        }
-    };
-    let process: Arc<dyn crate::broker::handle::PeerProcess> = Arc::new(process);
+    let Caller {
+        stream,
+        facts,
+        process,
+    } = caller;
     let core = match handle.connect(facts, Arc::clone(&process)) {
         Ok(core) => Arc::new(core),
         Err(refusal) => {

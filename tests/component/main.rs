@@ -3,6 +3,7 @@
 #![cfg(feature = "mock")]
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "helpers of tests: a failed setup should abort the test"
@@ -14,6 +15,7 @@ mod audit;
 mod faults;
 mod leases;
 mod login;
+mod mcp;
 mod proofs;
 mod secrets;
 mod transport;

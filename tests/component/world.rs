@@ -379,13 +379,13 @@ impl Daemon {
 
 /// A local process.
 pub(crate) struct Peer {
-    facts: PeerFacts,
-    process: Process,
+    pub(crate) facts: PeerFacts,
+    pub(crate) process: Process,
     exited: watch::Sender<bool>,
 }
 
 #[derive(Debug, Clone)]
-struct Process {
+pub(crate) struct Process {
     exited: watch::Receiver<bool>,
 }
 

@@ -25,4 +25,8 @@ mod house;
 
 mod lifecycle;
 
+mod line_client;
+
 mod pages;
+
+mod shim;

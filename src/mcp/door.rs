@@ -1,0 +1,131 @@
+//! The door as a whole, and one peer's conversation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rmcp::ServiceExt as _;
+use rmcp::service::{QuitReason, ServerInitializeError};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::elicitation::States;
+use super::guard::guarded;
+use super::rate::Rate;
+use super::server::{Peer, Server};
+use crate::broker::handle::{Handle, ModelConnection, PeerProcess};
+use crate::model::{PeerFacts, ProcessId, Refusal};
+
+/// New leases one client may make at once (LM): a build's worth of parallel jobs.
+pub(super) const LEASE_BURST: u32 = 60;
+
+/// Then so many a second (LM): what an agent in a loop can do to the issuer.
+pub(super) const LEASES_PER_S: u32 = 10;
+
+/// Dialogs of the newer era one client may be handed at once: each is a state to remember.
+const DIALOG_BURST: u32 = 8;
+
+/// Then one in each of these. Beyond it `login` answers in words.
+const DIALOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A peer that is turned away is not waited for.
+const TURN_AWAY: Duration = Duration::from_secs(1);
+
+/// What all conversations of the door have in common. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Door {
+    shared: Arc<Shared>,
+}
+
+/// See [`Door`].
+#[derive(Debug)]
+pub(super) struct Shared {
+    handle: Handle,
+    /// Calls under way on one connection.
+    pub(super) in_flight: usize,
+    /// New leases.
+    pub(super) leases: Rate,
+    /// Dialogs handed out.
+    pub(super) dialogs: Rate,
+    /// What clients bring back from them.
+    pub(super) states: States,
+}
+
+impl Door {
+    /// A door onto that core. At `in_flight` calls under way on one connection the next is told
+    /// `rate_limited`, so that cancellations still arrive.
+    ///
+    /// # Errors
+    /// `internal` without randomness.
+    pub fn new(handle: Handle, in_flight: usize) -> Result<Self, Refusal> {
+        Ok(Self {
+            shared: Arc::new(Shared {
+                handle,
+                in_flight,
+                leases: Rate::new(LEASE_BURST, Duration::from_secs(1) / LEASES_PER_S),
+                dialogs: Rate::new(DIALOG_BURST, DIALOG_INTERVAL),
+                states: States::new()?,
+            }),
+        })
+    }
+
+    /// Talks with one peer whose uid was checked, until it hangs up, breaks a limit, or
+    /// `shutdown` is cancelled and what was under way is answered.
+    pub async fn converse(
+        self,
+        stream: UnixStream,
+        facts: PeerFacts,
+        process: Arc<dyn PeerProcess>,
+        shutdown: CancellationToken,
+    ) {
+        let who = facts.process;
+        let (input, output) = stream.into_split();
+        match self.shared.handle.connect_model(facts, process) {
+            Ok(core) => self.serve(core, who, input, output, shutdown).await,
+            Err(refusal) => turn_away(output, &refusal).await,
+        }
+    }
+
+    /// The conversation itself, over any pair of pipes.
+    async fn serve<R, W>(
+        self,
+        core: ModelConnection,
+        who: ProcessId,
+        input: R,
+        output: W,
+        shutdown: CancellationToken,
+    ) where
+        R: AsyncRead + Send + Unpin + 'static,
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        let gone = CancellationToken::new();
+        // What still waits on the peer's behalf ends with the conversation, however that ends.
+        let _ends = gone.clone().drop_guard();
+        let server = Server::new(Peer::new(core, who, self.shared, gone));
+        match server
+            .serve_with_ct(guarded(input, output), shutdown.child_token())
+            .await
+        {
+            Ok(running) => match running.waiting().await {
+                Ok(QuitReason::Closed | QuitReason::Cancelled) => {}
+                Ok(_) | Err(_) => tracing::error!("a conversation ended by a mistake of ours"),
+            },
+            // What the peer sent is in these errors, and stays there.
+            Err(ServerInitializeError::ConnectionClosed(_) | ServerInitializeError::Cancelled) => {}
+            Err(_) => tracing::debug!("a conversation ended before it began"),
+        }
+    }
+}
+
+/// Tells a peer no before it said anything.
+async fn turn_away<W: AsyncWrite + Unpin>(mut output: W, refusal: &Refusal) {
+    let line = super::wire::turned_away(refusal);
+    // A peer that is gone or does not read needs no answer.
+    if timeout(TURN_AWAY, output.write_all(line.as_bytes()))
+        .await
+        .is_err()
+    {
+        tracing::debug!("a peer was turned away without an answer");
+    }
+}

@@ -1,0 +1,192 @@
+//! How a login is put before the person through their MCP client: a dialog with the address where
+//! the client can show one, words everywhere. An answer to a dialog is no consent and no proof:
+//! `accept` means "will open it" (AP-8).
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rmcp::model::{
+    ElicitRequest, ElicitRequestParams, ElicitResult, ElicitationAction, InputRequest,
+    InputRequiredResult, InputResponses, ProtocolVersion, RequestStateCodec, SealOptions,
+};
+use rmcp::service::{RequestContext, RoleServer};
+use tokio::time::Instant;
+use url::Url;
+
+use super::wire::LoginState;
+use crate::model::{DeviceView, ErrorCode, Refusal};
+
+/// The name of our one question.
+const QUESTION: &str = "aegis_login";
+
+/// How long a client may take to come back with an answer: as long as a device code lives.
+const STATE_LIVES: Duration = Duration::from_mins(10);
+
+/// States that were used and could still be shown again. Each client gets eight at once and six
+/// a minute, so this holds for every connection there can be.
+const MAX_SPENT: usize = 32 * 1024;
+
+/// How this request's client can be shown an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Showing {
+    /// It asks the person itself and calls again (2026-07-28).
+    InputRequired,
+    /// We ask it to ask the person, beside the answer (before 2026-07-28).
+    Dialog,
+    /// In words only.
+    Words,
+}
+
+impl Showing {
+    /// By the era and the capabilities of this very request.
+    pub(super) fn of(context: &RequestContext<RoleServer>) -> Self {
+        let url = context
+            .client_capabilities()
+            .and_then(|capabilities| capabilities.elicitation)
+            .is_some_and(|elicitation| elicitation.url.is_some());
+        let modern = context
+            .protocol_version()
+            .is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
+        match (url, modern) {
+            (false, _) => Self::Words,
+            (true, true) => Self::InputRequired,
+            (true, false) => Self::Dialog,
+        }
+    }
+}
+
+/// What the person is shown: the code to compare stands beside the address (DG-7).
+pub(super) fn message(device: &DeviceView) -> String {
+    format!(
+        "Log in to Aegis at {} and compare the code: {}. It ends at {}. Approve it only if you \
+         asked for it.",
+        device.verification_uri, device.user_code, device.expires_at
+    )
+}
+
+/// The address to open, if it is one a dialog may hold: https, or http to this machine (OA-15).
+pub(super) fn address(device: &DeviceView) -> Option<Url> {
+    let text = device
+        .verification_uri_complete
+        .as_ref()
+        .unwrap_or(&device.verification_uri);
+    let url = Url::parse(text.as_str()).ok()?;
+    let to_this_machine = url.host().is_some_and(|host| match host {
+        url::Host::Ipv4(address) => address.is_loopback(),
+        url::Host::Ipv6(address) => address.is_loopback(),
+        url::Host::Domain(name) => name == "localhost",
+    });
+    let credentials = !url.username().is_empty() || url.password().is_some();
+    let fits = url.scheme() == "https" || (url.scheme() == "http" && to_this_machine);
+    (fits && !credentials).then_some(url)
+}
+
+/// The question in its newer form.
+pub(super) fn input_required(device: &DeviceView, url: &Url, state: String) -> InputRequiredResult {
+    let question = ElicitRequest::new(ElicitRequestParams::UrlElicitationParams {
+        meta: None,
+        message: message(device),
+        url: url.to_string(),
+        // Gone in this revision; the library still has the field.
+        elicitation_id: String::new(),
+    });
+    let questions = [(QUESTION.to_owned(), InputRequest::Elicitation(question))];
+    InputRequiredResult::new(Some(questions.into()), Some(state))
+}
+
+/// What the client brought back from our question; `None` when it is missing or no answer.
+pub(super) fn answer(responses: Option<&InputResponses>) -> Option<ElicitationAction> {
+    let answer = responses?.get(QUESTION)?;
+    serde_json::from_value::<ElicitResult>(answer.clone())
+        .ok()
+        .map(|result| result.action)
+}
+
+/// A name nobody guesses: 128 random bits in hexadecimal.
+pub(super) fn random_name() -> Option<String> {
+    let mut random = [0_u8; 16];
+    aws_lc_rs::rand::fill(&mut random).ok()?;
+    let mut name = String::with_capacity(32);
+    for byte in random {
+        // Writing to a string does not fail.
+        write!(name, "{byte:02x}").ok()?;
+    }
+    Some(name)
+}
+
+/// What a client carries from one call of `login` to the next. Sealed for this run of the daemon,
+/// which has one profile, for this user and this tool; used once; no secret inside.
+#[derive(Debug)]
+pub(super) struct States {
+    codec: RequestStateCodec,
+    /// Whom and what they are for.
+    bound: String,
+    /// Used ones, until they end by themselves. Behind a lock for a few instructions without an
+    /// `await`.
+    spent: Mutex<HashMap<String, Instant>>,
+}
+
+/// Why a state is not taken. The client is told none of it: a state is good or it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StateError {
+    /// Not ours, not for this, altered, or too old.
+    Invalid,
+    /// Ours, and used before.
+    Spent,
+    /// Too many were used lately.
+    Full,
+}
+
+impl States {
+    /// # Errors
+    /// `internal` without randomness.
+    pub(super) fn new() -> Result<Self, Refusal> {
+        let mut key = vec![0_u8; 32];
+        aws_lc_rs::rand::fill(&mut key).map_err(|_no_detail| Refusal::from(ErrorCode::Internal))?;
+        let codec = RequestStateCodec::try_new(key)
+            .map_err(|_no_detail| Refusal::from(ErrorCode::Internal))?;
+        Ok(Self {
+            codec,
+            bound: format!("{}/login", rustix::process::geteuid().as_raw()),
+            spent: Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// A state for the login with that code; `None` without randomness.
+    pub(super) fn seal(&self, flow: &str) -> Option<String> {
+        self.seal_for(flow, STATE_LIVES)
+    }
+
+    fn seal_for(&self, flow: &str, lives: Duration) -> Option<String> {
+        let state = LoginState {
+            nonce: random_name()?,
+            flow: flow.to_owned(),
+        };
+        let options = SealOptions::new()
+            .associated_data(self.bound.as_bytes())
+            .ttl(lives);
+        self.codec.seal_json_with(&state, &options).ok()
+    }
+
+    /// The code of the login that a state was sealed for. Uses it up.
+    pub(super) fn open(&self, sealed: &str, now: Instant) -> Result<String, StateError> {
+        let state: LoginState = self
+            .codec
+            .open_json_with(sealed, self.bound.as_bytes())
+            .map_err(|_no_detail| StateError::Invalid)?;
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if spent.contains_key(&state.nonce) {
+            return Err(StateError::Spent);
+        }
+        if spent.len() >= MAX_SPENT {
+            spent.retain(|_, until| *until > now);
+            if spent.len() >= MAX_SPENT {
+                return Err(StateError::Full);
+            }
+        }
+        spent.insert(state.nonce, now + STATE_LIVES);
+        Ok(state.flow)
+    }
+}

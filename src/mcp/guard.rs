@@ -1,0 +1,359 @@
+//! What one peer may cost. The MCP library reads as fast as it can, queues without bound, waits
+//! without limit and drops an overlong line in silence, so each of that is bounded around it:
+//! [`Lines`] on the way in, [`Patient`] on the way out, [`Guard`] between them and the library.
+
+use std::future::{Future, pending};
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rmcp::model::{ErrorData, JsonRpcMessage};
+use rmcp::service::{RoleServer, RxJsonRpcMessage, TxJsonRpcMessage};
+use rmcp::transport::Transport;
+use rmcp::transport::async_rw::AsyncRwTransport;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// The longest line; beyond it the peer is told so and the connection ends (LM).
+pub(super) const MAX_LINE: usize = 1024 * 1024;
+
+/// Answers that may wait to be written. At it nothing more is read from that peer.
+const MAX_UNSENT: usize = 64;
+
+/// A peer that says nothing at all would hold a place for ever.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// A line comes in one piece from any honest peer; half a line is a stuck or hostile one.
+const BEGUN_LINE: Duration = Duration::from_secs(5);
+
+/// How long a peer may leave an answer unread before it is given up.
+const UNREAD: Duration = Duration::from_secs(30);
+
+/// Why a conversation ended before the peer ended it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A line was longer than [`MAX_LINE`].
+    Overlong,
+    /// It speaks another protocol, HTTP by the look of it (SP-9).
+    NotMcp,
+    /// Nothing came, or half a line stayed half.
+    Slow,
+    /// Answers were not read.
+    Unread,
+}
+
+impl Fault {
+    /// What the peer is told, where it may still be listening.
+    const fn farewell(self) -> Option<&'static str> {
+        match self {
+            Self::Overlong => Some("a line was longer than 1 MiB"),
+            Self::NotMcp => Some("this socket takes JSON-RPC messages, one a line"),
+            Self::Slow | Self::Unread => None,
+        }
+    }
+}
+
+/// What the three parts of one conversation know in common.
+#[derive(Debug, Default)]
+struct Common {
+    fault: OnceLock<Fault>,
+    /// Reading was held back, so a line that has begun did not age.
+    held: AtomicBool,
+}
+
+impl Common {
+    fn fail(&self, fault: Fault) {
+        // The first fault is the one that counts.
+        self.fault.get_or_init(|| fault);
+    }
+}
+
+/// A guarded transport over two halves of a connection. Needs a runtime with time.
+pub(super) fn guarded<R, W>(
+    input: R,
+    output: W,
+) -> Guard<AsyncRwTransport<RoleServer, Lines<R>, Patient<W>>>
+where
+    R: AsyncRead + Send + Unpin,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    let common = Arc::new(Common::default());
+    let input = Lines::new(input, Arc::clone(&common));
+    let output = Patient {
+        inner: output,
+        common: Arc::clone(&common),
+        patience: None,
+    };
+    Guard {
+        // Its own limit is never reached: `Lines` ends before it.
+        inner: AsyncRwTransport::new(input, output)
+            .with_max_line_length(MAX_LINE.saturating_mul(2)),
+        unsent: Arc::new(AtomicUsize::new(0)),
+        started: false,
+        common,
+        farewell: None,
+    }
+}
+
+/// The transport the library sees.
+pub(super) struct Guard<T> {
+    inner: T,
+    unsent: Arc<AtomicUsize>,
+    started: bool,
+    common: Arc<Common>,
+    /// The last message of ours, on its way. Kept here because `receive` is often begun anew.
+    farewell: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl<T: Transport<RoleServer>> Transport<RoleServer> for Guard<T> {
+    type Error = T::Error;
+
+    fn send(
+        &mut self,
+        item: TxJsonRpcMessage<RoleServer>,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
+        let waiting = Waiting::new(&self.unsent);
+        let sent = self.inner.send(item);
+        async move {
+            let _waiting = waiting;
+            sent.await
+        }
+    }
+
+    async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
+        let full = self.unsent.load(Ordering::Relaxed) >= MAX_UNSENT;
+        if full && self.common.fault.get().is_none() {
+            self.common.held.store(true, Ordering::Relaxed);
+            // Needs no waker: the service begins this anew after every event, and a message that
+            // was sent or could not be sent is one.
+            pending::<()>().await;
+        }
+        loop {
+            let Some(message) = self.inner.receive().await else {
+                self.say_farewell().await;
+                return None;
+            };
+            match message {
+                JsonRpcMessage::Request(_) => self.started = true,
+                // A client that gave up its probe says so before it asks for anything. The
+                // library takes only requests for a beginning.
+                JsonRpcMessage::Notification(_)
+                | JsonRpcMessage::Response(_)
+                | JsonRpcMessage::Error(_)
+                    if !self.started =>
+                {
+                    continue;
+                }
+                JsonRpcMessage::Notification(_)
+                | JsonRpcMessage::Response(_)
+                | JsonRpcMessage::Error(_) => {}
+            }
+            return Some(message);
+        }
+    }
+
+    fn close(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        self.inner.close()
+    }
+}
+
+impl<T: Transport<RoleServer>> Guard<T> {
+    /// Tells the peer why nothing more is read from it, once.
+    async fn say_farewell(&mut self) {
+        if self.farewell.is_none()
+            && let Some(text) = self.common.fault.get().and_then(|fault| fault.farewell())
+        {
+            let error = ErrorData::invalid_request(text, None);
+            let sent = self.inner.send(JsonRpcMessage::error(error, None));
+            self.farewell = Some(Box::pin(async move {
+                // A peer that is gone needs no answer.
+                drop(sent.await);
+            }));
+        }
+        if let Some(farewell) = &mut self.farewell {
+            farewell.await;
+            self.farewell = Some(Box::pin(async {}));
+        }
+    }
+}
+
+/// One message that is not written yet; counted until it is, or is given up.
+struct Waiting {
+    unsent: Arc<AtomicUsize>,
+}
+
+impl Waiting {
+    fn new(unsent: &Arc<AtomicUsize>) -> Self {
+        unsent.fetch_add(1, Ordering::Relaxed);
+        Self {
+            unsent: Arc::clone(unsent),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.unsent.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What comes in: the end of input as soon as a line is too long or too slow.
+pub(super) struct Lines<R> {
+    inner: R,
+    common: Arc<Common>,
+    /// Bytes of the line that has begun.
+    length: usize,
+    /// Until when the first line must be whole.
+    first: Option<Instant>,
+    /// Until when the line that has begun must be whole.
+    begun: Option<Instant>,
+    /// Whether anything came at all.
+    touched: bool,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl<R> Lines<R> {
+    fn new(inner: R, common: Arc<Common>) -> Self {
+        let first = Instant::now() + FIRST_MESSAGE;
+        Self {
+            inner,
+            common,
+            length: 0,
+            first: Some(first),
+            begun: None,
+            touched: false,
+            alarm: Box::pin(sleep_until(first)),
+        }
+    }
+
+    /// Takes note of what came.
+    fn came(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        if !self.touched {
+            self.touched = true;
+            // A message is an object; a request line of HTTP begins with its method.
+            if bytes.first().is_some_and(u8::is_ascii_uppercase) {
+                return Err(Fault::NotMcp);
+            }
+        }
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.length == 0 {
+                self.begun = Some(Instant::now() + BEGUN_LINE);
+            }
+            let whole = piece.last() == Some(&b'\n');
+            self.length = self.length.saturating_add(piece.len());
+            if self.length.saturating_sub(usize::from(whole)) > MAX_LINE {
+                return Err(Fault::Overlong);
+            }
+            if whole {
+                (self.length, self.first, self.begun) = (0, None, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a deadline has passed; if not, this task is woken at the next.
+    fn is_late(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(deadline) = self.first.into_iter().chain(self.begun).min() else {
+            return false;
+        };
+        if self.alarm.deadline() != deadline {
+            self.alarm.as_mut().reset(deadline);
+        }
+        self.alarm.as_mut().poll(context).is_ready()
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Lines<R> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.common.held.swap(false, Ordering::Relaxed) && this.begun.is_some() {
+            this.begun = Some(Instant::now() + BEGUN_LINE);
+        }
+        if this.common.fault.get().is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.inner).poll_read(context, buffer) {
+            Poll::Ready(Ok(())) => {
+                let fresh = buffer.filled().get(before..).unwrap_or_default();
+                if let Err(fault) = this.came(fresh) {
+                    this.common.fail(fault);
+                    buffer.set_filled(before);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending if this.is_late(context) => {
+                this.common.fail(Fault::Slow);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// What goes out: an error as soon as one message stays unread for too long.
+pub(super) struct Patient<W> {
+    inner: W,
+    common: Arc<Common>,
+    /// Runs from a message's first wait until it is written whole.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl<W> Patient<W> {
+    /// Lets through what could be done at once; else waits, but not for ever.
+    fn bounded<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        done: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if done.is_ready() {
+            return done;
+        }
+        let patience = self
+            .patience
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + UNREAD)));
+        ready!(patience.as_mut().poll(context));
+        self.common.fail(Fault::Unread);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.common.fault.get() == Some(&Fault::Unread)
+    }
+}
+
+impl<W: AsyncWrite + Unpin> AsyncWrite for Patient<W> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.is_given_up() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let written = Pin::new(&mut this.inner).poll_write(context, bytes);
+        this.bounded(context, written)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.inner).poll_flush(context);
+        if flushed.is_ready() {
+            this.patience = None;
+        }
+        this.bounded(context, flushed)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
+    }
+}

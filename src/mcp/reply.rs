@@ -1,0 +1,102 @@
+//! How an outcome of ours becomes a tool's result: one envelope for answers and refusals, in
+//! structured form and the same as text.
+
+use rmcp::model::CallToolResult;
+use serde::Serialize;
+
+use super::wire::{RefusalReply, Reply};
+use crate::model::{ErrorCode, Refusal};
+
+/// What the tool did.
+pub(super) fn done<T: Serialize>(result: T) -> CallToolResult {
+    let reply = Reply {
+        result: Some(result),
+        error: None,
+    };
+    match serde_json::to_value(&reply) {
+        Ok(value) => CallToolResult::structured(value),
+        // Nothing of ours fails to serialise; should it, the model is told so and no more.
+        Err(_no_detail) => refused(&ErrorCode::Internal.into()),
+    }
+}
+
+/// Why it did not. A result and not an error of the protocol: the model is to read it.
+pub(super) fn refused(refusal: &Refusal) -> CallToolResult {
+    say_no(for_model(refusal))
+}
+
+/// The same where only the person can say whether there is to be another try, unless it is
+/// something that passes by itself.
+pub(super) fn refused_for_good(refusal: &Refusal) -> CallToolResult {
+    let mut reply = for_model(refusal);
+    reply.do_not_retry = !refusal.code.is_retryable();
+    say_no(reply)
+}
+
+fn say_no(error: RefusalReply) -> CallToolResult {
+    let reply = Reply::<()> {
+        result: None,
+        error: Some(error),
+    };
+    CallToolResult::structured_error(serde_json::to_value(&reply).unwrap_or_default())
+}
+
+/// A refusal whose fix is something a model can do, where the code's own is a command.
+fn for_model(refusal: &Refusal) -> RefusalReply {
+    let mut reply = RefusalReply::from(refusal);
+    if refusal.fix.is_none()
+        && let Some(fix) = fix_for_model(refusal.code)
+    {
+        fix.clone_into(&mut reply.fix);
+    }
+    reply
+}
+
+const fn fix_for_model(code: ErrorCode) -> Option<&'static str> {
+    Some(match code {
+        ErrorCode::LoginRequired => "call login, and show the person its address and code",
+        ErrorCode::AccessDenied | ErrorCode::ExpiredToken | ErrorCode::LoginCancelled => {
+            "stop and ask the person; call login again only when they want to log in"
+        }
+        ErrorCode::Locked => {
+            "the person locked the broker: stop and ask them; call login only when they agree"
+        }
+        ErrorCode::InvalidRequest => "compare the arguments with the tool's input schema",
+        ErrorCode::SelectorInvalid => {
+            "name exactly one account as provider/app/account; target_list shows what there is"
+        }
+        ErrorCode::TargetUnknown => {
+            "call target_list; what is not in it has to be added by the person"
+        }
+        ErrorCode::PolicyDenied | ErrorCode::ApprovalUnavailable => {
+            "call policy_explain for the rule, then ask the person; only they can change the policy"
+        }
+        ErrorCode::ScopeNotGranted => {
+            "ask the person to add the action to the target; then call login again"
+        }
+        ErrorCode::LeaseNotFound => "call lease_list for the leases of this client",
+        ErrorCode::LeaseExpired | ErrorCode::LeaseRevoked | ErrorCode::LeaseExhausted => {
+            "create a new lease with lease_create"
+        }
+        ErrorCode::RateLimited => "wait as long as retry_after_s says, then try again",
+        ErrorCode::PrincipalChanged
+        | ErrorCode::MethodUnknown
+        | ErrorCode::ProfileUnknown
+        | ErrorCode::AegisDenied
+        | ErrorCode::AegisUnavailable
+        | ErrorCode::AegisProtocol
+        | ErrorCode::AuditUnavailable
+        | ErrorCode::AuditDamaged
+        | ErrorCode::ShuttingDown
+        | ErrorCode::DaemonUnreachable
+        | ErrorCode::DaemonUnavailable
+        | ErrorCode::AlreadyRunning
+        | ErrorCode::RuntimeFolderUnsafe
+        | ErrorCode::ConfigInvalid
+        | ErrorCode::TerminalRefused
+        | ErrorCode::Usage
+        | ErrorCode::Io
+        | ErrorCode::DemoFailed
+        | ErrorCode::Internal => return None,
+    })
+}

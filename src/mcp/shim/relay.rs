@@ -1,0 +1,228 @@
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{PidfdFlags, getppid, pidfd_open};
+
+use super::deadline::wait;
+
+/// One read. A message that is longer takes several.
+const BUFFER: usize = 64 * 1024;
+
+/// Answers that are under way when the client is gone have this long.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What the client that started this process gave it: stdio, and being its parent.
+#[derive(Debug)]
+pub struct Inherited {
+    /// Nothing where the parent is out of sight, as in a container.
+    parent: Option<OwnedFd>,
+}
+
+impl Inherited {
+    /// Taken as early as possible, so that the parent is the one that started us.
+    pub fn new() -> Self {
+        Self {
+            parent: parent_process(),
+        }
+    }
+
+    /// Moves bytes between standard input and output and `daemon` until one side ends.
+    ///
+    /// When the client closes its side or dies (MC-3), no more is read from it, and what the
+    /// daemon still answers is written for at most 5 s.
+    ///
+    /// # Errors
+    /// When threads or descriptors have run out. A side that breaks is an end, not an error.
+    pub fn relay(&self, daemon: &UnixStream) -> io::Result<()> {
+        let (input, output) = (rustix::stdio::stdin(), rustix::stdio::stdout());
+        relay(input, output, self.parent.as_ref(), daemon, LINGER)
+    }
+}
+
+impl Default for Inherited {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A descriptor that is readable once the parent has exited. The client's own end of our
+/// standard input may be held open by others it started.
+fn parent_process() -> Option<OwnedFd> {
+    let parent = getppid()?;
+    let process = pidfd_open(parent, PidfdFlags::empty()).ok()?;
+    // Still it, and not another one that took over its number.
+    (getppid() == Some(parent)).then_some(process)
+}
+
+/// A thread blocks for each direction and this one for their ends: nobody wakes up while nobody
+/// says anything. Threads that are left behind end with the process.
+fn relay(
+    input: impl AsFd + Send + 'static,
+    output: impl AsFd + Send + 'static,
+    parent: Option<&OwnedFd>,
+    daemon: &UnixStream,
+    linger: Duration,
+) -> io::Result<()> {
+    let (client_over, client_side) = io::pipe()?;
+    let (daemon_over, daemon_side) = io::pipe()?;
+    let (to_daemon, from_daemon) = (daemon.try_clone()?, daemon.try_clone()?);
+    thread::Builder::new()
+        .name("to-daemon".to_owned())
+        .spawn(move || {
+            drop(pump(&input, &to_daemon));
+            drop(client_side);
+        })?;
+    thread::Builder::new()
+        .name("to-client".to_owned())
+        .spawn(move || {
+            drop(pump(&from_daemon, &output));
+            drop(daemon_side);
+        })?;
+    let mut ends = vec![daemon_over.as_fd(), client_over.as_fd()];
+    ends.extend(parent.map(AsFd::as_fd));
+    wait(&ends, None)?;
+    // Fails only where the daemon is gone, which the next wait sees.
+    drop(daemon.shutdown(Shutdown::Write));
+    wait(&[daemon_over.as_fd()], Some(linger))?;
+    Ok(())
+}
+
+/// Moves bytes until `from` ends or `to` breaks.
+fn pump(from: &impl AsFd, to: &impl AsFd) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let length = read(from, &mut buffer)?;
+        let mut rest = buffer.get(..length).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        while !rest.is_empty() {
+            let written = write(to, rest)?;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+    }
+}
+
+fn read(from: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match retry_on_intr(|| rustix::io::read(from, &mut *buffer)) {
+            Err(Errno::AGAIN) => ready(from, PollFlags::IN)?,
+            result => return Ok(result?),
+        }
+    }
+}
+
+fn write(to: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match retry_on_intr(|| rustix::io::write(to, bytes)) {
+            Err(Errno::AGAIN) => ready(to, PollFlags::OUT)?,
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Waits for a descriptor that somebody who shares it made non-blocking, or that limits its
+/// waits. Its flags are not ours to change.
+fn ready(fd: &impl AsFd, what: PollFlags) -> io::Result<()> {
+    retry_on_intr(|| poll(&mut [PollFd::new(fd, what)], None))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::process::{Command, Stdio};
+    use std::sync::mpsc::{Receiver, channel};
+
+    use rustix::process::Pid;
+
+    use super::*;
+
+    /// Far longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A relay between a client and a daemon that are both the test.
+    struct Relayed {
+        client: UnixStream,
+        daemon: UnixStream,
+        over: Receiver<()>,
+    }
+
+    fn relayed(parent: Option<OwnedFd>, linger: Duration) -> Relayed {
+        let (client, stdio) = UnixStream::pair().unwrap();
+        let (daemon, socket) = UnixStream::pair().unwrap();
+        // Somebody who shares the descriptor made it non-blocking.
+        stdio.set_nonblocking(true).unwrap();
+        let (told, over) = channel();
+        thread::spawn(move || {
+            let input = stdio.try_clone().unwrap();
+            relay(input, stdio, parent.as_ref(), &socket, linger).unwrap();
+            told.send(()).unwrap();
+        });
+        for stream in [&client, &daemon] {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        Relayed {
+            client,
+            daemon,
+            over,
+        }
+    }
+
+    /// A descriptor that does not block, and a side that reads late, are waited for.
+    #[test]
+    fn non_blocking_descriptors_are_waited_for() {
+        let mut ends = relayed(None, PATIENCE);
+        let bytes = vec![7; 10 * BUFFER];
+        let (mut sender, sent) = (ends.client.try_clone().unwrap(), bytes.clone());
+        let sending = thread::spawn(move || sender.write_all(&sent).unwrap());
+        let mut received = vec![0; bytes.len()];
+        ends.daemon.read_exact(&mut received).unwrap();
+        assert!(received == bytes);
+        sending.join().unwrap();
+        let (mut sender, sent) = (ends.daemon.try_clone().unwrap(), bytes.clone());
+        let sending = thread::spawn(move || sender.write_all(&sent).unwrap());
+        ends.client.read_exact(&mut received).unwrap();
+        assert!(received == bytes);
+        sending.join().unwrap();
+        drop(ends.daemon);
+        ends.over.recv_timeout(PATIENCE).unwrap();
+    }
+
+    /// T2: a daemon that does not end is not waited for without a limit, even where the client
+    /// does not read.
+    #[test]
+    fn what_is_under_way_has_a_limit() {
+        let ends = relayed(None, Duration::from_millis(1));
+        let mut flood = ends.daemon.try_clone().unwrap();
+        let flooding = thread::spawn(move || while flood.write(&[0; 4096]).is_ok() {});
+        ends.client.shutdown(Shutdown::Write).unwrap();
+        ends.over.recv_timeout(PATIENCE).unwrap();
+        ends.daemon.shutdown(Shutdown::Both).unwrap();
+        flooding.join().unwrap();
+    }
+
+    /// MC-3: the end of the parent is the end of the input.
+    #[test]
+    fn the_end_of_the_parent_is_the_end_of_the_input() {
+        let mut parent = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = pidfd_open(Pid::from_child(&parent), PidfdFlags::empty()).unwrap();
+        let mut ends = relayed(Some(process), PATIENCE);
+        drop(parent.stdin.take());
+        let mut rest = String::new();
+        ends.daemon.read_to_string(&mut rest).unwrap();
+        ends.daemon.write_all(b"answer").unwrap();
+        drop(ends.daemon);
+        ends.over.recv_timeout(PATIENCE).unwrap();
+        let mut answer = [0; 6];
+        ends.client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"answer");
+        parent.wait().unwrap();
+    }
+}

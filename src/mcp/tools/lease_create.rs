@@ -1,0 +1,106 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use rmcp::model::Tool;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Name, Touch, describe, selector, wrong};
+use crate::broker::handle::LeaseRequest;
+use crate::mcp::server::Peer;
+use crate::mcp::wire::{HowToUse, LeaseCreateArguments, LeaseCreateReply, LeaseReply};
+use crate::mcp::wire::{MAX_REASON, MAX_REDEMPTIONS, MAX_TTL_S, MIN_TTL_S};
+use crate::model::{CleanText, ErrorCode, HolderClass, LeaseId, LeaseView, Refusal};
+
+const DESCRIPTION: &str = "Creates a lease: the right to use one credential for a short time. Answers with a handle, its \
+end, and how a program redeems it; never with the credential itself. The lease ends by itself \
+(at most an hour, by default a few minutes), and with this client's process. The handle alone \
+proves nothing: the policy judges whoever redeems it. Next: let the program that needs the \
+credential redeem the handle, without printing what it gets; call lease_revoke when done.";
+
+pub(super) fn tool() -> Tool {
+    describe::<LeaseCreateArguments, LeaseCreateReply>(
+        Name::LeaseCreate,
+        "Create lease",
+        DESCRIPTION,
+        Touch::Adds,
+    )
+}
+
+pub(super) async fn call(
+    peer: &Arc<Peer>,
+    arguments: LeaseCreateArguments,
+) -> Result<LeaseCreateReply, Refusal> {
+    let request = request(&arguments)?;
+    peer.shared
+        .leases
+        .take(peer.process, Instant::now())
+        .map_err(|wait| Refusal {
+            retry_after: Some(wait),
+            ..Refusal::new(ErrorCode::RateLimited)
+        })?;
+    let lease = create(peer, request).await?;
+    Ok(LeaseCreateReply {
+        how_to_use: how_to_use(&lease.lease_id),
+        lease: LeaseReply::from(&lease),
+        next: "let the program that needs the credential redeem the handle, without printing \
+               what it gets; call lease_revoke when it is done"
+            .to_owned(),
+    })
+}
+
+fn request(arguments: &LeaseCreateArguments) -> Result<LeaseRequest, Refusal> {
+    let ttl = match arguments.ttl_s {
+        Some(seconds) if !(MIN_TTL_S..=MAX_TTL_S).contains(&seconds) => {
+            return Err(wrong("`ttl_s` is 30 to 3600"));
+        }
+        ttl => ttl.map(Duration::from_secs),
+    };
+    let max_redemptions = arguments.max_redemptions.unwrap_or(1);
+    if !(1..=MAX_REDEMPTIONS).contains(&max_redemptions) {
+        return Err(wrong("`max_redemptions` is 1 to 10"));
+    }
+    let reason = match &arguments.reason {
+        Some(text) => Some(
+            CleanText::exact(text, MAX_REASON)
+                .ok_or_else(|| wrong("`reason` is at most 200 printable characters"))?,
+        ),
+        None => None,
+    };
+    Ok(LeaseRequest {
+        selector: selector(&arguments.selector)?,
+        ttl,
+        max_redemptions,
+        reason,
+        holder: HolderClass::Client,
+    })
+}
+
+/// Makes the lease in a task of its own. If the call is cancelled meanwhile nobody learns the
+/// handle, so the lease is given back (LC-8).
+async fn create(peer: &Arc<Peer>, request: LeaseRequest) -> Result<LeaseView, Refusal> {
+    let (sender, answer) = oneshot::channel();
+    let peer = Arc::clone(peer);
+    tokio::spawn(async move {
+        let made = peer.core.lease_create(request).await;
+        if let Err(Ok(lease)) = sender.send(made)
+            && let Err(refusal) = peer.core.lease_revoke(lease.lease_id).await
+        {
+            tracing::debug!(%refusal, "a lease that nobody waited for was not given back");
+        }
+    });
+    answer.await.unwrap_or(Err(ErrorCode::ShuttingDown.into()))
+}
+
+fn how_to_use(lease_id: &LeaseId) -> HowToUse {
+    let request = serde_json::json!({
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "lease.redeem",
+        "params": { "lease_id": lease_id.as_str() },
+    });
+    HowToUse {
+        command: format!("aegis-broker lease redeem {lease_id}"),
+        socket_request: request.to_string(),
+    }
+}

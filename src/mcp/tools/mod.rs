@@ -1,0 +1,275 @@
+//! The tools: one file each, with its words and what it asks of the core. The list is the same
+//! for everybody and never changes, so that a client may keep it.
+//!
+//! [`degraded`] is the server that stands in when there is no daemon: the same list, and one
+//! answer to every call.
+
+mod audit_list;
+
+pub mod degraded;
+
+mod lease_create;
+
+mod lease_list;
+
+mod lease_revoke;
+
+mod login;
+
+mod logout;
+
+mod policy_explain;
+
+mod status;
+
+mod target_list;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, CallToolResult, JsonObject, Tool, ToolAnnotations,
+};
+use rmcp::schemars::JsonSchema;
+use rmcp::schemars::generate::SchemaSettings;
+use rmcp::service::{RequestContext, RoleServer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::reply;
+use super::server::Peer;
+use super::wire::{Need, Reply};
+use crate::broker::handle::PolicyView;
+use crate::model::{Effect, ErrorCode, Refusal, Selector};
+
+pub(super) use login::Flow;
+
+/// A tool's name. The variants are in the order of the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
+    AuditList,
+    LeaseCreate,
+    LeaseList,
+    LeaseRevoke,
+    Login,
+    Logout,
+    PolicyExplain,
+    Status,
+    TargetList,
+}
+
+impl Name {
+    /// All of them, sorted by their words.
+    pub(super) const ALL: [Self; 9] = [
+        Self::AuditList,
+        Self::LeaseCreate,
+        Self::LeaseList,
+        Self::LeaseRevoke,
+        Self::Login,
+        Self::Logout,
+        Self::PolicyExplain,
+        Self::Status,
+        Self::TargetList,
+    ];
+
+    /// The word on the wire.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::AuditList => "audit_list",
+            Self::LeaseCreate => "lease_create",
+            Self::LeaseList => "lease_list",
+            Self::LeaseRevoke => "lease_revoke",
+            Self::Login => "login",
+            Self::Logout => "logout",
+            Self::PolicyExplain => "policy_explain",
+            Self::Status => "status",
+            Self::TargetList => "target_list",
+        }
+    }
+
+    /// The tool of that word.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|name| name.as_str() == text)
+    }
+
+    fn tool(self) -> Tool {
+        match self {
+            Self::AuditList => audit_list::tool(),
+            Self::LeaseCreate => lease_create::tool(),
+            Self::LeaseList => lease_list::tool(),
+            Self::LeaseRevoke => lease_revoke::tool(),
+            Self::Login => login::tool(),
+            Self::Logout => logout::tool(),
+            Self::PolicyExplain => policy_explain::tool(),
+            Self::Status => status::tool(),
+            Self::TargetList => target_list::tool(),
+        }
+    }
+}
+
+/// Every tool, sorted by name.
+pub(super) fn list() -> Vec<Tool> {
+    Name::ALL.into_iter().map(Name::tool).collect()
+}
+
+/// Does what a tool is for. A no is a result: the model is to read it.
+pub(super) async fn call(
+    name: Name,
+    peer: &Arc<Peer>,
+    request: CallToolRequestParams,
+    context: RequestContext<RoleServer>,
+) -> CallToolResponse {
+    let arguments = request.arguments.unwrap_or_default();
+    let result = match name {
+        Name::AuditList => answer(arguments, |none| audit_list::call(peer, none)).await,
+        Name::LeaseCreate => answer(arguments, |it| lease_create::call(peer, it)).await,
+        Name::LeaseList => answer(arguments, |none| lease_list::call(peer, none)).await,
+        Name::LeaseRevoke => answer(arguments, |it| lease_revoke::call(peer, it)).await,
+        Name::Login => {
+            let round = login::Round {
+                state: request.request_state,
+                responses: request.input_responses,
+            };
+            return match taken(arguments) {
+                Ok(none) => login::call(peer, none, round, &context).await,
+                Err(refusal) => reply::refused(&refusal).into(),
+            };
+        }
+        Name::Logout => answer(arguments, |none| logout::call(peer, none)).await,
+        Name::PolicyExplain => answer(arguments, |it| policy_explain::call(peer, it)).await,
+        Name::Status => answer(arguments, |none| status::call(peer, none)).await,
+        Name::TargetList => answer(arguments, |none| target_list::call(peer, none)).await,
+    };
+    result.into()
+}
+
+async fn answer<A, R, F>(arguments: JsonObject, tool: impl FnOnce(A) -> F) -> CallToolResult
+where
+    A: DeserializeOwned,
+    R: Serialize,
+    F: Future<Output = Result<R, Refusal>>,
+{
+    let outcome = match taken(arguments) {
+        Ok(arguments) => tool(arguments).await,
+        Err(refusal) => Err(refusal),
+    };
+    match outcome {
+        Ok(result) => reply::done(result),
+        Err(refusal) => reply::refused(&refusal),
+    }
+}
+
+/// The arguments as a type. What is wrong with them is quoted: they hold no secret.
+fn taken<A: DeserializeOwned>(arguments: JsonObject) -> Result<A, Refusal> {
+    serde_json::from_value(Value::Object(arguments)).map_err(|error| wrong(&error.to_string()))
+}
+
+fn wrong(message: &str) -> Refusal {
+    Refusal::new(ErrorCode::InvalidRequest).with_message(message)
+}
+
+fn selector(text: &str) -> Result<Selector, Refusal> {
+    Selector::parse(text)
+        .map_err(|error| Refusal::new(ErrorCode::SelectorInvalid).with_message(&error.to_string()))
+}
+
+/// What is missing before a lease can be made; nothing where nothing can help.
+fn needs(policy: &PolicyView) -> Vec<Need> {
+    let mut needs = Vec::new();
+    if policy.create.effect == Effect::Deny {
+        return needs;
+    }
+    if !policy.logged_in {
+        needs.push(Need::Login);
+    } else if !policy.granted {
+        needs.push(Need::NewLogin);
+    }
+    if policy.create.effect == Effect::Ask {
+        needs.push(Need::Approval);
+    }
+    needs
+}
+
+/// What a tool does to the world. Hints for the client's dialogs (MC-8); each is set, because
+/// what is left out counts as destructive and open.
+#[derive(Debug, Clone, Copy)]
+enum Touch {
+    /// Looks only, and only at the broker.
+    Nothing,
+    /// Adds something at the issuer.
+    Adds,
+    /// Ends something at the issuer; doing it twice does no more.
+    Ends,
+}
+
+/// A tool that takes `A` and answers `R` in the one envelope.
+fn describe<A: JsonSchema, R: JsonSchema>(
+    name: Name,
+    title: &'static str,
+    description: &'static str,
+    touch: Touch,
+) -> Tool {
+    let annotations = match touch {
+        Touch::Nothing => (true, false, true, false),
+        Touch::Adds => (false, false, false, true),
+        Touch::Ends => (false, true, true, true),
+    };
+    let (read_only, destructive, idempotent, open_world) = annotations;
+    Tool::new(name.as_str(), description, schema::<A>(Contract::Taken))
+        .with_title(title)
+        .with_raw_output_schema(schema::<Reply<R>>(Contract::Written))
+        .with_annotations(
+            ToolAnnotations::with_title(title)
+                .read_only(read_only)
+                .destructive(destructive)
+                .idempotent(idempotent)
+                .open_world(open_world),
+        )
+}
+
+/// Which side of a type a schema describes.
+#[derive(Debug, Clone, Copy)]
+enum Contract {
+    Taken,
+    Written,
+}
+
+/// The schema of `T`, whole and without references (MC-7), in words every client knows: some
+/// refuse number formats they have not heard of, and the type's own name says nothing.
+fn schema<T: JsonSchema>(contract: Contract) -> Arc<JsonObject> {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    let settings = match contract {
+        Contract::Taken => settings,
+        Contract::Written => settings.for_serialize(),
+    };
+    let mut schema = settings.into_generator().into_root_schema_for::<T>();
+    schema.remove("title");
+    schema.remove("description");
+    let mut value = schema.to_value();
+    drop_formats(&mut value);
+    match value {
+        Value::Object(object) => Arc::new(object),
+        // A schema of a struct is an object.
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Arc::default()
+        }
+    }
+}
+
+/// Drops `format` where it is a keyword, not a property of that name.
+fn drop_formats(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            if object.get("format").is_some_and(Value::is_string) {
+                object.remove("format");
+            }
+            object.values_mut().for_each(drop_formats);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_formats),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}

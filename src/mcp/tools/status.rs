@@ -1,0 +1,50 @@
+use rmcp::model::Tool;
+
+use super::{Name, Touch, describe};
+use crate::mcp::door::{LEASE_BURST, LEASES_PER_S};
+use crate::mcp::server::Peer;
+use crate::mcp::wire::{LimitsReply, LoginReply, NoArguments, StatusReply};
+use crate::mcp::wire::{MAX_REDEMPTIONS, MAX_TTL_S, MIN_TTL_S};
+use crate::model::{LoginPhase, Refusal};
+
+const DESCRIPTION: &str = "Shows how the credential broker stands: whether the person is logged in and until when, a \
+login that waits for them, live leases, the lock, and this client's limits. Changes nothing and \
+never shows a secret. Next: target_list to see what can be asked for, or login when logged out.";
+
+pub(super) fn tool() -> Tool {
+    describe::<NoArguments, StatusReply>(Name::Status, "Broker status", DESCRIPTION, Touch::Nothing)
+}
+
+pub(super) async fn call(peer: &Peer, _arguments: NoArguments) -> Result<StatusReply, Refusal> {
+    let status = peer.core.status().await?;
+    Ok(StatusReply {
+        product: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        login: LoginReply::from(&status.login),
+        live_leases: status.live_leases,
+        unconfirmed_revocations: status.unconfirmed_revocations,
+        key_store: status.key_store,
+        limits: LimitsReply {
+            calls_at_once: peer.shared.in_flight,
+            new_leases_at_once: LEASE_BURST,
+            new_leases_per_s: LEASES_PER_S,
+            min_ttl_s: MIN_TTL_S,
+            max_ttl_s: MAX_TTL_S,
+            max_redemptions: MAX_REDEMPTIONS,
+        },
+        next: next(&status.login.phase).to_owned(),
+    })
+}
+
+const fn next(phase: &LoginPhase) -> &'static str {
+    match phase {
+        LoginPhase::LoggedOut => "call login when a lease is needed",
+        LoginPhase::Locked => {
+            "the person locked the broker: ask them, and call login only when they agree"
+        }
+        LoginPhase::AwaitingApproval(_) => {
+            "show the person the address and the code; call login to wait for their approval"
+        }
+        LoginPhase::LoggedIn { .. } => "call target_list for what can be asked for",
+    }
+}

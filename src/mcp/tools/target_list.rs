@@ -1,0 +1,46 @@
+use rmcp::model::Tool;
+
+use super::{Name, Touch, describe, needs};
+use crate::broker::handle::OfferView;
+use crate::mcp::server::Peer;
+use crate::mcp::wire::{NoArguments, TargetListReply, TargetReply};
+use crate::model::{Exposure, Refusal};
+
+const DESCRIPTION: &str = "Lists the credentials this client may at least ask for: selector, the person's description, \
+how far the policy lets material travel, and what is still needed (a login, an approval). Shows \
+no secret and nothing that only other programs may ask for. Next: lease_create with one of the \
+selectors, or policy_explain to see which rule decides.";
+
+pub(super) fn tool() -> Tool {
+    describe::<NoArguments, TargetListReply>(
+        Name::TargetList,
+        "List targets",
+        DESCRIPTION,
+        Touch::Nothing,
+    )
+}
+
+pub(super) async fn call(peer: &Peer, _arguments: NoArguments) -> Result<TargetListReply, Refusal> {
+    let offers = peer.core.offers().await?;
+    let next = if offers.is_empty() {
+        "there is nothing this client may ask for: tell the person, only they can change the \
+         catalogue and the policy"
+    } else {
+        "call lease_create with one of the selectors; policy_explain says which rule decides"
+    };
+    Ok(TargetListReply {
+        targets: offers.iter().map(target).collect(),
+        next: next.to_owned(),
+    })
+}
+
+fn target(offer: &OfferView) -> TargetReply {
+    TargetReply {
+        selector: offer.policy.selector.short().to_owned(),
+        description: offer.description.as_ref().map(ToString::to_string),
+        // A lease that nobody may redeem lets nothing out: that is `use`.
+        exposure: offer.policy.exposure.unwrap_or(Exposure::Use).as_str(),
+        max_ttl_s: offer.policy.create.max_ttl.map(|ttl| ttl.as_secs()),
+        needs: needs(&offer.policy),
+    }
+}

@@ -1,0 +1,7 @@
+//! The models' door, spoken to in raw lines: what a client could send, and what it gets.
+
+mod client;
+
+mod eras;
+
+mod limits;
