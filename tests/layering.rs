@@ -25,7 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // Not `secret`: the model-facing door cannot name one.
     ("mcp", &["broker::handle", "model"]),
     // A process of its own: the way to the socket is handed to it.
-    ("mcp::shim", &["mcp::tools", "model"]),
+    ("mcp::shim", &["mcp::guard", "mcp::tools", "model"]),
     (
         "daemon",
         &[
@@ -70,6 +70,8 @@ const PURE: &[&str] = &[
     "src/broker/leases.rs",
     "src/broker/policy.rs",
     "src/broker/revocations.rs",
+    "src/broker/decisions.rs",
+    "src/broker/explain.rs",
     "src/model/",
     "src/secret/",
     "src/time/mod.rs",
@@ -281,6 +283,46 @@ fn serde_stays_at_the_edges() {
                 );
             }
         }
+    }
+}
+
+/// MC-4, MC-5: no type of the models' door can name a secret, nor call what hands one out. Its
+/// connection is `ModelConnection`, which has no such call.
+#[test]
+fn the_models_door_cannot_name_a_secret() {
+    const SECRETS: &[&str] = &[
+        "SecretString",
+        "SecretBuffer",
+        "crate::secret",
+        "Zeroizing",
+        "expose(",
+        "Material",
+        "FieldValue",
+        "Delivery",
+        "CredentialRequest",
+        ".credential(",
+        "lease_redeem(",
+        "ProofKey",
+    ];
+    let mut seen = 0;
+    for (name, text) in sources() {
+        if !name.starts_with("src/mcp/") || name.starts_with("src/mcp/shim") {
+            continue;
+        }
+        seen += 1;
+        for word in SECRETS {
+            assert!(!code(&text).contains(word), "{name} names {word}");
+        }
+    }
+    assert!(seen > 10, "the door was moved");
+    let (_, handle) = sources()
+        .into_iter()
+        .find(|(name, _)| name == "src/broker/handle.rs")
+        .unwrap();
+    let (_, of_models) = handle.split_once("impl ModelConnection {").unwrap();
+    let (of_models, _) = of_models.split_once("\n}\n").unwrap();
+    for word in SECRETS {
+        assert!(!of_models.contains(word), "ModelConnection names {word}");
     }
 }
 

@@ -767,7 +767,14 @@ impl State {
             }
             Err(_) => self.revocations.failed(lease_id, now.boot),
         };
+        // Who asked for it, if a peer did and is still there.
+        let peer = self
+            .revoke_tickets
+            .get(lease_id)
+            .and_then(|waiting| self.peers.get(&waiting.first()?.1))
+            .map(Arc::clone);
         effects.push(Effect::Audit(Box::new(AuditRecord {
+            peer,
             selector,
             lease_id: Some(lease_id.clone()),
             reason: Some(word),

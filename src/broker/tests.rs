@@ -999,6 +999,120 @@ fn a_revoked_lease_yields_nothing() {
     assert!(world.calls.is_empty());
 }
 
+/// LC-9, MC-6: to another process a lease that it did not create is not there.
+#[test]
+fn a_process_sees_and_ends_its_own_leases_only() {
+    let mut world = World::new(Resumed::default());
+    world.log_in();
+    let owner = world.connect(81);
+    let other = world.connect(82);
+    let made = world.ask(owner, create(0, 1, HolderClass::Client));
+    world.answer(0, How::Well);
+    let (lease_id, _) = world.lease(made);
+    let shared = world.ask(owner, get(1, HolderClass::Client));
+    world.answer(0, How::Well);
+    world.answer(0, How::Well);
+    assert!(matches!(world.told[&shared], Ok(Reply::Delivered(_))));
+    let listed = |world: &mut World, connection| {
+        let ticket = world.ask(connection, Request::OwnLeaseList);
+        match &world.told[&ticket] {
+            Ok(Reply::Leases(leases)) => leases.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        listed(&mut world, owner),
+        1,
+        "what is shared is nobody's own"
+    );
+    assert_eq!(listed(&mut world, other), 0);
+    let revoke = || Request::OwnLeaseRevoke {
+        lease_id: lease_id.clone(),
+    };
+    let foreign = world.ask(other, revoke());
+    assert_eq!(world.code(foreign), Some(ErrorCode::LeaseNotFound));
+    let own = world.ask(owner, revoke());
+    world.answer(0, How::Well);
+    assert_eq!(world.lease(own).1, LeaseState::Revoked);
+    let record = world.records.last().unwrap();
+    assert_eq!(record.action, AuditAction::LeaseRevoke);
+    assert_eq!(record.peer.as_ref().unwrap().process.pid, 81);
+    assert_eq!(
+        listed(&mut world, owner),
+        1,
+        "ended ones are listed for a while"
+    );
+}
+
+/// DG-14: who wants out ends the flow only if it started it and nobody else ever joined.
+#[test]
+fn a_flow_is_withdrawn_by_its_only_caller_alone() {
+    let join = |request: fn() -> Request| Some(request());
+    let rows: [(&str, Option<Request>, i32, bool); 5] = [
+        ("alone", None, 91, true),
+        ("another process", None, 92, false),
+        ("joined", join(|| Request::LoginBegin), 91, false),
+        ("waited for", join(|| Request::LoginWait), 91, false),
+        ("looked at", join(|| Request::Status), 91, true),
+    ];
+    for (name, other, who, ends) in rows {
+        for begun in [false, true] {
+            let mut world = World::new(Resumed::default());
+            let starter = world.connect(91);
+            let second = world.connect(92);
+            world.ask(starter, Request::LoginBegin);
+            if begun {
+                world.answer(0, How::Well);
+                world.ask(starter, Request::LoginBegin);
+                world.ask(starter, Request::LoginWait);
+            }
+            if let Some(request) = other.clone() {
+                world.ask(second, request);
+            }
+            let connection = if who == 91 { starter } else { second };
+            world.ask(connection, Request::LoginWithdraw);
+            let over = world.state.login.callers().is_none();
+            assert_eq!(over, ends, "{name}, begun: {begun}");
+        }
+    }
+}
+
+/// PO-2: a peer hears how it itself would be judged, whether or not anybody is logged in.
+#[test]
+fn the_policy_is_explained_to_the_peer_that_asks() {
+    let mut world = World::new(Resumed::default());
+    let explain = |world: &mut World, connection, index| {
+        let request = Request::PolicyExplain {
+            selector: selector(index),
+        };
+        let ticket = world.ask(connection, request);
+        match &world.told[&ticket] {
+            Ok(Reply::Explained(view)) => (**view).clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let early = world.connect(7);
+    let view = explain(&mut world, early, 0);
+    assert!(view.listed && !view.logged_in && !view.granted);
+    let connection = world.log_in();
+    let view = explain(&mut world, connection, 0);
+    assert!(view.listed && view.logged_in && view.granted);
+    assert_eq!(view.create.effect, PolicyEffect::Allow);
+    assert_eq!(view.exposure, Some(Exposure::Reveal));
+    let view = explain(&mut world, connection, 2);
+    assert_eq!(view.create.effect, PolicyEffect::Deny);
+    assert_eq!(view.exposure, None);
+    let ticket = world.ask(connection, Request::OfferList);
+    let Ok(Reply::Offers(offers)) = &world.told[&ticket] else {
+        panic!("{:?}", world.told[&ticket]);
+    };
+    let offered: Vec<_> = offers
+        .iter()
+        .map(|offer| offer.policy.selector.clone())
+        .collect();
+    assert_eq!(offered, [selector(0), selector(1)]);
+}
+
 /// `aegis.md` 9: a redemption whose answer got lost is never repeated; the lease is revoked and
 /// replaced, once.
 #[test]
@@ -1250,7 +1364,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         3 => (n.clone(), 0_usize..3, 1_u32..4, 0_usize..3).prop_map(|(c, s, r, h)| Op::Create(c, s, r, h)),
         3 => (n.clone(), n.clone()).prop_map(|(c, l)| Op::Redeem(c, l)),
         2 => (n.clone(), n.clone()).prop_map(|(c, l)| Op::Revoke(c, l)),
-        4 => (n.clone(), 0_usize..9).prop_map(|(c, r)| Op::Plain(c, r)),
+        5 => (n.clone(), 0_usize..15).prop_map(|(c, r)| Op::Plain(c, r)),
         14 => (n, 0_usize..16).prop_map(|(i, how)| Op::Answer(i, how)),
         4 => prop_oneof![0_u64..1_000, 4_900_u64..6_000, 0_u64..700_000].prop_map(Op::Advance),
         2 => prop_oneof![0_u64..1_000, 200_000_u64..700_000].prop_map(Op::Sleep),
@@ -1325,6 +1439,16 @@ fn apply(world: &mut World, op: &Op) {
                     5 => Request::LoginCancel,
                     6 => Request::Logout,
                     7 => Request::Lock,
+                    8 => Request::LoginWithdraw,
+                    9 => Request::OfferList,
+                    10 => Request::PolicyExplain {
+                        selector: selector(c),
+                    },
+                    11 => Request::DecisionList,
+                    12 => Request::OwnLeaseList,
+                    13 => Request::OwnLeaseRevoke {
+                        lease_id: lease_id(world, c),
+                    },
                     _ => Request::LeaseList,
                 };
                 world.ask(connection, request);

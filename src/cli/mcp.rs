@@ -8,9 +8,14 @@ use crate::mcp::shim::{self, Door, Inherited, Launch};
 use crate::model::{ErrorCode, Refusal};
 use crate::socket::client::{self, MCP_SOCKET};
 
+/// Where the bundled server's daemon says how to approve a login. Any other daemon's log would
+/// grow with its life: who wants to read it starts the daemon under a supervisor.
+const MOCK_LOG: &str = "mock.log";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Where no daemon runs yet, start one with the bundled server
+    /// Where no daemon runs yet, start one with the bundled server; `mock.log` beside the socket
+    /// says how to approve a login there
     #[arg(long)]
     mock: bool,
 }
@@ -55,6 +60,7 @@ fn launch(socket: &Path, arguments: &Arguments) -> Result<Option<Launch>, Refusa
     Ok(Some(Launch {
         program: std::env::current_exe().map_err(|error| no_means(&error))?,
         arguments: words,
+        log: arguments.mock.then(|| folder.join(MOCK_LOG)),
     }))
 }
 

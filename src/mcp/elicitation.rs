@@ -123,6 +123,9 @@ pub(super) struct States {
     codec: RequestStateCodec,
     /// Whom and what they are for.
     bound: String,
+    /// Ends are counted from here. The codec counts too, on the wall clock: that one can be set,
+    /// this one stands still while the machine sleeps.
+    started: Instant,
     /// Used ones, until they end by themselves. Behind a lock for a few instructions without an
     /// `await`.
     spent: Mutex<HashMap<String, Instant>>,
@@ -150,23 +153,22 @@ impl States {
         Ok(Self {
             codec,
             bound: format!("{}/login", rustix::process::geteuid().as_raw()),
+            started: Instant::now(),
             spent: Mutex::new(HashMap::new()),
         })
     }
 
     /// A state for the login with that code; `None` without randomness.
-    pub(super) fn seal(&self, flow: &str) -> Option<String> {
-        self.seal_for(flow, STATE_LIVES)
-    }
-
-    fn seal_for(&self, flow: &str, lives: Duration) -> Option<String> {
+    pub(super) fn seal(&self, flow: &str, now: Instant) -> Option<String> {
+        let ends_after = now.saturating_duration_since(self.started) + STATE_LIVES;
         let state = LoginState {
             nonce: random_name()?,
             flow: flow.to_owned(),
+            ends_after_s: ends_after.as_secs(),
         };
         let options = SealOptions::new()
             .associated_data(self.bound.as_bytes())
-            .ttl(lives);
+            .ttl(STATE_LIVES);
         self.codec.seal_json_with(&state, &options).ok()
     }
 
@@ -176,6 +178,9 @@ impl States {
             .codec
             .open_json_with(sealed, self.bound.as_bytes())
             .map_err(|_no_detail| StateError::Invalid)?;
+        if now.saturating_duration_since(self.started).as_secs() >= state.ends_after_s {
+            return Err(StateError::Invalid);
+        }
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         if spent.contains_key(&state.nonce) {
             return Err(StateError::Spent);
@@ -188,5 +193,92 @@ impl States {
         }
         spent.insert(state.nonce, now + STATE_LIVES);
         Ok(state.flow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::CleanText;
+    use crate::time::UnixTime;
+
+    /// T14: a state opens once, for whom it was made, and in time.
+    #[tokio::test(start_paused = true)]
+    async fn a_state_opens_once_for_its_user_and_in_time() {
+        let states = States::new().unwrap();
+        let now = Instant::now();
+        let sealed = states.seal("ABCD-EFGH", now).unwrap();
+        let other_user = States {
+            codec: states.codec.clone(),
+            bound: "4711/login".to_owned(),
+            started: states.started,
+            spent: Mutex::default(),
+        };
+        assert_eq!(other_user.open(&sealed, now), Err(StateError::Invalid));
+        let other_run = States::new().unwrap();
+        assert_eq!(other_run.open(&sealed, now), Err(StateError::Invalid));
+        assert_eq!(states.open(&sealed, now).as_deref(), Ok("ABCD-EFGH"));
+        assert_eq!(states.open(&sealed, now), Err(StateError::Spent));
+        let late = states.seal("ABCD-EFGH", now).unwrap();
+        let end = now + STATE_LIVES;
+        assert_eq!(states.open(&late, end), Err(StateError::Invalid));
+        let in_time = end - Duration::from_secs(1);
+        assert_eq!(states.open(&late, in_time).as_deref(), Ok("ABCD-EFGH"));
+        for text in ["", "rs1", "rs1.a.b", &sealed[1..], "\u{1f511}"] {
+            assert_eq!(states.open(text, now), Err(StateError::Invalid), "{text}");
+        }
+    }
+
+    /// LM: used states are remembered up to a number and up to their end, whichever comes first.
+    #[tokio::test(start_paused = true)]
+    async fn used_states_are_remembered_until_they_end_by_themselves() {
+        let states = States::new().unwrap();
+        let now = Instant::now();
+        {
+            let mut spent = states.spent.lock().unwrap();
+            for number in 0..MAX_SPENT {
+                spent.insert(number.to_string(), now + STATE_LIVES);
+            }
+        }
+        let sealed = states.seal("ABCD-EFGH", now).unwrap();
+        assert_eq!(states.open(&sealed, now), Err(StateError::Full));
+        let later = now + STATE_LIVES;
+        let sealed = states.seal("ABCD-EFGH", later).unwrap();
+        assert_eq!(states.open(&sealed, later).as_deref(), Ok("ABCD-EFGH"));
+        assert_eq!(states.spent.lock().unwrap().len(), 1);
+    }
+
+    /// OA-15, T11: https, or http to this machine; never with a name or password in it.
+    #[test]
+    fn only_an_honest_address_is_put_into_a_dialog() {
+        let device = |uri: &str| DeviceView {
+            user_code: CleanText::new("ABCD-EFGH", 64),
+            verification_uri: CleanText::new(uri, 2048),
+            verification_uri_complete: None,
+            expires_at: UnixTime::from_millis(0),
+            scopes: Vec::new(),
+        };
+        let rows = [
+            ("https://login.example/device", true),
+            ("http://127.0.0.1:8080/device", true),
+            ("http://[::1]/device", true),
+            ("http://localhost/device", true),
+            ("http://login.example/device", false),
+            ("http://127.0.0.1.example/device", false),
+            ("https://user:pass@login.example/device", false),
+            ("file:///etc/passwd", false),
+            ("javascript:alert(1)", false),
+            ("--help", false),
+            ("", false),
+        ];
+        for (uri, fits) in rows {
+            assert_eq!(address(&device(uri)).is_some(), fits, "{uri}");
+        }
+        let complete = DeviceView {
+            verification_uri_complete: Some(CleanText::new("https://login.example/d?c=A", 2048)),
+            ..device("https://login.example/device")
+        };
+        assert_eq!(address(&complete).unwrap().query(), Some("c=A"));
+        assert!(message(&complete).contains("ABCD-EFGH"));
     }
 }

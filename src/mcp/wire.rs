@@ -80,6 +80,8 @@ pub(super) struct LoginState {
     pub(super) nonce: String,
     /// The user code of the login.
     pub(super) flow: String,
+    /// When it ends, in seconds of this run.
+    pub(super) ends_after_s: u64,
 }
 
 /// A line for a peer that is turned away before it said anything.
@@ -230,16 +232,14 @@ pub(super) struct TargetReply {
     pub(super) needs: Vec<Need>,
 }
 
-/// What is missing before a lease can be made.
+/// What is missing before a lease can be made. `login`: call login. `new_login`: the person
+/// changed the configuration since they logged in. `approval`: the person's, for each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub(super) enum Need {
-    /// A login: call `login`.
     Login,
-    /// A login that covers this target: the person changed the configuration since.
     NewLogin,
-    /// The person's approval of each request.
     Approval,
 }
 

@@ -46,8 +46,8 @@ const MAX_REPLY: usize = wire::MAX_ANSWER;
 const CHUNK: usize = 4096;
 
 /// Connects to a socket of the daemon's, after its folder was found to be private and ours, and
-/// only to a listener of our own uid (PE-2). The stream keeps a write from waiting longer than
-/// [`CONNECT`] at a time.
+/// only to a listener of our own uid (PE-2). The stream keeps a write from waiting longer than a
+/// second at a time.
 ///
 /// # Errors
 /// `daemon_unreachable`, `runtime_folder_unsafe`.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::house::BROKER;
 
-const STEPS: [&str; 12] = [
+const STEPS: [&str; 13] = [
     "start",
     "login",
     "lease",
@@ -15,6 +15,7 @@ const STEPS: [&str; 12] = [
     "refused",
     "revoke",
     "whoami-after",
+    "mcp",
     "audit",
     "reconcile",
     "stop",
@@ -46,6 +47,17 @@ fn the_demonstration_shows_what_it_says() {
     assert_eq!(report["refused"]["replayed_proof"], "proof_replayed");
     assert_eq!(report["refused"]["outside_grant"], "aegis_denied");
     assert_eq!(report["refused"]["outside_catalogue"], "target_unknown");
+    let mcp = &report["mcp"];
+    assert_eq!(mcp["revision"], "2025-11-25");
+    assert_eq!(mcp["tools"], 9);
+    assert_eq!(
+        mcp["lease_states"],
+        serde_json::json!(["active", "revoked"])
+    );
+    // A device code, a token, and the material of the lease before and of the model's.
+    assert_eq!(mcp["secrets_looked_for"], 4);
+    assert_eq!(mcp["found_in_journal"], 4, "the search is not blind");
+    assert_eq!(mcp["found_in_transcript"], 0);
     assert_eq!(report["audit"]["verified"], true);
     assert_eq!(report["audit"]["keyed"], true);
     assert_eq!(report["audit"]["reconciled"], true);

@@ -148,8 +148,11 @@ impl House {
             folder,
             uid,
         };
-        // A copy, because another user may not be able to enter the build folder.
-        fs::copy(BROKER, &house.broker).unwrap();
+        // A copy, because another user may not be able to enter the build folder. Made by a process
+        // of its own: whatever another test starts meanwhile would inherit our open file for a
+        // moment, and a file that is open for writing cannot be executed.
+        let copied = Command::new("cp").arg(BROKER).arg(&house.broker).status();
+        assert!(copied.unwrap().success());
         fs::set_permissions(&house.broker, fs::Permissions::from_mode(0o755)).unwrap();
         house.write("config.toml", &house.config());
         house.write("policy.toml", &policy("allow"));

@@ -273,16 +273,12 @@ fn the_bundled_server_comes_with_all_it_needs() {
     drop(house.daemon_command());
     let _daemon = house.start(&mut house.command(&["daemon", "--mock"]), "info");
     let log = fs::read_to_string(house.path("daemon.log")).unwrap();
-    let (_, rest) = log.split_once("Bearer ").expect("how to approve");
-    let (token, rest) = rest.split_once('\'').unwrap();
-    let url = rest
-        .split_whitespace()
-        .find(|word| word.contains("/_ctl/approve"))
-        .unwrap();
     let shown = house.json(&["login", "--no-wait"]);
-    let code = super::house::find(&shown, "user_code").unwrap();
-    let approval = json!({ "userCode": code }).to_string();
-    assert_eq!(house.server.post(url, token, approval), 200);
+    approve_as_the_log_says(
+        &house,
+        &log,
+        &super::house::find(&shown, "user_code").unwrap(),
+    );
     assert!(house.run(&["login"]).status.success());
     for selector in [
         SELECTOR,
@@ -291,4 +287,16 @@ fn the_bundled_server_comes_with_all_it_needs() {
     ] {
         house.json(&["get", selector]);
     }
+}
+
+/// Approves that code the way the log of a daemon with the bundled server says.
+pub(crate) fn approve_as_the_log_says(house: &House, log: &str, user_code: &str) {
+    let (_, rest) = log.split_once("Bearer ").expect("how to approve");
+    let (token, rest) = rest.split_once('\'').unwrap();
+    let url = rest
+        .split_whitespace()
+        .find(|word| word.contains("/_ctl/approve"))
+        .unwrap();
+    let approval = json!({ "userCode": user_code }).to_string();
+    assert_eq!(house.server.post(url, token, approval), 200);
 }

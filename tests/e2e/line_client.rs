@@ -42,11 +42,16 @@ impl LineClient {
     /// Starts the server and greets it as clients of the older era do.
     pub(crate) fn greeting(command: &mut Command) -> Self {
         let mut client = Self::start(command);
-        client.say(INITIALIZE);
-        let answer = client.answer();
-        assert_eq!(answer["result"]["protocolVersion"], "2025-11-25");
-        client.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+        client.greet();
         client
+    }
+
+    /// Greets the server as clients of the older era do.
+    pub(crate) fn greet(&mut self) {
+        self.say(INITIALIZE);
+        let answer = self.answer();
+        assert_eq!(answer["result"]["protocolVersion"], "2025-11-25");
+        self.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
     }
 
     pub(crate) fn say(&mut self, line: &str) {

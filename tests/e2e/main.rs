@@ -27,6 +27,10 @@ mod lifecycle;
 
 mod line_client;
 
+mod mcp;
+
 mod pages;
 
 mod shim;
+
+mod shim_start;

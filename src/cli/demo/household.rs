@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::socket::client::Client;
+use crate::socket::client::{Client, MCP_SOCKET, SOCKET};
 
 /// How long the daemon may take to be ready: a debug build on a busy machine needs a second.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -78,7 +78,12 @@ impl Household {
 
     /// A connection to the daemon.
     pub(super) fn connect(&self) -> Result<Client, crate::model::Refusal> {
-        Client::connect(&self.folder.path().join("run").join("broker.sock"))
+        Client::connect(&self.folder.path().join("run").join(SOCKET))
+    }
+
+    /// The daemon's socket for models.
+    pub(super) fn models_socket(&self) -> PathBuf {
+        self.folder.path().join("run").join(MCP_SOCKET)
     }
 
     /// Where the daemon's audit log is.

@@ -2,9 +2,12 @@
 //! afterwards. A real daemon as a child process, the bundled server in this one; every figure in
 //! the report is computed from what the server wrote down.
 //!
-//! `household.rs` sets the table, `story.rs` has the steps, `report.rs` the outcome.
+//! `household.rs` sets the table, `story.rs` has the steps, `mcp_client.rs` is a model's client in
+//! one of them, `report.rs` the outcome.
 
 mod household;
+
+mod mcp_client;
 
 mod report;
 
@@ -44,6 +47,8 @@ enum Step {
     Revoke,
     /// The material opens nothing any more.
     WhoamiAfter,
+    /// A model's client has a handle, a program the material, and no secret passes the former.
+    Mcp,
     /// The local chain verifies.
     Audit,
     /// The local chain and the server's tell the same story.
@@ -65,6 +70,7 @@ impl Step {
             Self::Refused => "refused",
             Self::Revoke => "revoke",
             Self::WhoamiAfter => "whoami-after",
+            Self::Mcp => "mcp",
             Self::Audit => "audit",
             Self::Reconcile => "reconcile",
             Self::Stop => "stop",

@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::mcp_client::REVISION;
+
 /// What the demonstration showed. Holds no secret: of the material, names only.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Report {
@@ -27,6 +29,8 @@ pub(super) struct Report {
     pub(super) outside_grant: String,
     /// The code for the selector that is not in the broker's catalogue.
     pub(super) outside_catalogue: String,
+    /// What the model's client saw.
+    pub(super) mcp: Mcp,
     /// The local chain verified.
     pub(super) verified: bool,
     /// With the key that the daemon holds.
@@ -35,6 +39,23 @@ pub(super) struct Report {
     pub(super) reconciled: usize,
     /// How long each step took.
     pub(super) timings: Vec<(&'static str, Duration)>,
+}
+
+/// What a model's client saw over stdio, and what it did not.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Mcp {
+    /// The tools it was offered.
+    pub(super) tools: usize,
+    /// The states of its lease at the server, in order.
+    pub(super) lease_states: Vec<String>,
+    /// Bytes that it said and heard.
+    pub(super) transcript_bytes: usize,
+    /// Secrets in the server's journal, each of which was looked for.
+    pub(super) secrets: usize,
+    /// How many of them the search finds in the journal itself: all, or the search is blind.
+    pub(super) found_in_journal: usize,
+    /// How many of them it finds in the transcript.
+    pub(super) found_in_transcript: usize,
 }
 
 impl Report {
@@ -62,6 +83,15 @@ impl Report {
                 "replayed_proof": self.replay,
                 "outside_grant": self.outside_grant,
                 "outside_catalogue": self.outside_catalogue,
+            },
+            "mcp": {
+                "revision": REVISION,
+                "tools": self.mcp.tools,
+                "lease_states": self.mcp.lease_states,
+                "transcript_bytes": self.mcp.transcript_bytes,
+                "secrets_looked_for": self.mcp.secrets,
+                "found_in_journal": self.mcp.found_in_journal,
+                "found_in_transcript": self.mcp.found_in_transcript,
             },
             "audit": {
                 "verified": self.verified,

@@ -1,10 +1,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use aegis_mock::{FaultKind, LeaseState, RequestRecord};
-use serde_json::json;
+use aegis_mock::{FaultKind, LeaseState, RequestRecord, SecretRecord};
+use serde_json::{Value, json};
 
 use super::household::{Household, OUTSIDE, SELECTOR, UNKNOWN};
+use super::mcp_client::{McpClient, REVISION};
 use super::{Failed, Options, Report, Step};
 use crate::audit::{self, Keys};
 use crate::model::{ErrorCode, FieldValue, LeaseId, LoginPhase, Material, Refusal, Selector};
@@ -60,6 +61,8 @@ pub(super) fn tell(options: Options, say: &mut dyn FnMut(&str)) -> Result<Report
     clockwork.lap(&mut story.report, Step::Revoke);
     story.whoami_after(&material, say)?;
     clockwork.lap(&mut story.report, Step::WhoamiAfter);
+    story.models(say)?;
+    clockwork.lap(&mut story.report, Step::Mcp);
     story.verify(say)?;
     clockwork.lap(&mut story.report, Step::Audit);
     story.reconcile(say)?;
@@ -158,7 +161,7 @@ impl Story {
             "the server holds no active lease",
         )?;
         self.report.lease_id = lease_id.to_string();
-        self.note_state(state);
+        self.report.lease_states.push(word(state));
         say(&format!(
             "Lease: {lease_id} for {SELECTOR}, active at the server."
         ));
@@ -177,11 +180,7 @@ impl Story {
             .lease_redeem(lease_id)
             .map_err(|refusal| step.failed(refusal))?;
         let material: &Material = &delivery.view.material;
-        let Some(FieldValue::Secret(token)) =
-            material.field("access_token").map(|field| &field.value)
-        else {
-            return Err(step.failed("the material has no access token"));
-        };
+        let token = access_token(step, material)?;
         let handed_out = self.household.server.mock.secrets();
         step.wants(
             handed_out
@@ -199,7 +198,7 @@ impl Story {
             "       Redeemed over the socket: {} (values stay out of this story).",
             self.report.fields.join(", ")
         ));
-        Ok(SecretString::copy_from(token.expose()))
+        Ok(token)
     }
 
     fn whoami_before(
@@ -347,7 +346,7 @@ impl Story {
             state == LeaseState::Revoked,
             "the lease lives on at the server",
         )?;
-        self.note_state(state);
+        self.report.lease_states.push(word(state));
         say("Revoke: done, and confirmed by the server.");
         Ok(())
     }
@@ -373,21 +372,98 @@ impl Story {
         Ok(())
     }
 
+    /// What redeeming that lease over the socket yields.
+    fn redeemed(&mut self, step: Step, lease_id: &LeaseId) -> Result<SecretString, Failed> {
+        let delivery = self
+            .client
+            .lease_redeem(lease_id)
+            .map_err(|refusal| step.failed(refusal))?;
+        access_token(step, &delivery.view.material)
+    }
+
     fn live_material(&mut self, step: Step) -> Result<SecretString, Failed> {
         let selector = Selector::parse(SELECTOR).map_err(|error| step.failed(error))?;
         let delivery = self
             .client
             .credential(&selector, None, None, None)
             .map_err(|refusal| step.failed(refusal))?;
-        match delivery
-            .view
-            .material
-            .field("access_token")
-            .map(|field| &field.value)
-        {
-            Some(FieldValue::Secret(token)) => Ok(SecretString::copy_from(token.expose())),
-            Some(FieldValue::Public(_)) | None => Err(step.failed("no access token")),
-        }
+        access_token(step, &delivery.view.material)
+    }
+
+    /// A model's client is given a handle over stdio; a program redeems it over the socket; and
+    /// nothing the client said or heard holds a secret that the server ever handed out.
+    fn models(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
+        let step = Step::Mcp;
+        let failed = |error: std::io::Error| step.failed(error);
+        self.plant(step, "CreateCredentialLease", FaultKind::Internal);
+        let mut model = McpClient::start(&self.household.models_socket()).map_err(failed)?;
+        self.report.mcp.tools = model.tools().map_err(failed)?;
+        let status = model.call("status", &json!({})).map_err(failed)?;
+        step.wants(
+            status.pointer("/login/state") == Some(&json!("logged_in")),
+            "it is not told that somebody is logged in",
+        )?;
+        let wish = json!({ "selector": SELECTOR, "reason": "demonstration" });
+        let made = model.call("lease_create", &wish).map_err(failed)?;
+        let handle = made.pointer("/lease/lease_id").and_then(Value::as_str);
+        let handle = handle.ok_or_else(|| step.failed("it is given no handle"))?;
+        let lease_id = LeaseId::parse(handle).map_err(|error| step.failed(error))?;
+        let state = self.state_at_server(step, &lease_id)?;
+        step.wants(
+            state == LeaseState::Active,
+            "the server holds no active lease",
+        )?;
+        self.report.mcp.lease_states.push(word(state));
+        say(&format!(
+            "Model: an MCP client over stdio ({REVISION}, {} tools) is given the handle {lease_id}.",
+            self.report.mcp.tools
+        ));
+        let material = self.redeemed(step, &lease_id)?;
+        let before = self.whoami(step, &material)?;
+        step.wants(before == 200, "the material behind it opens nothing")?;
+        let handle = json!({ "lease_id": lease_id.as_str() });
+        model.call("lease_revoke", &handle).map_err(failed)?;
+        let state = self.state_at_server(step, &lease_id)?;
+        step.wants(
+            state == LeaseState::Revoked,
+            "the lease lives on at the server",
+        )?;
+        self.report.mcp.lease_states.push(word(state));
+        let after = self.whoami(step, &material)?;
+        step.wants(after == 401, "the material outlived its lease")?;
+        say("       A program redeems it over the socket: 200; the client revokes it: 401.");
+        let transcript = model.finish().map_err(failed)?;
+        self.search(step, &transcript, say)
+    }
+
+    /// Looks for every secret of the server's journal in what the model's client said and heard,
+    /// and in the journal itself, to see that the search finds what is there.
+    fn search(
+        &mut self,
+        step: Step,
+        transcript: &str,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(), Failed> {
+        let secrets = self.household.server.mock.secrets();
+        let journal = serde_json::to_string(&secrets).map_err(|error| step.failed(error))?;
+        let seen = &mut self.report.mcp;
+        seen.transcript_bytes = transcript.len();
+        seen.secrets = secrets.len();
+        seen.found_in_journal = count(&secrets, &journal);
+        seen.found_in_transcript = count(&secrets, transcript);
+        step.wants(
+            seen.secrets > 0 && seen.found_in_journal == seen.secrets,
+            "the search is blind",
+        )?;
+        step.wants(
+            seen.found_in_transcript == 0,
+            "a secret passed the model's client",
+        )?;
+        say(&format!(
+            "       Of {} secrets the server handed out, 0 are in the {} bytes the client saw.",
+            seen.secrets, seen.transcript_bytes
+        ));
+        Ok(())
     }
 
     fn verify(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
@@ -492,14 +568,6 @@ impl Story {
             .ok_or_else(|| step.failed("the server does not know the lease"))
     }
 
-    fn note_state(&mut self, state: LeaseState) {
-        let word = serde_json::to_value(state)
-            .ok()
-            .and_then(|value| value.as_str().map(str::to_owned))
-            .unwrap_or_default();
-        self.report.lease_states.push(word);
-    }
-
     fn whoami(&self, step: Step, material: &SecretString) -> Result<u16, Failed> {
         let url = format!("{}fake/gcp/whoami", self.household.server.mock.api());
         let status = self.household.server.block_on(async {
@@ -515,6 +583,27 @@ impl Story {
         });
         status.map_err(|error| step.failed(error.without_url()))
     }
+}
+
+/// The secret in the material.
+fn access_token(step: Step, material: &Material) -> Result<SecretString, Failed> {
+    match material.field("access_token").map(|field| &field.value) {
+        Some(FieldValue::Secret(token)) => Ok(SecretString::copy_from(token.expose())),
+        Some(FieldValue::Public(_)) | None => Err(step.failed("no access token")),
+    }
+}
+
+/// The server's word for a state.
+fn word(state: LeaseState) -> String {
+    let word = serde_json::to_value(state).ok();
+    let word = word.as_ref().and_then(Value::as_str);
+    word.unwrap_or_default().to_owned()
+}
+
+/// How many of those secrets stand in that text.
+fn count(secrets: &[SecretRecord], text: &str) -> usize {
+    let found = secrets.iter().filter(|secret| text.contains(&secret.value));
+    found.count()
 }
 
 fn http() -> reqwest::Result<reqwest::Client> {

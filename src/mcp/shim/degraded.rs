@@ -3,9 +3,8 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use rmcp::ServiceExt as _;
-use rmcp::service::RoleServer;
-use rmcp::transport::async_rw::AsyncRwTransport;
 
+use crate::mcp::guard::guarded;
 use crate::mcp::tools::degraded::{self as tools, Degraded};
 use crate::model::Refusal;
 
@@ -36,9 +35,8 @@ pub fn degraded(refusal: &Refusal) -> io::Result<UnixStream> {
 async fn serve(server: Degraded, stream: UnixStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     let (input, output) = tokio::net::UnixStream::from_std(stream)?.into_split();
-    let transport = AsyncRwTransport::<RoleServer, _, _>::new(input, output);
     // A client that goes away before it says anything is no error.
-    if let Ok(running) = server.serve(transport).await {
+    if let Ok(running) = server.serve(guarded(input, output)).await {
         running.waiting().await.map_err(io::Error::other)?;
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::deadline::Deadline;
@@ -21,6 +22,9 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its arguments; they hold no secret.
     pub arguments: Vec<OsString>,
+    /// A file in the private folder for what it says on standard error, in place of an earlier
+    /// one's; nowhere unless named.
+    pub log: Option<PathBuf>,
 }
 
 /// A daemon that was started and has not said yet that it is ready.
@@ -54,7 +58,7 @@ impl Launch {
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(self.errors()?)
             .spawn()?;
         let exited = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         Ok(Starting {
@@ -62,6 +66,15 @@ impl Launch {
             exited,
             readiness,
         })
+    }
+
+    fn errors(&self) -> io::Result<Stdio> {
+        let Some(log) = &self.log else {
+            return Ok(Stdio::null());
+        };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
+        let file = rustix::fs::open(log, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))?;
+        Ok(file.into())
     }
 }
 

@@ -192,6 +192,7 @@ mod tests {
         Launch {
             program: PathBuf::from("/bin/sh"),
             arguments: vec!["-c".into(), script.into()],
+            log: None,
         }
     }
 
@@ -223,6 +224,7 @@ mod tests {
         let nothing = Launch {
             program: PathBuf::from("/nonexistent"),
             arguments: Vec::new(),
+            log: None,
         };
         let refusal = reach(&door, Some(&nothing)).unwrap_err();
         assert!(refusal.message().contains("cannot be started"), "{refusal}");

@@ -6,7 +6,7 @@ use crate::mcp::wire::{LeaseReply, LeaseRevokeArguments, LeaseRevokeReply};
 use crate::model::{ErrorCode, LeaseId, Refusal};
 
 const DESCRIPTION: &str = "Ends a lease this client created, here and at the issuer: what it gave out stops working. \
-Doing it again changes nothing. Cannot end another client's lease. Next: nothing; create a new \
+Doing it again changes nothing. Never ends another client's lease. Next: nothing; create a new \
 lease when the credential is needed again.";
 
 pub(super) fn tool() -> Tool {

@@ -160,9 +160,9 @@ fn show(
 
 /// A state for the client to bring back; `None` when it has had too many lately.
 fn new_state(peer: &Peer, device: &DeviceView) -> Option<String> {
-    let dialogs = &peer.shared.dialogs;
-    dialogs.take(peer.process, Instant::now()).ok()?;
-    peer.shared.states.seal(device.user_code.as_str())
+    let now = Instant::now();
+    peer.shared.dialogs.take(peer.process, now).ok()?;
+    peer.shared.states.seal(device.user_code.as_str(), now)
 }
 
 /// Asks the client to ask the person. The call is answered meanwhile: a client that never shows

@@ -273,3 +273,123 @@ fn drop_formats(value: &mut Value) {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../../docs/mcp-tools.md");
+
+    const HEAD: &str = "# MCP tools
+
+What the broker offers to models on `mcp.sock`, and through `aegis-broker mcp` to every MCP client.
+This page is written by the code: a test holds it equal to what `tools/list` says.
+
+The list is the same for every client and never changes.
+Every answer is one object with exactly one of two members: `result`, shown below for each tool, or `error`, which is the same for all of them.
+No tool takes or returns a secret.
+";
+
+    /// One member of an object, and those inside it.
+    fn members(schema: &Value, at: &str, rows: &mut String) {
+        let Some(properties) = schema["properties"].as_object() else {
+            return;
+        };
+        for (name, property) in properties {
+            let is_required = schema["required"]
+                .as_array()
+                .is_some_and(|names| names.iter().any(|required| required == name));
+            let (inner, path) = match property["type"].as_str() {
+                Some("array") => (&property["items"], format!("{at}{name}[]")),
+                _ => (property, format!("{at}{name}")),
+            };
+            let words = inner["enum"].as_array().map(|words| {
+                let words: Vec<_> = words
+                    .iter()
+                    .map(|word| format!("`{}`", word.as_str().unwrap()))
+                    .collect();
+                format!(" {}", words.join(", "))
+            });
+            let bound = |low: &str, high: &str| {
+                let end = |name: &str| inner[name].as_u64().map(|end| end.to_string());
+                match (end(low), end(high)) {
+                    (None, None) => String::new(),
+                    (from, to) => {
+                        format!(" {}…{}", from.unwrap_or_default(), to.unwrap_or_default())
+                    }
+                }
+            };
+            writeln!(
+                rows,
+                "| `{path}` | {}{}{}{} | {} | {} |",
+                inner["type"].as_str().unwrap(),
+                words.unwrap_or_default(),
+                bound("minimum", "maximum"),
+                bound("minLength", "maxLength"),
+                if is_required { "yes" } else { "" },
+                property["description"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .replace('\n', " "),
+            )
+            .unwrap();
+            members(inner, &format!("{path}."), rows);
+        }
+    }
+
+    fn table(schema: &Value, must: &str) -> String {
+        let mut rows = String::new();
+        members(schema, "", &mut rows);
+        if rows.is_empty() {
+            return " none\n".to_owned();
+        }
+        format!("\n\n| name | type | {must} | meaning |\n|---|---|---|---|\n{rows}")
+    }
+
+    fn page() -> String {
+        let mut page = HEAD.to_owned();
+        let mut error = Value::Null;
+        for tool in list() {
+            let hints = tool.annotations.unwrap();
+            let output = Value::Object(tool.output_schema.unwrap().as_ref().clone());
+            error = output["properties"]["error"].clone();
+            write!(
+                page,
+                "\n## `{}`\n\n{}.\n{}\n\nRead-only: {}. Destructive: {}. Idempotent: {}. Open world: {}.\n\nArguments:{}\nResult:{}",
+                tool.name,
+                tool.title.unwrap(),
+                tool.description.unwrap(),
+                hints.read_only_hint.unwrap(),
+                hints.destructive_hint.unwrap(),
+                hints.idempotent_hint.unwrap(),
+                hints.open_world_hint.unwrap(),
+                table(&Value::Object(tool.input_schema.as_ref().clone()), "required"),
+                table(&output["properties"]["result"], "always"),
+            )
+            .unwrap();
+        }
+        write!(page, "\n## The member `error`{}", table(&error, "always")).unwrap();
+        page
+    }
+
+    /// docs/mcp-tools.md says what the list says. Where it does not, this prints the page as it
+    /// should be.
+    #[test]
+    fn the_page_says_what_the_list_says() {
+        let page = page();
+        assert!(page == DOCUMENT, "docs/mcp-tools.md should be:\n{page}");
+    }
+
+    /// T6: sorted, and every word leads back to its tool.
+    #[test]
+    fn the_list_is_sorted_and_every_name_is_known() {
+        let names: Vec<_> = list().into_iter().map(|tool| tool.name).collect();
+        assert!(names.is_sorted());
+        for name in &names {
+            assert_eq!(Name::parse(name).unwrap().as_str(), name);
+        }
+        assert_eq!(Name::parse("exec"), None);
+    }
+}

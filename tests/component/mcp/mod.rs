@@ -4,4 +4,10 @@ mod client;
 
 mod eras;
 
+mod leases;
+
 mod limits;
+
+mod login;
+
+mod tools;
