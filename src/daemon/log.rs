@@ -9,8 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Libraries that print requests, headers or frames when they are verbose: never below `WARN`,
 /// whatever `RUST_LOG` says (HY-9).
-const QUIET: [&str; 10] = [
-    "rmcp",
+const QUIET: [&str; 9] = [
     "reqwest",
     "hyper",
     "hyper_util",
@@ -21,6 +20,10 @@ const QUIET: [&str; 10] = [
     "connectrpc",
     "axum",
 ];
+
+/// `rmcp` warns of each error it answers, in the client's own words: as long as a line may be, and
+/// as often as the client likes (HY-9).
+const QUIETER: &str = "rmcp";
 
 /// Sends our log to stderr, at the level of `RUST_LOG`, `info` unless said otherwise.
 pub(super) fn init() {
@@ -41,6 +44,7 @@ fn ceiling() -> Targets {
     Targets::new()
         .with_default(Level::TRACE)
         .with_targets(QUIET.map(|target| (target, Level::WARN)))
+        .with_target(QUIETER, Level::ERROR)
 }
 
 #[cfg(test)]
@@ -56,6 +60,8 @@ mod tests {
             let inside = format!("{target}::proto");
             assert!(!ceiling().would_enable(&inside, &Level::DEBUG), "{inside}");
         }
+        assert!(!ceiling().would_enable("rmcp::service", &Level::WARN));
+        assert!(ceiling().would_enable("rmcp::service", &Level::ERROR));
         assert!(ceiling().would_enable("aegis_broker::broker", &Level::TRACE));
     }
 }

@@ -110,6 +110,8 @@ fn a_model_gets_a_handle_and_a_command_the_credential() {
 
     let bad = client.call("status", &json!({ MARKER: 1 }));
     assert_eq!(bad["error"]["code"], json!("invalid_request"));
+    let unknown = client.ask(MARKER, &json!({}));
+    assert_eq!(unknown["error"]["code"], json!(-32601), "{unknown}");
     let secrets = house.server.mock.secrets();
     assert!(secrets.iter().any(|secret| secret.value == material));
     for secret in secrets {
@@ -124,7 +126,7 @@ fn a_model_gets_a_handle_and_a_command_the_credential() {
     assert!(log.contains("DEBUG aegis_broker"), "nothing was logged");
     assert!(client.transcript.contains(MARKER), "the marker is blind");
     assert!(!log.contains(MARKER), "{log}");
-    for level in ["TRACE", "DEBUG", " INFO"] {
+    for level in ["TRACE", "DEBUG", " INFO", " WARN"] {
         let loud = format!("{level} rmcp");
         assert!(!log.contains(&loud), "rmcp is heard at {level}");
     }

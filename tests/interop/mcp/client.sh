@@ -10,6 +10,7 @@
 #                   the bundled server's secrets; see judge.py
 # shellcheck shell=bash
 . "$(dirname "${BASH_SOURCE[0]}")/../house.sh"
+trap 'echo "${0##*/}: line $LINENO failed" >&2' ERR
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 [ -e "$here/.installed" ] || fail "the clients are not installed: run $here/setup"
 

@@ -144,9 +144,10 @@ def forms(secret):
     yield json.dumps(secret)[1:-1].encode()
     yield urllib.parse.quote(secret, safe="").encode()
     yield raw.hex().encode()
-    # Without the last bytes, which depend on what comes behind.
-    for encoded in (base64.b64encode(raw), base64.urlsafe_b64encode(raw)):
-        yield encoded[: len(raw) * 8 // 6]
+    # In Base64 as a part of something longer: wherever it begins, without what its neighbours decide.
+    for shift in range(3):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            yield encode(bytes(shift) + raw)[(shift * 8 + 5) // 6 : (shift + len(raw)) * 8 // 6]
 
 
 def found(secrets, data):
