@@ -11,7 +11,7 @@ use super::leases::{Delivery, Holder, Kind, Lease, LeaseKey, Live, Phase, Waiter
 use super::login::Generation;
 use super::policy::Question;
 use super::ports::{
-    Answer, AuditAction, AuditOutcome, AuditRecord, CallTrace, Certainty, CreateLease,
+    Answer, AuditAction, AuditOutcome, AuditRecord, CALL_LIMIT, CallTrace, Certainty, CreateLease,
     CreatedLease, Disposition, Failure, RedeemedLease, RevokeReason, Session,
 };
 use super::revocations::Cause;
@@ -441,16 +441,16 @@ impl State {
         if self.leases.is_full() {
             return Err(ErrorCode::RateLimited.into());
         }
-        // `renew = "login"`: a lease never outlives its token. Whole seconds, rounded down.
-        let token_left = now.boot.until(session.expires_at);
-        if token_left < MIN_LEASE_TTL {
+        let room = room_for_lease(session, now);
+        if room < MIN_LEASE_TTL {
             return Err(self.login_required());
         }
         let allowed = waiters
             .iter()
             .filter_map(|waiter| waiter.max_ttl)
             .fold(MAX_LEASE_TTL, Duration::min);
-        let ttl = new.ttl.min(allowed).min(token_left);
+        // Whole seconds, rounded down.
+        let ttl = new.ttl.min(allowed).min(room);
         let ttl = Duration::from_secs(ttl.as_secs());
         let needs = waiters
             .iter()
@@ -991,6 +991,14 @@ struct NewLease {
     max_redemptions: u32,
     purpose: Option<CleanText>,
     kind: Kind,
+}
+
+/// The longest lease that this session can make now. `renew = "login"`: a lease never outlives its
+/// token, however late within the call the issuer starts to count.
+pub(super) fn room_for_lease(session: &Session, now: Now) -> Duration {
+    now.boot
+        .until(session.expires_at)
+        .saturating_sub(CALL_LIMIT)
 }
 
 /// Whether a shared lease will do for this caller: within its rule's lifetime, and valid for as

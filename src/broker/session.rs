@@ -14,7 +14,7 @@ use super::ports::{
     DeviceAuthorization, DeviceExchange, Disposition, Failure, RevokeReason, Session,
 };
 use super::revocations::Cause;
-use super::serve::MIN_LEASE_TTL;
+use super::serve::{MIN_LEASE_TTL, room_for_lease};
 use super::state::{Asker, State};
 use crate::model::{CleanText, DeviceView, ErrorCode, LeaseState, PeerFacts, Refusal};
 use crate::time::{Now, Timestamp};
@@ -52,11 +52,11 @@ impl State {
             .filter(|session| now.boot < session.expires_at)
     }
 
-    /// Whether the token still lives long enough for a lease. One that does not is as good as
+    /// Whether the token still lives long enough to make a lease. One that does not is as good as
     /// none: who is told `login_required` because of it can log in at once.
     fn session_has_room(&self, now: Now) -> bool {
         self.session(now)
-            .is_some_and(|session| now.boot.until(session.expires_at) >= MIN_LEASE_TTL)
+            .is_some_and(|session| room_for_lease(session, now) >= MIN_LEASE_TTL)
     }
 
     pub(super) fn login_begin(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {

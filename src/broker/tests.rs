@@ -20,9 +20,9 @@ use super::leases::Phase;
 use super::login::Generation;
 use super::policy::Policy;
 use super::ports::{
-    Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CallTrace, Certainty,
-    CreateLease, CreatedLease, DeviceAuthorization, DeviceExchange, Disposition, Failure,
-    OpenLease, RedeemedLease, RevokeReason, Session,
+    Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CALL_LIMIT,
+    CallTrace, Certainty, CreateLease, CreatedLease, DeviceAuthorization, DeviceExchange,
+    Disposition, Failure, OpenLease, RedeemedLease, RevokeReason, Session,
 };
 use super::state::{Resumed, Settings, State};
 use crate::dpop::ProofKey;
@@ -212,7 +212,9 @@ impl World {
                 } => {
                     assert!(self.may_serve, "a session used after logout or lock");
                     assert!(self.now.boot < session.expires_at, "a dead token used");
-                    assert!(self.now.boot.plus(request.ttl) <= session.expires_at);
+                    // However late within the call the issuer starts counting.
+                    let at_the_latest = self.now.boot.plus(CALL_LIMIT).plus(request.ttl);
+                    assert!(at_the_latest <= session.expires_at, "outlives its token");
                     self.calls.push(Call::Create(lease, generation, request));
                 }
                 Effect::RedeemLease {
@@ -1259,13 +1261,39 @@ fn expired_lease_is_not_served_even_before_the_purge() {
     assert_eq!(world.calls.len(), 1, "a new lease is being made");
 }
 
-/// A token with less life than the shortest lease is no token: `get` asks for a login, and that
-/// login begins.
+/// `renew = "login"`: what is asked for leaves room for the whole call that asks, so that a lease
+/// never outlives its token, whichever of the call's tries the issuer answers.
+#[test]
+fn a_lease_ends_with_its_token_however_late_the_issuer_counts() {
+    let rows = [
+        (0, Some(300)),
+        (270, Some(300)),
+        (271, Some(299)),
+        (540, Some(30)),
+        (541, None),
+    ];
+    for (used, ttl) in rows {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.sleep(secs(used));
+        let ticket = world.ask(connection, create(0, 1, HolderClass::None));
+        let asked = world.calls.iter().find_map(|call| match call {
+            Call::Create(_, _, request) => Some(request.ttl),
+            _ => None,
+        });
+        assert_eq!(asked, ttl.map(secs), "after {used} s");
+        let refused = ttl.is_none().then_some(ErrorCode::LoginRequired);
+        assert_eq!(world.code(ticket), refused, "after {used} s");
+    }
+}
+
+/// A token with too little life for the shortest lease is no token: `get` asks for a login, and
+/// that login begins.
 #[test]
 fn a_token_at_its_end_can_be_replaced_at_once() {
     let mut world = World::new(Resumed::default());
     let connection = world.log_in();
-    world.advance(secs(571));
+    world.advance(secs(541));
     let get = world.ask(connection, get(0, HolderClass::None));
     assert_eq!(world.code(get), Some(ErrorCode::LoginRequired));
     world.may_serve = false;
