@@ -496,6 +496,9 @@ impl State {
             revoked: ending.revoked,
             unconfirmed: ending.unconfirmed.saturating_add(ending.outstanding.len()),
         };
+        effects.push(Effect::AbandonCalls {
+            keep: self.login.session().map(Arc::clone),
+        });
         effects.push(Effect::DropConnections);
         for ticket in ending.tickets {
             self.reply(ticket, Reply::Ended(ended), effects);

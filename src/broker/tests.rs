@@ -17,7 +17,7 @@ use super::event::{
     ConnectionId, CredentialRequest, Door, Event, LeaseRequest, Reply, Request, Ticket,
 };
 use super::leases::Phase;
-use super::login::Generation;
+use super::login::{Generation, Login};
 use super::policy::Policy;
 use super::ports::{
     Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CALL_LIMIT,
@@ -92,9 +92,26 @@ fn settings() -> Settings {
 enum Call {
     Begin(Generation, BeginDeviceAuthorization),
     Exchange(Generation, Arc<DeviceAuthorization>),
-    Create(super::leases::LeaseKey, Generation, CreateLease),
-    Redeem(super::leases::LeaseKey, LeaseId),
-    Revoke(LeaseId, RevokeReason),
+    Create(
+        super::leases::LeaseKey,
+        Generation,
+        CreateLease,
+        Arc<Session>,
+    ),
+    Redeem(super::leases::LeaseKey, LeaseId, Arc<Session>),
+    Revoke(LeaseId, RevokeReason, Arc<Session>),
+}
+
+impl Call {
+    /// Whose token and key it holds.
+    fn session(&self) -> Option<&Arc<Session>> {
+        match self {
+            Self::Begin(..) | Self::Exchange(..) => None,
+            Self::Create(_, _, _, session)
+            | Self::Redeem(_, _, session)
+            | Self::Revoke(_, _, session) => Some(session),
+        }
+    }
 }
 
 /// How the fake issuer answers.
@@ -159,6 +176,7 @@ impl World {
         let mut effects = Vec::new();
         self.state.step(event, self.now, &mut effects);
         let mut delivered_records: Vec<LeaseId> = Vec::new();
+        let mut abandoned = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Audit(record) => {
@@ -215,7 +233,8 @@ impl World {
                     // However late within the call the issuer starts counting.
                     let at_the_latest = self.now.boot.plus(CALL_LIMIT).plus(request.ttl);
                     assert!(at_the_latest <= session.expires_at, "outlives its token");
-                    self.calls.push(Call::Create(lease, generation, request));
+                    self.calls
+                        .push(Call::Create(lease, generation, request, session));
                 }
                 Effect::RedeemLease {
                     lease,
@@ -225,12 +244,14 @@ impl World {
                 } => {
                     assert!(self.may_serve, "a session used after logout or lock");
                     assert!(self.now.boot < session.expires_at, "a dead token used");
-                    self.calls.push(Call::Redeem(lease, lease_id));
+                    self.calls.push(Call::Redeem(lease, lease_id, session));
                 }
                 Effect::RevokeLease {
-                    lease_id, reason, ..
+                    session,
+                    lease_id,
+                    reason,
                 } => {
-                    self.calls.push(Call::Revoke(lease_id, reason));
+                    self.calls.push(Call::Revoke(lease_id, reason, session));
                 }
                 Effect::WatchProcess { process } => {
                     self.watched.insert(process);
@@ -238,6 +259,13 @@ impl World {
                 Effect::AbandonLogin => self
                     .calls
                     .retain(|call| !matches!(call, Call::Begin(..) | Call::Exchange(..))),
+                Effect::AbandonCalls { keep } => {
+                    let calls = std::mem::take(&mut self.calls);
+                    (abandoned, self.calls) = calls.into_iter().partition(|call| {
+                        let session = call.session().map(Arc::as_ptr);
+                        session.is_some() && session != keep.as_ref().map(Arc::as_ptr)
+                    });
+                }
                 Effect::DropConnections => {}
                 Effect::Stop => self.stopped = true,
             }
@@ -247,6 +275,9 @@ impl World {
             "a delivery recorded that did not happen"
         );
         self.nothing_lives_for_nobody();
+        for call in abandoned {
+            self.answered(call, How::Lost);
+        }
     }
 
     /// LC-7, LC-8: what is live is held by somebody, waited for by somebody, or was given to
@@ -328,6 +359,10 @@ impl World {
             return;
         }
         let call = self.calls.remove(index % self.calls.len());
+        self.answered(call, how);
+    }
+
+    fn answered(&mut self, call: Call, how: How) {
         let event = match call {
             Call::Begin(generation, request) => Event::DeviceAuthorizationAnswered {
                 generation,
@@ -350,7 +385,7 @@ impl World {
                     answer: exchanged,
                 }
             }
-            Call::Create(lease, generation, request) => {
+            Call::Create(lease, generation, request, _) => {
                 if how == How::SessionOver {
                     self.session_over(generation);
                 }
@@ -361,7 +396,7 @@ impl World {
                     answer: created,
                 }
             }
-            Call::Redeem(lease, lease_id) => {
+            Call::Redeem(lease, lease_id, _) => {
                 let live = self.issued.get(&lease_id).copied();
                 let redeemed = match live {
                     Some(ends) => answer(how, |_| redeemed(ends, self.now)),
@@ -385,7 +420,7 @@ impl World {
                     answer: redeemed,
                 }
             }
-            Call::Revoke(lease_id, reason) => {
+            Call::Revoke(lease_id, reason, _) => {
                 let revoked = answer(how, |_| ());
                 if revoked.outcome.is_ok() {
                     self.issued.remove(&lease_id);
@@ -503,7 +538,7 @@ impl World {
         self.calls
             .iter()
             .filter_map(|call| match call {
-                Call::Revoke(id, reason) => Some((id.to_string(), *reason)),
+                Call::Revoke(id, reason, _) => Some((id.to_string(), *reason)),
                 _ => None,
             })
             .collect()
@@ -979,6 +1014,58 @@ fn unconfirmed_revocations_are_tried_at_the_next_login() {
     );
 }
 
+/// HY-7: what is under way at logout keeps token and key for three seconds at most. What was being
+/// revoked stays listed as unconfirmed, what was being made is no lease of ours any more.
+#[test]
+fn calls_keep_the_session_for_three_seconds_after_logout() {
+    for steps in 0..3 {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.ask(connection, get(0, HolderClass::None));
+        for _ in 0..steps {
+            world.answer(0, How::Well);
+        }
+        world.ask(connection, Request::Logout);
+        world.advance(Duration::from_millis(2999));
+        assert!(!world.calls.is_empty(), "{steps}");
+        world.advance(Duration::from_millis(1));
+        assert!(world.calls.is_empty(), "{steps}: token and key are held");
+        assert_eq!(world.state.leases.unended(), [], "{steps}");
+        let unconfirmed = world.state.revocations.count(world.now.boot);
+        assert_eq!(unconfirmed, usize::from(steps > 0), "{steps}");
+        let last = world.records.last().map(|record| record.outcome);
+        assert_eq!(last, Some(AuditOutcome::Error), "{steps}");
+    }
+}
+
+/// HY-7: the calls of the login that follows at once are no part of the ending.
+#[test]
+fn a_new_login_keeps_its_calls_when_the_old_one_is_over() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    world.ask(connection, Request::Logout);
+    let old = world.calls.remove(0);
+    world.ask(connection, Request::LoginBegin);
+    world.answer(0, How::Well);
+    let Login::AwaitingApproval { authorization, .. } = &world.state.login else {
+        panic!("no login");
+    };
+    let session = Box::new(world.session(&Arc::clone(authorization)));
+    world.may_serve = true;
+    world.step(Event::DeviceExchangeAnswered {
+        generation: world.state.generation,
+        answer: answer(How::Well, |_| DeviceExchange::Success(session)),
+    });
+    world.calls.insert(0, old);
+    let made = world.ask(connection, create(1, 1, HolderClass::None));
+    world.advance(secs(3));
+    assert!(matches!(world.calls[..], [Call::Create(..)]));
+    world.answer(0, How::Well);
+    assert_eq!(world.lease(made).1, LeaseState::Active);
+}
+
 /// LC-5, OA-16: a revocation that failed while nobody is logged in waits for the next login; until
 /// then no timer runs for it.
 #[test]
@@ -1222,7 +1309,7 @@ fn a_throttled_redemption_can_be_tried_again() {
     let (lease_id, _) = world.lease(made);
     let redeem = Request::LeaseRedeem { lease_id };
     let throttled = world.ask(connection, redeem.clone());
-    let Call::Redeem(lease, _) = world.calls.remove(0) else {
+    let Call::Redeem(lease, ..) = world.calls.remove(0) else {
         panic!("no redemption");
     };
     world.step(Event::LeaseRedeemAnswered {
@@ -1278,7 +1365,7 @@ fn a_lease_ends_with_its_token_however_late_the_issuer_counts() {
         world.sleep(secs(used));
         let ticket = world.ask(connection, create(0, 1, HolderClass::None));
         let asked = world.calls.iter().find_map(|call| match call {
-            Call::Create(_, _, request) => Some(request.ttl),
+            Call::Create(_, _, request, _) => Some(request.ttl),
             _ => None,
         });
         assert_eq!(asked, ttl.map(secs), "after {used} s");
