@@ -134,6 +134,8 @@ pub struct Waiter {
     pub peer: Arc<PeerFacts>,
     /// What the lease dies with, as far as this caller is concerned.
     pub class: HolderClass,
+    /// It joined a lease that others had asked for, so that it may have missed some of its life.
+    pub joined: bool,
     /// How long the material must still be valid.
     pub min_valid_for: Duration,
     /// The rule that let it through.

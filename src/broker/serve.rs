@@ -47,6 +47,7 @@ impl Passed {
             connection: asker.connection,
             peer: Arc::clone(&asker.peer),
             class,
+            joined: false,
             min_valid_for: Duration::ZERO,
             rule: self.rule,
             max_ttl: self.max_ttl,
@@ -82,26 +83,44 @@ impl State {
             min_valid_for: request.min_valid_for,
             ..passed.waiter(asker, request.holder)
         };
-        if let Some((key, lease)) = self.leases.shared_mut(&request.selector)
-            && serves(lease, &waiter, now)
-        {
-            let ready = lease.live(now.boot).and_then(|live| live.material.clone());
-            match ready {
-                Some(material) => self.deliver(key, &waiter, &material, now, effects),
-                None => lease.waiters.push_back(waiter),
-            }
-            return;
-        }
+        self.share(request.selector, waiter, request.reason, now, effects);
+    }
+
+    /// For a caller that passed the gate: what is in memory, else a place among those who wait for
+    /// a lease on its way, else a lease of its own.
+    fn share(
+        &mut self,
+        selector: Selector,
+        mut waiter: Waiter,
+        purpose: Option<CleanText>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
         let ttl = self
             .targets
-            .get(&request.selector)
+            .get(&selector)
             .map_or(MIN_LEASE_TTL, |target| target.ttl)
-            .max(request.min_valid_for.saturating_add(CALL_SLACK));
+            .max(waiter.min_valid_for.saturating_add(CALL_SLACK));
+        let room = self
+            .session(now)
+            .map_or(MAX_LEASE_TTL, |session| room_for_lease(session, now));
+        let own_ttl = ttl.min(waiter.max_ttl.unwrap_or(MAX_LEASE_TTL)).min(room);
+        if let Some((key, lease)) = self.leases.shared_mut(&selector)
+            && serves(lease, &waiter, own_ttl, now)
+        {
+            let ready = lease.live(now.boot).and_then(|live| live.material.clone());
+            if let Some(material) = ready {
+                return self.deliver(key, &waiter, &material, now, effects);
+            }
+            waiter.joined = true;
+            lease.waiters.push_back(waiter);
+            return;
+        }
         let new = NewLease {
-            selector: request.selector,
+            selector,
             ttl,
             max_redemptions: 1,
-            purpose: request.reason,
+            purpose,
             kind: Kind::Shared,
         };
         self.make_lease(new, VecDeque::from([waiter]), now, effects);
@@ -679,13 +698,23 @@ impl State {
         let material = Arc::new(material);
         if lease.kind.is_shared() {
             live.material = Some(Arc::clone(&material));
+            let selector = lease.selector.clone();
             let waiters = std::mem::take(&mut lease.waiters);
             self.leases.shorten(key, material_ends_at);
-            for waiter in waiters {
+            let left = now.boot.until(material_ends_at);
+            let (short, served): (Vec<_>, Vec<_>) = waiters
+                .into_iter()
+                .partition(|waiter| waiter.joined && left < waiter.min_valid_for);
+            for waiter in served {
                 self.deliver(key, &waiter, &material, now, effects);
             }
             // Nobody is left who waited, or it came too short for all of them.
-            return self.release_if_abandoned(key, RevokeReason::Released, now, effects);
+            self.release_if_abandoned(key, RevokeReason::Released, now, effects);
+            for mut waiter in short {
+                waiter.joined = false;
+                self.share(selector.clone(), waiter, None, now, effects);
+            }
+            return;
         }
         if let Some(waiter) = lease.waiters.pop_front() {
             if now.boot < material_ends_at {
@@ -1002,13 +1031,17 @@ pub(super) fn room_for_lease(session: &Session, now: Now) -> Duration {
 }
 
 /// Whether a shared lease will do for this caller: within its rule's lifetime, and valid for as
-/// long as it needs. One that is still on its way is judged by what was asked for.
-fn serves(lease: &Lease, waiter: &Waiter, now: Now) -> bool {
+/// long as it needs. One that is still on its way is judged by what was asked for: it must leave
+/// room for the calls that bring it, or as much as one of the caller's own would, of `own_ttl`.
+fn serves(lease: &Lease, waiter: &Waiter, own_ttl: Duration, now: Now) -> bool {
     let short_enough = waiter.max_ttl.is_none_or(|max_ttl| lease.ttl <= max_ttl);
+    let needed = waiter.min_valid_for;
     let long_enough = match &lease.phase {
-        Phase::Creating => lease.ttl >= waiter.min_valid_for,
+        Phase::Creating => {
+            lease.ttl >= needed && lease.ttl >= needed.saturating_add(CALL_SLACK).min(own_ttl)
+        }
         Phase::Live(live) => {
-            now.boot < live.expires_at && now.boot.until(live.expires_at) >= waiter.min_valid_for
+            now.boot < live.expires_at && now.boot.until(live.expires_at) >= needed
         }
         Phase::Ended { .. } => false,
     };

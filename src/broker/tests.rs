@@ -1244,6 +1244,81 @@ fn a_lease_about_to_end_is_replaced_for_who_needs_longer() {
     assert_eq!(world.delivered(longer).unwrap().as_str(), "lse_2");
 }
 
+fn get_valid_for(min_valid_for: Duration) -> Request {
+    Request::Credential(CredentialRequest {
+        selector: selector(0),
+        min_valid_for,
+        reason: None,
+        holder: HolderClass::None,
+    })
+}
+
+/// A policy of one rule that allows everything, for that long.
+fn allowed_for(max_ttl: Duration) -> Policy {
+    Policy::new(vec![Rule {
+        id: text("cut"),
+        effect: PolicyEffect::Allow,
+        selectors: vec![SelectorPattern::parse("*/*/*").unwrap()],
+        actions: Action::ALL.to_vec(),
+        peers: Vec::new(),
+        expose: Exposure::Reveal,
+        max_ttl: Some(max_ttl),
+    }])
+}
+
+/// LC-3, LC-4: a lease on its way is joined if it will be valid for long enough when it comes, or
+/// for as long as one of the caller's own would be.
+#[test]
+fn a_lease_on_its_way_is_joined_by_whom_it_will_serve() {
+    let rows = [
+        ("no need", None, 0, 1),
+        ("a need with room for the calls", None, 240, 1),
+        ("a need without", None, 241, 2),
+        ("as long as the lease", None, 300, 2),
+        ("cut for everybody alike", Some(30), 0, 1),
+        ("cut for everybody alike, and a need", Some(60), 50, 1),
+    ];
+    for (name, max_ttl, min_valid_for, leases) in rows {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        if let Some(max_ttl) = max_ttl {
+            let policy = allowed_for(secs(max_ttl));
+            world.step(Event::PolicyReplaced { policy });
+        }
+        let first = world.ask(connection, get(0, HolderClass::None));
+        let second = world.ask(connection, get_valid_for(secs(min_valid_for)));
+        assert_eq!(world.calls.len(), leases, "{name}");
+        while !world.calls.is_empty() {
+            world.answer(0, How::Well);
+        }
+        assert!(world.delivered(first).is_some(), "{name}");
+        assert!(world.delivered(second).is_some(), "{name}");
+    }
+}
+
+/// LC-3: whom a lease of others comes too short for gets one of its own, as if it had been alone.
+#[test]
+fn a_joined_lease_that_comes_too_short_is_followed_by_an_own_one() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let policy = allowed_for(secs(330));
+    world.step(Event::PolicyReplaced { policy });
+    let first = world.ask(connection, get_valid_for(secs(270)));
+    let second = world.ask(connection, get_valid_for(secs(300)));
+    world.answer(0, How::Well);
+    world.advance(secs(40));
+    world.answer(0, How::Well);
+    assert_eq!(world.delivered(first).unwrap().as_str(), "lse_1");
+    assert!(
+        !world.told.contains_key(&second),
+        "{:?}",
+        world.told[&second]
+    );
+    world.answer(0, How::Well);
+    world.answer(0, How::Well);
+    assert_eq!(world.delivered(second).unwrap().as_str(), "lse_2");
+}
+
 /// LC-3, LC-8: a shared lease that came too short for everybody who waited is given back.
 #[test]
 fn a_lease_that_serves_nobody_is_given_back() {
