@@ -58,6 +58,7 @@ pub(super) enum Message {
     ReplacePolicy {
         policy: Policy,
     },
+    PolicyRefused,
 }
 
 impl Message {
@@ -251,6 +252,7 @@ impl Actor {
             Message::ReplacePolicy { policy } => {
                 self.happened(Event::PolicyReplaced { policy });
             }
+            Message::PolicyRefused => self.happened(Event::PolicyRefused),
         }
     }
 

@@ -97,6 +97,8 @@ pub enum Event {
         /// It.
         policy: Policy,
     },
+    /// A policy was read again and is not a valid one: the old one stays (PO-7).
+    PolicyRefused,
     /// A deadline that the state named may have passed.
     TimerFired,
     /// The daemon stops.

@@ -166,6 +166,10 @@ impl State {
                 self.policy = policy;
                 effects.push(self.audit(AuditAction::PolicyLoad, AuditOutcome::Ok));
             }
+            Event::PolicyRefused => effects.push(Effect::Audit(Box::new(AuditRecord {
+                reason: Some(CleanText::new(ErrorCode::ConfigInvalid.as_str(), 64)),
+                ..self.record(AuditAction::PolicyLoad, AuditOutcome::Error)
+            }))),
             Event::TimerFired => {}
             Event::ShutdownRequested => self.shutdown(now, effects),
         }

@@ -888,6 +888,23 @@ fn a_denied_request_leaves_no_call_and_one_record() {
     assert_eq!(rules, vec![text("not-that"), text("catalogue")]);
 }
 
+/// PO-7, AU-2: a policy that is refused leaves its record, and the old one in force.
+#[test]
+fn a_refused_policy_leaves_a_record_and_the_old_one_in_force() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.records.clear();
+    world.step(Event::PolicyRefused);
+    let [record] = &world.records[..] else {
+        panic!("{:?}", world.records);
+    };
+    assert_eq!(record.action, AuditAction::PolicyLoad);
+    assert_eq!(record.outcome, AuditOutcome::Error);
+    assert_eq!(record.reason, Some(text("config_invalid")));
+    let denied = world.ask(connection, get(2, HolderClass::None));
+    assert_eq!(world.code(denied), Some(ErrorCode::PolicyDenied));
+}
+
 /// Until approvals come, `ask` says that there is no way to ask.
 #[test]
 fn ask_answers_approval_unavailable() {
