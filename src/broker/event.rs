@@ -175,6 +175,56 @@ pub enum Request {
     OwnLeaseList,
 }
 
+impl Request {
+    /// Whether it makes, redeems or ends a lease: then a no has its record (AU-2).
+    pub(super) const fn is_about_a_lease(&self) -> bool {
+        match self {
+            Self::Credential(_)
+            | Self::LeaseCreate(_)
+            | Self::LeaseRedeem { .. }
+            | Self::LeaseRevoke { .. }
+            | Self::OwnLeaseRevoke { .. } => true,
+            Self::Status
+            | Self::LoginBegin
+            | Self::LoginWait
+            | Self::LoginCancel
+            | Self::LoginWithdraw
+            | Self::Logout
+            | Self::Lock
+            | Self::TargetList
+            | Self::OfferList
+            | Self::PolicyExplain { .. }
+            | Self::DecisionList
+            | Self::LeaseList
+            | Self::OwnLeaseList => false,
+        }
+    }
+
+    /// For what a credential or a lease is asked.
+    pub(super) const fn selector(&self) -> Option<&Selector> {
+        match self {
+            Self::Credential(request) => Some(&request.selector),
+            Self::LeaseCreate(request) => Some(&request.selector),
+            Self::Status
+            | Self::LoginBegin
+            | Self::LoginWait
+            | Self::LoginCancel
+            | Self::LoginWithdraw
+            | Self::Logout
+            | Self::Lock
+            | Self::TargetList
+            | Self::OfferList
+            | Self::PolicyExplain { .. }
+            | Self::DecisionList
+            | Self::LeaseRedeem { .. }
+            | Self::LeaseRevoke { .. }
+            | Self::OwnLeaseRevoke { .. }
+            | Self::LeaseList
+            | Self::OwnLeaseList => None,
+        }
+    }
+}
+
 /// The parameters of `credential.get`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialRequest {

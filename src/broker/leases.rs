@@ -351,18 +351,20 @@ impl LeaseTable {
 
     /// Live leases whose time is over, and ended ones whose place in the list is: the former are
     /// ended, the latter forgotten. Answers the callers that still waited.
-    pub fn purge(&mut self, now: Timestamp) -> Vec<(LeaseKey, VecDeque<Waiter>)> {
+    pub fn purge(&mut self, now: Timestamp) -> Vec<(Selector, VecDeque<Waiter>)> {
         let mut orphaned = Vec::new();
         while let Some((at, key)) = self.deadlines.first().copied() {
             if now < at {
                 break;
             }
-            match self.leases.get(&key).map(|lease| &lease.phase) {
-                Some(Phase::Live(_)) => {
-                    orphaned.push((key, self.end(key, LeaseState::Expired, now)));
+            let lease = self.leases.get(&key);
+            match lease.map(|lease| (&lease.phase, &lease.selector)) {
+                Some((Phase::Live(_), selector)) => {
+                    let selector = selector.clone();
+                    orphaned.push((selector, self.end(key, LeaseState::Expired, now)));
                 }
-                Some(Phase::Ended { .. }) => self.forget(key),
-                Some(Phase::Creating) | None => {}
+                Some((Phase::Ended { .. }, _)) => self.forget(key),
+                Some((Phase::Creating, _)) | None => {}
             }
             self.deadlines.remove(&(at, key));
         }

@@ -432,7 +432,7 @@ pub enum AuditAction {
     Deliver,
     /// A lease was ended, or an attempt failed.
     LeaseRevoke,
-    /// A request was refused before any call left.
+    /// A request was refused without a call of its own.
     Deny,
 }
 

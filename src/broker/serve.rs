@@ -235,7 +235,7 @@ impl State {
         };
         if !on_its_way {
             // Idempotent: what is over stays as it is.
-            return self.show_lease(asker.ticket, key, now, effects);
+            return self.show_lease(asker, key, now, effects);
         }
         let session = self.session(now).map(Arc::clone);
         let sending = matches!(
@@ -248,13 +248,13 @@ impl State {
             now,
             effects,
         );
-        if sending || self.revoke_tickets.contains_key(lease_id) {
-            self.revoke_tickets
+        if sending || self.revoke_askers.contains_key(lease_id) {
+            self.revoke_askers
                 .entry(lease_id.clone())
                 .or_default()
-                .push((asker.ticket, asker.connection));
+                .push(asker.clone());
         } else {
-            self.show_lease(asker.ticket, key, now, effects);
+            self.show_lease(asker, key, now, effects);
         }
     }
 
@@ -335,9 +335,28 @@ impl State {
         None
     }
 
-    /// A no that left no call: recorded, then said.
-    fn deny(
+    /// A no without a call of its own: recorded, then said.
+    pub(super) fn deny(
         &mut self,
+        asker: &Asker,
+        selector: Option<&Selector>,
+        rule: &CleanText,
+        refusal: Refusal,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.deny_as(
+            AuditOutcome::Denied,
+            asker,
+            selector,
+            rule,
+            refusal,
+            effects,
+        );
+    }
+
+    fn deny_as(
+        &mut self,
+        outcome: AuditOutcome,
         asker: &Asker,
         selector: Option<&Selector>,
         rule: &CleanText,
@@ -349,9 +368,28 @@ impl State {
             selector: selector.cloned(),
             rule: Some(rule.clone()),
             reason: Some(CleanText::new(refusal.code.as_str(), 64)),
-            ..self.record(AuditAction::Deny, AuditOutcome::Denied)
+            ..self.record(AuditAction::Deny, outcome)
         })));
         self.refuse(asker.ticket, refusal, effects);
+    }
+
+    /// A no to those who waited for a lease, each with its record (AU-2).
+    pub(super) fn turn_away(
+        &mut self,
+        selector: &Selector,
+        waiters: VecDeque<Waiter>,
+        code: ErrorCode,
+        effects: &mut Vec<Effect>,
+    ) {
+        for waiter in waiters {
+            self.deny(
+                &waiter.asker(),
+                Some(selector),
+                &waiter.rule,
+                code.into(),
+                effects,
+            );
+        }
     }
 
     pub(super) fn not_found(&mut self, asker: &Asker, effects: &mut Vec<Effect>) {
@@ -538,13 +576,11 @@ impl State {
                         &answer.trace,
                     )
                 })));
-                let waiters = self
-                    .leases
-                    .remove_unmade(key)
-                    .map(|lease| lease.waiters)
-                    .unwrap_or_default();
+                if let Some(lease) = self.leases.remove_unmade(key) {
+                    let (selector, waiters) = (&lease.selector, lease.waiters);
+                    self.fail_waiters(selector, waiters, &failure, &answer.trace, effects);
+                }
                 self.ending_settled(key, true);
-                self.fail_waiters(waiters, &failure, &answer.trace, effects);
                 // What became of an earlier login's call says nothing about this session.
                 if generation == self.generation {
                     self.session_after(&failure, now, effects);
@@ -590,7 +626,7 @@ impl State {
         };
         tracing::debug!(selector = selector.short(), "lease made");
         self.hold(key, &waiter, effects);
-        self.show_lease(waiter.ticket, key, now, effects);
+        self.show_lease(&waiter.asker(), key, now, effects);
     }
 
     /// A lease that the log does not know would be nobody's after a crash: it is given back.
@@ -619,13 +655,9 @@ impl State {
         } else {
             ErrorCode::LoginRequired
         };
-        let waiters = self
-            .leases
-            .get_mut(key)
-            .map(|lease| std::mem::take(&mut lease.waiters))
-            .unwrap_or_default();
-        for waiter in waiters {
-            self.refuse(waiter.ticket, code.into(), effects);
+        if let Some(lease) = self.leases.get_mut(key) {
+            let (selector, waiters) = (lease.selector.clone(), std::mem::take(&mut lease.waiters));
+            self.turn_away(&selector, waiters, code, effects);
         }
         let session = self
             .ending_session()
@@ -720,7 +752,8 @@ impl State {
             if now.boot < material_ends_at {
                 self.deliver(key, &waiter, &material, now, effects);
             } else {
-                self.refuse(waiter.ticket, ErrorCode::LeaseExpired.into(), effects);
+                let (selector, expired) = (lease.selector.clone(), ErrorCode::LeaseExpired);
+                self.turn_away(&selector, VecDeque::from([waiter]), expired, effects);
             }
         }
         let next = self
@@ -751,6 +784,7 @@ impl State {
             return;
         };
         live.redeeming = false;
+        let selector = lease.selector.clone();
         let waiters = std::mem::take(&mut lease.waiters);
         let passes = matches!(
             failure.disposition,
@@ -758,12 +792,12 @@ impl State {
         );
         if lease.kind == Kind::Single && passes && failure.certainty == Certainty::NotDone {
             // Not counted, and whoever asked hears that trying again may help.
-            self.fail_waiters(waiters, failure, trace, effects);
+            self.fail_waiters(&selector, waiters, failure, trace, effects);
             return self.release_if_abandoned(key, RevokeReason::HolderExited, now, effects);
         }
         let replace = lease.kind == Kind::Shared && failure.certainty == Certainty::Unknown;
         let new = NewLease {
-            selector: lease.selector.clone(),
+            selector: selector.clone(),
             ttl: lease.ttl,
             max_redemptions: lease.max_redemptions,
             purpose: None,
@@ -778,7 +812,7 @@ impl State {
         if replace && !waiters.is_empty() && session.is_some() {
             self.make_lease(new, waiters, now, effects);
         } else {
-            self.fail_waiters(waiters, failure, trace, effects);
+            self.fail_waiters(&selector, waiters, failure, trace, effects);
         }
         self.session_after(failure, now, effects);
     }
@@ -823,10 +857,10 @@ impl State {
         if let Some(key) = key {
             self.ending_settled(key, confirmed);
         }
-        for (ticket, _) in self.revoke_tickets.remove(lease_id).unwrap_or_default() {
+        for asker in self.revoke_askers.remove(lease_id).unwrap_or_default() {
             match key {
-                Some(key) => self.show_lease(ticket, key, now, effects),
-                None => self.refuse(ticket, ErrorCode::LeaseNotFound.into(), effects),
+                Some(key) => self.show_lease(&asker, key, now, effects),
+                None => self.not_found(&asker, effects),
             }
         }
     }
@@ -842,20 +876,14 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         let Some(lease) = self.leases.get(key) else {
-            return self.refuse(waiter.ticket, ErrorCode::LeaseNotFound.into(), effects);
+            return self.not_found(&waiter.asker(), effects);
         };
         let valid = lease
             .live(now.boot)
             .is_some_and(|live| now.boot.until(live.expires_at) >= waiter.min_valid_for);
         let Some(view) = lease.view(now.boot).filter(|_| valid) else {
-            let (refusal, selector) = (ErrorCode::LeaseExpired.into(), lease.selector.clone());
-            return self.deny(
-                &waiter.asker(),
-                Some(&selector),
-                &waiter.rule,
-                refusal,
-                effects,
-            );
+            let (selector, waiters) = (lease.selector.clone(), VecDeque::from([waiter.clone()]));
+            return self.turn_away(&selector, waiters, ErrorCode::LeaseExpired, effects);
         };
         effects.push(Effect::Audit(Box::new(AuditRecord {
             peer: Some(Arc::clone(&waiter.peer)),
@@ -887,29 +915,35 @@ impl State {
         }
     }
 
-    fn show_lease(
-        &mut self,
-        ticket: super::event::Ticket,
-        key: LeaseKey,
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn show_lease(&mut self, asker: &Asker, key: LeaseKey, now: Now, effects: &mut Vec<Effect>) {
         match self.leases.get(key).and_then(|lease| lease.view(now.boot)) {
-            Some(view) => self.reply(ticket, Reply::Lease(Box::new(view)), effects),
-            None => self.refuse(ticket, ErrorCode::LeaseNotFound.into(), effects),
+            Some(view) => self.reply(asker.ticket, Reply::Lease(Box::new(view)), effects),
+            None => self.not_found(asker, effects),
         }
     }
 
+    /// The call's own record names the first of them; the others have one each (AU-2).
     fn fail_waiters(
         &mut self,
-        waiters: VecDeque<Waiter>,
+        selector: &Selector,
+        mut waiters: VecDeque<Waiter>,
         failure: &Failure,
         trace: &CallTrace,
         effects: &mut Vec<Effect>,
     ) {
         let refusal = refusal_of(failure, trace);
+        if let Some(first) = waiters.pop_front() {
+            self.refuse(first.ticket, refusal.clone(), effects);
+        }
         for waiter in waiters {
-            self.refuse(waiter.ticket, refusal.clone(), effects);
+            self.deny_as(
+                outcome_of(failure),
+                &waiter.asker(),
+                Some(selector),
+                &waiter.rule,
+                refusal.clone(),
+                effects,
+            );
         }
     }
 
@@ -957,10 +991,8 @@ impl State {
     }
 
     pub(super) fn purge_leases(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        for (_, waiters) in self.leases.purge(now.boot) {
-            for waiter in waiters {
-                self.refuse(waiter.ticket, ErrorCode::LeaseExpired.into(), effects);
-            }
+        for (selector, waiters) in self.leases.purge(now.boot) {
+            self.turn_away(&selector, waiters, ErrorCode::LeaseExpired, effects);
         }
     }
 

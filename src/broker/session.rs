@@ -411,7 +411,7 @@ impl State {
             let Some(lease) = self.leases.get_mut(key) else {
                 continue;
             };
-            let waiters = std::mem::take(&mut lease.waiters);
+            let (selector, waiters) = (lease.selector.clone(), std::mem::take(&mut lease.waiters));
             match &lease.phase {
                 Phase::Creating => {
                     // Its answer is recognised by its generation, and revoked then.
@@ -426,9 +426,7 @@ impl State {
                 }
                 Phase::Ended { .. } => {}
             }
-            for waiter in waiters {
-                self.refuse(waiter.ticket, code.into(), effects);
-            }
+            self.turn_away(&selector, waiters, code, effects);
         }
         self.revocations.suspend();
         match &mut self.ending {
@@ -566,9 +564,8 @@ impl State {
         };
         let (lease_id, ends_at) = (live.lease_id.clone(), live.expires_at);
         let (selector, revocable) = (lease.selector.clone(), lease.revocable);
-        for waiter in self.leases.end(key, LeaseState::Revoking, now.boot) {
-            self.refuse(waiter.ticket, ErrorCode::LeaseRevoked.into(), effects);
-        }
+        let waiters = self.leases.end(key, LeaseState::Revoking, now.boot);
+        self.turn_away(&selector, waiters, ErrorCode::LeaseRevoked, effects);
         if !revocable {
             // Without the grant it can only run out; `status` says so.
             return false;

@@ -66,7 +66,7 @@ pub struct State {
     pub(super) leases: LeaseTable,
     pub(super) revocations: Revocations,
     /// Who asked for a revocation and waits for the issuer's word.
-    pub(super) revoke_tickets: HashMap<LeaseId, Vec<(Ticket, ConnectionId)>>,
+    pub(super) revoke_askers: HashMap<LeaseId, Vec<Asker>>,
     pub(super) ending: Option<Ending>,
     pub(super) decisions: Decisions,
     pub(super) tickets: HashMap<Ticket, ConnectionId>,
@@ -108,7 +108,7 @@ impl State {
             last_principal: resumed.principal,
             leases: LeaseTable::default(),
             revocations,
-            revoke_tickets: HashMap::new(),
+            revoke_askers: HashMap::new(),
             ending: None,
             decisions: Decisions::default(),
             tickets: HashMap::new(),
@@ -234,10 +234,10 @@ impl State {
             peer,
         };
         if self.stopping {
-            return self.refuse(ticket, ErrorCode::ShuttingDown.into(), effects);
+            return self.turn_down(&asker, &request, ErrorCode::ShuttingDown, effects);
         }
         if profile.is_some_and(|name| *name != self.settings.profile) {
-            return self.refuse(ticket, ErrorCode::ProfileUnknown.into(), effects);
+            return self.turn_down(&asker, &request, ErrorCode::ProfileUnknown, effects);
         }
         match request {
             Request::Status => {
@@ -292,6 +292,22 @@ impl State {
         }
     }
 
+    /// A no before it was looked at what is asked for; where that is a lease, with its record.
+    fn turn_down(
+        &mut self,
+        asker: &Asker,
+        request: &Request,
+        code: ErrorCode,
+        effects: &mut Vec<Effect>,
+    ) {
+        if request.is_about_a_lease() {
+            let rule = CleanText::new(code.as_str(), 64);
+            self.deny(asker, request.selector(), &rule, code.into(), effects);
+        } else {
+            self.refuse(asker.ticket, code.into(), effects);
+        }
+    }
+
     fn connection_closed(&mut self, connection: ConnectionId, now: Now, effects: &mut Vec<Effect>) {
         self.peers.remove(&connection);
         self.decisions.close(connection);
@@ -300,8 +316,8 @@ impl State {
         self.login
             .forget_ticket(&|ticket| !tickets.contains_key(&ticket));
         self.leases.forget_waiters(connection);
-        for waiting in self.revoke_tickets.values_mut() {
-            waiting.retain(|(_, on)| *on != connection);
+        for waiting in self.revoke_askers.values_mut() {
+            waiting.retain(|asker| asker.connection != connection);
         }
         self.holder_gone(Holder::Connection(connection), now, effects);
     }

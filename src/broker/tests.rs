@@ -708,6 +708,155 @@ fn records_name_the_peer_that_asked() {
     }
 }
 
+/// AU-2: whatever ends a wait, each caller that is refused has exactly one record of it.
+#[test]
+fn every_caller_that_is_refused_has_its_record() {
+    type Row = (&'static str, fn(&mut World), ErrorCode);
+    fn three_gets(world: &mut World) {
+        for pid in 1..=3 {
+            let connection = world.connect(pid);
+            world.ask(connection, get(0, HolderClass::None));
+        }
+    }
+    fn three_redemptions(world: &mut World) {
+        let maker = world.connect(9);
+        world.ask(maker, create(0, 3, HolderClass::None));
+        world.answer(0, How::Well);
+        for pid in 1..=3 {
+            let connection = world.connect(pid);
+            let lease_id = LeaseId::parse("lse_1").unwrap();
+            world.ask(connection, Request::LeaseRedeem { lease_id });
+        }
+    }
+    fn ended_by(world: &mut World, request: Request) {
+        let connection = world.connect(9);
+        world.ask(connection, request);
+    }
+    let rows: [Row; 12] = [
+        (
+            "a create that is denied",
+            |world| {
+                three_gets(world);
+                world.answer(0, How::Denied);
+            },
+            ErrorCode::AegisDenied,
+        ),
+        (
+            "a create that gets lost",
+            |world| {
+                three_gets(world);
+                world.answer(0, How::Lost);
+            },
+            ErrorCode::AegisUnavailable,
+        ),
+        (
+            "a create that ends the session",
+            |world| {
+                three_gets(world);
+                world.answer(0, How::SessionOver);
+            },
+            ErrorCode::LoginRequired,
+        ),
+        (
+            "a redemption that is denied",
+            |world| {
+                three_gets(world);
+                world.answer(0, How::Well);
+                world.answer(0, How::Denied);
+            },
+            ErrorCode::AegisDenied,
+        ),
+        (
+            "redemptions that are denied",
+            |world| {
+                three_redemptions(world);
+                world.answer(0, How::Denied);
+            },
+            ErrorCode::AegisDenied,
+        ),
+        (
+            "a logout",
+            |world| {
+                three_gets(world);
+                ended_by(world, Request::Logout);
+            },
+            ErrorCode::LoginRequired,
+        ),
+        (
+            "a lock",
+            |world| {
+                three_gets(world);
+                world.answer(0, How::Well);
+                ended_by(world, Request::Lock);
+            },
+            ErrorCode::Locked,
+        ),
+        (
+            "a stop",
+            |world| {
+                three_gets(world);
+                world.step(Event::ShutdownRequested);
+            },
+            ErrorCode::ShuttingDown,
+        ),
+        (
+            "a revocation",
+            |world| {
+                three_redemptions(world);
+                let lease_id = LeaseId::parse("lse_1").unwrap();
+                ended_by(world, Request::LeaseRevoke { lease_id });
+            },
+            ErrorCode::LeaseRevoked,
+        ),
+        (
+            "the end of the lease",
+            |world| {
+                three_redemptions(world);
+                world.advance(secs(300));
+            },
+            ErrorCode::LeaseExpired,
+        ),
+        (
+            "a token that ends before the lease is there",
+            |world| {
+                three_gets(world);
+                world.advance(secs(600));
+                world.answer(0, How::Well);
+            },
+            ErrorCode::LoginRequired,
+        ),
+        (
+            "a request while stopping",
+            |world| {
+                world.step(Event::ShutdownRequested);
+                three_gets(world);
+            },
+            ErrorCode::ShuttingDown,
+        ),
+    ];
+    for (name, act, code) in rows {
+        let mut world = World::new(Resumed::default());
+        world.log_in();
+        world.records.clear();
+        world.told.clear();
+        act(&mut world);
+        let refused: Vec<_> = world
+            .told
+            .values()
+            .filter_map(|told| told.as_ref().err().map(|refusal| refusal.code))
+            .collect();
+        assert_eq!(refused, [code; 3], "{name}");
+        let mut pids: Vec<_> = world
+            .records
+            .iter()
+            .filter(|record| record.outcome != AuditOutcome::Ok)
+            .filter_map(|record| Some(record.peer.as_ref()?.process.pid))
+            .collect();
+        pids.sort_unstable();
+        assert_eq!(pids, [1, 2, 3], "{name}: {:?}", world.records);
+    }
+}
+
 /// LC-7: a lease that ends with its holder ends at nobody's request.
 #[test]
 fn a_lease_that_ends_with_its_holder_was_ended_by_nobody() {
