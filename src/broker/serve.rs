@@ -580,7 +580,8 @@ impl State {
                     let (selector, waiters) = (&lease.selector, lease.waiters);
                     self.fail_waiters(selector, waiters, &failure, &answer.trace, effects);
                 }
-                self.ending_settled(key, true);
+                // Without an answer it may have been made all the same.
+                self.ending_settled(key, failure.certainty == Certainty::NotDone);
                 // What became of an earlier login's call says nothing about this session.
                 if generation == self.generation {
                     self.session_after(&failure, now, effects);

@@ -502,9 +502,25 @@ impl State {
             self.reply(ticket, Reply::Ended(ended), effects);
         }
         if ending.then_stop {
-            effects.push(self.audit(AuditAction::Stop, AuditOutcome::Ok));
-            effects.push(Effect::Stop);
+            // What earlier endings left counts too, as long as it can be live.
+            let unconfirmed = ended.unconfirmed.max(self.revocations.count(now.boot));
+            self.stopped(unconfirmed, effects);
         }
+    }
+
+    /// Says what could not be confirmed (LC-7), and stops.
+    fn stopped(&self, unconfirmed: usize, effects: &mut Vec<Effect>) {
+        let mut record = self.record(AuditAction::Stop, AuditOutcome::Ok);
+        if unconfirmed > 0 {
+            tracing::warn!(
+                leases = unconfirmed,
+                "stopping although the issuer has not confirmed that these leases have ended"
+            );
+            record.outcome = AuditOutcome::Error;
+            record.reason = Some(CleanText::new(&format!("unconfirmed:{unconfirmed}"), 64));
+        }
+        effects.push(Effect::Audit(Box::new(record)));
+        effects.push(Effect::Stop);
     }
 
     pub(super) fn login_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {

@@ -1689,6 +1689,80 @@ fn shutdown_revokes_and_stops_within_two_seconds() {
     assert!(world.stopped);
 }
 
+/// LC-7, AU-2: the record of the stop says how many leases the issuer has not confirmed as ended.
+#[test]
+fn a_stop_says_what_it_could_not_confirm() {
+    type Row = (&'static str, fn(&mut World), Option<&'static str>);
+    fn stop(world: &mut World) {
+        world.may_serve = false;
+        world.step(Event::ShutdownRequested);
+    }
+    let rows: [Row; 5] = [
+        ("nothing to revoke", |world| stop(world), None),
+        (
+            "all confirmed",
+            |world| {
+                world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+                world.answer(0, How::Well);
+                stop(world);
+                world.answer(0, How::Well);
+            },
+            None,
+        ),
+        (
+            "one lost, one not answered",
+            |world| {
+                for index in 0..2 {
+                    world.ask(ConnectionId(1), create(index, 1, HolderClass::None));
+                    world.answer(0, How::Well);
+                }
+                stop(world);
+                world.answer(0, How::Lost);
+                world.advance(secs(2));
+            },
+            Some("unconfirmed:2"),
+        ),
+        (
+            "one that may have been made",
+            |world| {
+                world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+                stop(world);
+                world.answer(0, How::Lost);
+            },
+            Some("unconfirmed:1"),
+        ),
+        (
+            "one of an earlier logout",
+            |world| {
+                world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+                world.answer(0, How::Well);
+                world.ask(ConnectionId(1), Request::Logout);
+                world.answer(0, How::Lost);
+                stop(world);
+            },
+            Some("unconfirmed:1"),
+        ),
+    ];
+    for (name, act, reason) in rows {
+        let mut world = World::new(Resumed::default());
+        world.log_in();
+        act(&mut world);
+        assert!(world.stopped, "{name}");
+        let mut stops = world
+            .records
+            .iter()
+            .filter(|record| record.action == AuditAction::Stop);
+        let record = stops.next().unwrap();
+        let outcome = reason.map_or(AuditOutcome::Ok, |_| AuditOutcome::Error);
+        assert_eq!(
+            (record.outcome, record.reason.clone()),
+            (outcome, reason.map(text)),
+            "{name}"
+        );
+        assert_eq!(stops.next(), None, "{name}");
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Connect(i32),
