@@ -33,6 +33,10 @@ const MAX_LEASE_TTL: Duration = Duration::from_hours(1);
 /// calls that bring it.
 const CALL_SLACK: Duration = Duration::from_mins(1);
 
+/// When the lease table is full, a caller is told to come back after this long: the shortest time
+/// in which a lease runs out.
+const FULL_RETRY_AFTER: Duration = MIN_LEASE_TTL;
+
 /// What a request that passed the gate may do.
 struct Passed {
     rule: CleanText,
@@ -496,7 +500,10 @@ impl State {
             }
         }
         if self.leases.is_full() {
-            return Err(ErrorCode::RateLimited.into());
+            return Err(Refusal {
+                retry_after: Some(FULL_RETRY_AFTER),
+                ..Refusal::new(ErrorCode::RateLimited)
+            });
         }
         let room = room_for_lease(session, now);
         if room < MIN_LEASE_TTL {
@@ -829,6 +836,12 @@ impl State {
         let key = self.leases.find(lease_id);
         let (outcome, word, confirmed) = match &answer.outcome {
             Ok(()) => (AuditOutcome::Ok, CleanText::new(reason.as_str(), 64), true),
+            // The word by which the next run knows that nothing is open.
+            Err(failure) if failure.code == ErrorCode::LeaseNotFound => (
+                outcome_of(failure),
+                CleanText::new(failure.code.as_str(), 64),
+                false,
+            ),
             Err(failure) => (outcome_of(failure), reason_word(failure), false),
         };
         let subject = match &answer.outcome {

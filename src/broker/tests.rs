@@ -16,7 +16,7 @@ use super::effect::Effect;
 use super::event::{
     ConnectionId, CredentialRequest, Door, Event, LeaseRequest, Reply, Request, Ticket,
 };
-use super::leases::Phase;
+use super::leases::{MAX_LEASES, Phase};
 use super::login::{Generation, Login};
 use super::policy::Policy;
 use super::ports::{
@@ -1687,6 +1687,65 @@ fn shutdown_revokes_and_stops_within_two_seconds() {
     assert!(!world.stopped);
     world.advance(Duration::from_millis(1));
     assert!(world.stopped);
+}
+
+/// LM: a full table is an answer, which says when to come back; at n it still takes one.
+#[test]
+fn a_full_lease_table_says_when_to_come_back() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let tickets: Vec<_> = (0..=MAX_LEASES)
+        .map(|_| world.ask(connection, create(0, 1, HolderClass::None)))
+        .collect();
+    assert_eq!(world.calls.len(), MAX_LEASES);
+    let Some(Err(refusal)) = world.told.get(&tickets[MAX_LEASES]) else {
+        panic!("one too many");
+    };
+    assert_eq!(refusal.code, ErrorCode::RateLimited);
+    assert_eq!(refusal.retry_after, Some(secs(30)));
+    let record = world.records.last().unwrap();
+    assert_eq!(
+        (record.action, record.reason.clone()),
+        (AuditAction::Deny, Some(text("rate_limited")))
+    );
+    // A place is free again: the next one is taken.
+    world.answer(0, How::Denied);
+    world.ask(connection, create(0, 1, HolderClass::None));
+    assert_eq!(world.calls.len(), MAX_LEASES);
+}
+
+/// LC-5, LC-10: a lease that the issuer does not know needs no revocation, and the record says so
+/// in the word by which the next run knows it.
+#[test]
+fn a_lease_unknown_to_the_issuer_is_settled() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let lease_id = LeaseId::parse("lse_1").unwrap();
+    world.ask(
+        connection,
+        Request::LeaseRevoke {
+            lease_id: lease_id.clone(),
+        },
+    );
+    let mut answer = failed(
+        ErrorCode::LeaseNotFound,
+        Disposition::Terminal,
+        Certainty::NotDone,
+    );
+    if let Err(failure) = &mut answer.outcome {
+        failure.reason = Some(text("another word"));
+    }
+    world.step(Event::LeaseRevokeAnswered {
+        lease_id,
+        reason: RevokeReason::UserRequest,
+        answer,
+    });
+    assert_eq!(world.state.revocations.count(world.now.boot), 0);
+    let record = world.records.last().unwrap();
+    assert_eq!(record.action, AuditAction::LeaseRevoke);
+    assert_eq!(record.reason, Some(text("lease_not_found")));
 }
 
 /// LC-7, AU-2: the record of the stop says how many leases the issuer has not confirmed as ended.
