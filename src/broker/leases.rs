@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::denials::Wanted;
 use super::event::{ConnectionId, Ticket};
 use crate::model::{
     CleanText, HolderClass, LeaseId, LeaseState, LeaseView, Material, PeerFacts, ProcessId,
@@ -45,6 +46,8 @@ pub struct Lease {
     pub selector: Selector,
     /// What was asked for in time.
     pub ttl: Duration,
+    /// What the issuer's policy decides about.
+    pub(super) wanted: Wanted,
     /// Whom it is made for.
     pub kind: Kind,
     /// Whether the session may revoke it.

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::denials;
 use super::effect::Effect;
 use super::event::{CredentialRequest, LeaseRequest, Reply};
 use super::leases::{Delivery, Holder, Kind, Lease, LeaseKey, Live, Phase, Waiter};
@@ -427,7 +428,11 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         match self.check_new(&new, &waiters, now) {
-            Ok((session, ttl)) => {
+            Ok(Checked {
+                session,
+                ttl,
+                wanted,
+            }) => {
                 let revocable = session.grants(&Scope {
                     action: Action::Revoke,
                     selector: new.selector.clone(),
@@ -439,6 +444,7 @@ impl State {
                 let lease = Lease {
                     selector: new.selector.clone(),
                     ttl,
+                    wanted,
                     kind: new.kind,
                     revocable,
                     class,
@@ -477,13 +483,13 @@ impl State {
         }
     }
 
-    /// Session, grants, room, and a lifetime that everybody's limits allow.
+    /// Session, grants, no fresh no of the issuer's, room, and a lifetime that everybody's limits allow.
     fn check_new(
         &self,
         new: &NewLease,
         waiters: &VecDeque<Waiter>,
         now: Now,
-    ) -> Result<(Arc<Session>, Duration), Refusal> {
+    ) -> Result<Checked, Refusal> {
         let session = self.session(now).ok_or_else(|| self.login_required())?;
         let needed: &[Action] = if new.kind.is_shared() {
             &[Action::Create, Action::Redeem]
@@ -499,6 +505,18 @@ impl State {
                 return Err(ErrorCode::ScopeNotGranted.into());
             }
         }
+        let allowed = waiters
+            .iter()
+            .filter_map(|waiter| waiter.max_ttl)
+            .fold(MAX_LEASE_TTL, Duration::min);
+        let wanted = denials::Wanted {
+            selector: new.selector.clone(),
+            ttl: new.ttl.min(allowed),
+            max_redemptions: new.max_redemptions,
+        };
+        if let Some(refusal) = self.denials.answer(&wanted, now.boot) {
+            return Err(refusal);
+        }
         if self.leases.is_full() {
             return Err(Refusal {
                 retry_after: Some(FULL_RETRY_AFTER),
@@ -509,12 +527,8 @@ impl State {
         if room < MIN_LEASE_TTL {
             return Err(self.login_required());
         }
-        let allowed = waiters
-            .iter()
-            .filter_map(|waiter| waiter.max_ttl)
-            .fold(MAX_LEASE_TTL, Duration::min);
         // Whole seconds, rounded down.
-        let ttl = new.ttl.min(allowed).min(room);
+        let ttl = wanted.ttl.min(room);
         let ttl = Duration::from_secs(ttl.as_secs());
         let needs = waiters
             .iter()
@@ -526,7 +540,11 @@ impl State {
                 .with_message("no lease can stay valid for as long as asked")
                 .with_fix("ask for a shorter time of validity"));
         }
-        Ok((Arc::clone(session), ttl))
+        Ok(Checked {
+            session: Arc::clone(session),
+            ttl,
+            wanted,
+        })
     }
 
     pub(super) fn lease_create_answered(
@@ -547,6 +565,7 @@ impl State {
             Ok(created) => {
                 let selector = lease.selector.clone();
                 lease.max_redemptions = created.max_redemptions;
+                self.denials.granted(&lease.wanted);
                 effects.push(Effect::Audit(Box::new(AuditRecord {
                     lease_id: Some(created.lease_id.clone()),
                     lease_expires_at: Some(created.expires_at_unix),
@@ -584,6 +603,11 @@ impl State {
                     )
                 })));
                 if let Some(lease) = self.leases.remove_unmade(key) {
+                    if generation == self.generation {
+                        let refusal = refusal_of(&failure, &answer.trace);
+                        self.denials
+                            .failed(lease.wanted, &failure, refusal, now.boot);
+                    }
                     let (selector, waiters) = (&lease.selector, lease.waiters);
                     self.fail_waiters(selector, waiters, &failure, &answer.trace, effects);
                 }
@@ -1057,6 +1081,13 @@ impl Waiter {
             peer: Arc::clone(&self.peer),
         }
     }
+}
+
+/// What a lease is asked for with, when everything allows it.
+struct Checked {
+    session: Arc<Session>,
+    ttl: Duration,
+    wanted: denials::Wanted,
 }
 
 /// A lease about to be asked for.

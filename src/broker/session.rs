@@ -260,6 +260,7 @@ impl State {
         self.last_principal = Some(session.principal.clone());
         let session = Arc::new(session);
         self.login = Login::LoggedIn(Arc::clone(&session));
+        self.denials.forget();
         effects.push(Effect::Audit(Box::new(AuditRecord {
             peer: Some(peer),
             trace: trace.clone(),

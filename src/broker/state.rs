@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decisions::Decisions;
+use super::denials::Denials;
 use super::effect::Effect;
 use super::event::{ConnectionId, Door, Event, Reply, Request, StatusView, TargetView, Ticket};
 use super::leases::{Holder, LeaseTable};
@@ -68,6 +69,7 @@ pub struct State {
     /// Who asked for a revocation and waits for the issuer's word.
     pub(super) revoke_askers: HashMap<LeaseId, Vec<Asker>>,
     pub(super) ending: Option<Ending>,
+    pub(super) denials: Denials,
     pub(super) decisions: Decisions,
     pub(super) tickets: HashMap<Ticket, ConnectionId>,
     pub(super) stopping: bool,
@@ -110,6 +112,7 @@ impl State {
             revocations,
             revoke_askers: HashMap::new(),
             ending: None,
+            denials: Denials::default(),
             decisions: Decisions::default(),
             tickets: HashMap::new(),
             stopping: false,
@@ -164,6 +167,7 @@ impl State {
             Event::LeaseUnrecorded { lease_id } => self.lease_unrecorded(&lease_id, now, effects),
             Event::PolicyReplaced { policy } => {
                 self.policy = policy;
+                self.denials.forget();
                 effects.push(self.audit(AuditAction::PolicyLoad, AuditOutcome::Ok));
             }
             Event::PolicyRefused => effects.push(Effect::Audit(Box::new(AuditRecord {

@@ -555,11 +555,15 @@ fn answer<T>(how: How, ok: impl FnOnce(How) -> T) -> Answer<T> {
             trace: CallTrace::default(),
             outcome: Ok(ok(how)),
         },
-        How::Denied => failed(
-            ErrorCode::AegisDenied,
-            Disposition::Terminal,
-            Certainty::NotDone,
-        ),
+        How::Denied => Answer {
+            trace: CallTrace::default(),
+            outcome: Err(Failure {
+                code: ErrorCode::AegisDenied,
+                disposition: Disposition::Terminal,
+                reason: Some(text("policy_denied")),
+                certainty: Certainty::NotDone,
+            }),
+        },
         How::Lost if std::any::type_name::<T>().contains("DeviceExchange") => failed(
             ErrorCode::AegisUnavailable,
             Disposition::Wait(None),
@@ -1709,9 +1713,76 @@ fn a_full_lease_table_says_when_to_come_back() {
         (AuditAction::Deny, Some(text("rate_limited")))
     );
     // A place is free again: the next one is taken.
-    world.answer(0, How::Denied);
+    world.answer(0, How::Lost);
     world.ask(connection, create(0, 1, HolderClass::None));
     assert_eq!(world.calls.len(), MAX_LEASES);
+}
+
+/// LM, `aegis.md` 12: what the issuer denied is not asked again for a while, whoever asks; another
+/// login or policy, another request, or the end of the pause asks anew.
+#[test]
+fn a_denial_of_the_issuer_is_remembered() {
+    type Row = (&'static str, fn(&mut World), Request, bool);
+    let rows: [Row; 6] = [
+        (
+            "an equal request",
+            |_| {},
+            create(0, 1, HolderClass::Client),
+            true,
+        ),
+        (
+            "another number of redemptions",
+            |_| {},
+            create(0, 2, HolderClass::None),
+            false,
+        ),
+        (
+            "another selector",
+            |_| {},
+            create(1, 1, HolderClass::None),
+            false,
+        ),
+        (
+            "after a minute",
+            |world| world.sleep(secs(60)),
+            create(0, 1, HolderClass::None),
+            false,
+        ),
+        (
+            "after another login",
+            |world| {
+                world.ask(ConnectionId(1), Request::Logout);
+                world.log_in_on(ConnectionId(1));
+            },
+            create(0, 1, HolderClass::None),
+            false,
+        ),
+        (
+            "after another policy",
+            |world| world.step(Event::PolicyReplaced { policy: policy() }),
+            create(0, 1, HolderClass::None),
+            false,
+        ),
+    ];
+    for (name, act, request, from_memory) in rows {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.ask(connection, create(0, 1, HolderClass::None));
+        world.answer(0, How::Denied);
+        act(&mut world);
+        let other = world.connect(7);
+        let again = world.ask(other, request);
+        assert_eq!(world.calls.is_empty(), from_memory, "{name}");
+        if from_memory {
+            let Some(Err(refusal)) = world.told.get(&again) else {
+                panic!("{name}");
+            };
+            assert_eq!(refusal.code, ErrorCode::AegisDenied, "{name}");
+            assert_eq!(refusal.reason_code, Some(text("policy_denied")), "{name}");
+            let record = world.records.last().unwrap();
+            assert_eq!(record.action, AuditAction::Deny, "{name}");
+        }
+    }
 }
 
 /// LC-5, LC-10: a lease that the issuer does not know needs no revocation, and the record says so
