@@ -556,7 +556,6 @@ async fn ring(alarm: Option<&mut (Timestamp, Pin<Box<Sleep>>)>) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::sync::Mutex;
     use std::time::Duration;
 
@@ -760,7 +759,8 @@ mod tests {
     }
 
     /// HY-7: whichever call is under way at logout, token and key are wiped three seconds later;
-    /// the call has its record, and what was being revoked is listed as unconfirmed.
+    /// the call has its record, and what was being revoked is listed as unconfirmed. AU-2: before
+    /// all of that stand the records that open the run.
     #[tokio::test(start_paused = true)]
     async fn a_call_under_way_keeps_the_session_for_three_seconds_at_most() {
         for (call, unconfirmed) in [("create", 0), ("redeem", 0), ("revoke", 1)] {
@@ -817,7 +817,9 @@ mod tests {
             let status = connection.status().await.unwrap();
             assert_eq!(status.unconfirmed_revocations, unconfirmed, "{call}");
             assert!(held.upgrade().is_none(), "{call}: token and key live");
-            let records: BTreeSet<_> = words.0.lock().unwrap().iter().cloned().collect();
+            let records = words.0.lock().unwrap().clone();
+            let opening = ["start ok", "key_store.choice ok", "policy.load ok"];
+            assert_eq!(records[..3], opening, "{call}");
             assert!(records.contains(&format!("lease.{call} error")), "{call}");
             drop(core);
         }

@@ -144,6 +144,10 @@ struct World {
     principal: &'static str,
     /// A session may be used: set by a login's success, cleared by logout, lock and loss.
     may_serve: bool,
+    /// What the issuer leaves out of the scopes it grants.
+    ungranted: Option<Action>,
+    /// How often the HTTP client was dropped.
+    dropped: usize,
     stopped: bool,
 }
 
@@ -167,6 +171,8 @@ impl World {
             watched: HashSet::new(),
             principal: "user:u-demo",
             may_serve: false,
+            ungranted: None,
+            dropped: 0,
             stopped: false,
         }
     }
@@ -266,7 +272,7 @@ impl World {
                         session.is_some() && session != keep.as_ref().map(Arc::as_ptr)
                     });
                 }
-                Effect::DropConnections => {}
+                Effect::DropConnections => self.dropped += 1,
                 Effect::Stop => self.stopped = true,
             }
         }
@@ -473,7 +479,13 @@ impl World {
             token: SecretString::copy_from("token"),
             key: Arc::clone(&authorization.key),
             pop_key_id: authorization.pop_key_id.clone(),
-            scopes: authorization.request.scopes.clone(),
+            scopes: authorization
+                .request
+                .scopes
+                .iter()
+                .filter(|scope| Some(scope.action) != self.ungranted)
+                .cloned()
+                .collect(),
             expires_at: self.now.boot.plus(secs(600)),
             expires_at_unix: self.now.unix.plus(secs(600)),
             binding_checked: true,
@@ -1890,6 +1902,359 @@ fn a_stop_says_what_it_could_not_confirm() {
             "{name}"
         );
         assert_eq!(stops.next(), None, "{name}");
+    }
+}
+
+/// HY-7: with the session go the HTTP client, its pool and the nonces.
+#[test]
+fn connections_are_dropped_with_the_session() {
+    type Row = (&'static str, fn(&mut World));
+    let rows: [Row; 5] = [
+        ("a lock", |world| {
+            world.ask(ConnectionId(1), Request::Lock);
+        }),
+        ("a logout", |world| {
+            world.ask(ConnectionId(1), Request::Logout);
+        }),
+        ("a stop", |world| world.step(Event::ShutdownRequested)),
+        ("the token's end", |world| world.advance(secs(600))),
+        ("the issuer's word", |world| {
+            world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+            world.answer(0, How::SessionOver);
+        }),
+    ];
+    for (name, act) in rows {
+        let mut world = World::new(Resumed::default());
+        world.log_in();
+        assert_eq!(world.dropped, 0, "{name}");
+        act(&mut world);
+        assert_eq!(world.dropped, 1, "{name}");
+    }
+}
+
+/// AU-2: what opens a run: its start, where long-lived secrets rest, the policy.
+#[test]
+fn a_run_opens_with_three_records() {
+    let world = World::new(Resumed::default());
+    let records: Vec<_> = world
+        .state
+        .opening_records()
+        .into_iter()
+        .map(|record| (record.action, record.outcome, record.reason))
+        .collect();
+    let expected = [
+        (AuditAction::Start, AuditOutcome::Ok, None),
+        (
+            AuditAction::KeyStoreChoice,
+            AuditOutcome::Ok,
+            Some(text("memory")),
+        ),
+        (AuditAction::PolicyLoad, AuditOutcome::Ok, None),
+    ];
+    assert_eq!(records, expected);
+}
+
+/// AU-2: exactly one record of each thing that happens, also of what fails.
+#[test]
+fn each_thing_that_happens_has_exactly_one_record() {
+    use AuditOutcome::{Denied, Error, Ok};
+    type Row = (
+        &'static str,
+        fn(&mut World),
+        AuditAction,
+        AuditOutcome,
+        Option<&'static str>,
+    );
+    let rows: [Row; 9] = [
+        (
+            "a policy that is read again",
+            |world| world.step(Event::PolicyReplaced { policy: policy() }),
+            AuditAction::PolicyLoad,
+            Ok,
+            None,
+        ),
+        (
+            "a lock",
+            |world| {
+                world.ask(ConnectionId(1), Request::Lock);
+            },
+            AuditAction::Lock,
+            Ok,
+            None,
+        ),
+        (
+            "a logout",
+            |world| {
+                world.ask(ConnectionId(1), Request::Logout);
+            },
+            AuditAction::Logout,
+            Ok,
+            None,
+        ),
+        (
+            "a login that cannot begin",
+            |world| {
+                world.ask(ConnectionId(1), Request::Logout);
+                world.ask(ConnectionId(1), Request::LoginBegin);
+                world.answer(0, How::Lost);
+            },
+            AuditAction::LoginBegin,
+            Error,
+            Some("aegis_unavailable"),
+        ),
+        (
+            "a login that is denied",
+            |world| {
+                world.ask(ConnectionId(1), Request::Logout);
+                world.ask(ConnectionId(1), Request::LoginBegin);
+                world.answer(0, How::Well);
+                world.advance(secs(5));
+                world.answer(0, How::Denied);
+            },
+            AuditAction::Login,
+            Denied,
+            Some("access_denied"),
+        ),
+        (
+            "a session that the issuer ends",
+            |world| {
+                world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+                world.answer(0, How::SessionOver);
+            },
+            AuditAction::Logout,
+            Error,
+            Some("login_required"),
+        ),
+        (
+            "a lease that is denied",
+            |world| {
+                world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+                world.answer(0, How::Denied);
+            },
+            AuditAction::LeaseCreate,
+            Denied,
+            Some("policy_denied"),
+        ),
+        (
+            "a lease that gets lost",
+            |world| {
+                world.ask(ConnectionId(1), get(0, HolderClass::None));
+                world.answer(0, How::Lost);
+            },
+            AuditAction::LeaseCreate,
+            Error,
+            Some("aegis_unavailable"),
+        ),
+        (
+            "a redemption that is denied",
+            |world| {
+                world.ask(ConnectionId(1), get(0, HolderClass::None));
+                world.answer(0, How::Well);
+                world.answer(0, How::Denied);
+            },
+            AuditAction::LeaseRedeem,
+            Denied,
+            Some("policy_denied"),
+        ),
+    ];
+    for (name, act, action, outcome, reason) in rows {
+        let mut world = World::new(Resumed::default());
+        world.log_in();
+        world.records.clear();
+        act(&mut world);
+        let found: Vec<_> = world
+            .records
+            .iter()
+            .filter(|record| record.action == action)
+            .map(|record| (record.outcome, record.reason.clone()))
+            .collect();
+        assert_eq!(found, [(outcome, reason.map(text))], "{name}");
+    }
+}
+
+/// LC-1, AU-2: what is refused here leaves no call and exactly one record, which names the code and
+/// what decided.
+#[test]
+fn what_is_refused_here_has_its_record_and_leaves_no_call() {
+    type Row = (
+        &'static str,
+        Option<Action>,
+        fn(&mut World) -> Request,
+        ErrorCode,
+        &'static str,
+    );
+    fn redeem() -> Request {
+        Request::LeaseRedeem {
+            lease_id: LeaseId::parse("lse_1").unwrap(),
+        }
+    }
+    fn revoke() -> Request {
+        Request::LeaseRevoke {
+            lease_id: LeaseId::parse("lse_1").unwrap(),
+        }
+    }
+    fn made(world: &mut World) {
+        world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+        world.answer(0, How::Well);
+    }
+    fn a_get(_: &mut World) -> Request {
+        get(0, HolderClass::None)
+    }
+    fn a_create(_: &mut World) -> Request {
+        create(0, 1, HolderClass::None)
+    }
+    let (create, take, give_back) = (Action::Create, Action::Redeem, Action::Revoke);
+    let rows: [Row; 13] = [
+        (
+            "locked",
+            None,
+            |world| {
+                world.ask(ConnectionId(1), Request::Lock);
+                get(0, HolderClass::None)
+            },
+            ErrorCode::Locked,
+            "locked",
+        ),
+        (
+            "nobody logged in",
+            None,
+            |world| {
+                world.ask(ConnectionId(1), Request::Logout);
+                get(0, HolderClass::None)
+            },
+            ErrorCode::LoginRequired,
+            "all",
+        ),
+        (
+            "nobody logged in any more",
+            None,
+            |world| {
+                made(world);
+                world.sleep(secs(600));
+                redeem()
+            },
+            ErrorCode::LoginRequired,
+            "all",
+        ),
+        (
+            "no such lease to redeem",
+            None,
+            |_| redeem(),
+            ErrorCode::LeaseNotFound,
+            "handle",
+        ),
+        (
+            "no such lease to end",
+            None,
+            |_| revoke(),
+            ErrorCode::LeaseNotFound,
+            "handle",
+        ),
+        (
+            "get without create",
+            Some(create),
+            a_get,
+            ErrorCode::ScopeNotGranted,
+            "all",
+        ),
+        (
+            "get without redeem",
+            Some(take),
+            a_get,
+            ErrorCode::ScopeNotGranted,
+            "all",
+        ),
+        (
+            "create without create",
+            Some(create),
+            a_create,
+            ErrorCode::ScopeNotGranted,
+            "all",
+        ),
+        (
+            "redeem without redeem",
+            Some(take),
+            |world| {
+                made(world);
+                redeem()
+            },
+            ErrorCode::ScopeNotGranted,
+            "all",
+        ),
+        (
+            "revoke without revoke",
+            Some(give_back),
+            |world| {
+                made(world);
+                revoke()
+            },
+            ErrorCode::ScopeNotGranted,
+            "all",
+        ),
+        (
+            "expired",
+            None,
+            |world| {
+                made(world);
+                world.sleep(secs(300));
+                redeem()
+            },
+            ErrorCode::LeaseExpired,
+            "all",
+        ),
+        (
+            "revoked",
+            None,
+            |world| {
+                made(world);
+                world.ask(ConnectionId(1), revoke());
+                world.answer(0, How::Well);
+                redeem()
+            },
+            ErrorCode::LeaseRevoked,
+            "all",
+        ),
+        (
+            "exhausted",
+            None,
+            |world| {
+                made(world);
+                world.ask(ConnectionId(1), redeem());
+                world.answer(0, How::Well);
+                redeem()
+            },
+            ErrorCode::LeaseExhausted,
+            "all",
+        ),
+    ];
+    for (name, ungranted, act, code, rule) in rows {
+        let mut world = World::new(Resumed::default());
+        world.ungranted = ungranted;
+        world.log_in();
+        let request = act(&mut world);
+        world.records.clear();
+        let ticket = world.ask(ConnectionId(1), request);
+        assert_eq!(world.code(ticket), Some(code), "{name}");
+        assert!(world.calls.is_empty(), "{name}: {:?}", world.calls);
+        let records: Vec<_> = world
+            .records
+            .iter()
+            .map(|record| {
+                (
+                    record.action,
+                    record.outcome,
+                    record.rule.clone(),
+                    record.reason.clone(),
+                )
+            })
+            .collect();
+        let expected = (
+            AuditAction::Deny,
+            AuditOutcome::Denied,
+            Some(text(rule)),
+            Some(text(code.as_str())),
+        );
+        assert_eq!(records, [expected], "{name}");
     }
 }
 
