@@ -127,6 +127,15 @@ enum How {
 /// What one caller has been told.
 type Told = Result<Reply, Refusal>;
 
+/// What an answer must have in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Recorded {
+    /// A new lease, or a refusal.
+    Made,
+    /// A refusal; a delivery has its own check.
+    Refused,
+}
+
 #[derive(Debug)]
 struct World {
     state: State,
@@ -135,6 +144,9 @@ struct World {
     records: Vec<AuditRecord>,
     told: BTreeMap<Ticket, Told>,
     asked: HashMap<Ticket, ConnectionId>,
+    /// Who asked for a credential or a lease, or for its end: these have their records.
+    recorded: HashMap<Ticket, (i32, Recorded)>,
+    pids: HashMap<ConnectionId, i32>,
     open: Vec<ConnectionId>,
     next: u64,
     next_lease: u64,
@@ -164,6 +176,8 @@ impl World {
             records: Vec::new(),
             told: BTreeMap::new(),
             asked: HashMap::new(),
+            recorded: HashMap::new(),
+            pids: HashMap::new(),
             open: Vec::new(),
             next: 0,
             next_lease: 0,
@@ -181,13 +195,26 @@ impl World {
     fn step(&mut self, event: Event) {
         let mut effects = Vec::new();
         self.state.step(event, self.now, &mut effects);
-        let mut delivered_records: Vec<LeaseId> = Vec::new();
+        let mut delivered_records: Vec<(LeaseId, i32)> = Vec::new();
+        let mut made_records: Vec<LeaseId> = Vec::new();
+        let mut refused_records: Vec<i32> = Vec::new();
         let mut abandoned = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Audit(record) => {
-                    if record.action == AuditAction::Deliver && record.outcome == AuditOutcome::Ok {
-                        delivered_records.push(record.lease_id.clone().unwrap());
+                    let pid = record.peer.as_ref().map(|peer| peer.process.pid);
+                    match (record.action, record.outcome) {
+                        (AuditAction::Deliver, AuditOutcome::Ok) => {
+                            delivered_records
+                                .push((record.lease_id.clone().unwrap(), pid.unwrap()));
+                        }
+                        (AuditAction::LeaseCreate, AuditOutcome::Ok) => {
+                            made_records.push(record.lease_id.clone().unwrap());
+                        }
+                        (_, AuditOutcome::Ok) => {}
+                        (_, AuditOutcome::Denied | AuditOutcome::Error) => {
+                            refused_records.extend(pid);
+                        }
                     }
                     assert!(
                         record.peer.is_some() || !is_asked_for(&record),
@@ -200,7 +227,9 @@ impl World {
                         // AU-1: its own record stands before it in the same batch.
                         let at = delivered_records
                             .iter()
-                            .position(|id| *id == delivery.lease.lease_id)
+                            .position(|(id, pid)| {
+                                *id == delivery.lease.lease_id && *pid == self.recorded[&ticket].0
+                            })
                             .expect("material without its audit record");
                         delivered_records.remove(at);
                         // LC-2: nothing past its end, on our clock or on the issuer's.
@@ -212,6 +241,21 @@ impl World {
                             selector(2),
                             "denied selector served"
                         );
+                    }
+                    match (&answer, self.recorded.get(&ticket)) {
+                        // AU-1, AU-2: a lease has its record before its maker hears of it.
+                        (Ok(Reply::Lease(view)), Some((_, Recorded::Made))) => {
+                            let at = made_records.iter().position(|id| *id == view.lease_id);
+                            made_records.remove(at.expect("a lease without its record"));
+                        }
+                        // AU-2: a no has a record of its own, before it is said.
+                        (Err(refusal), Some((pid, _))) => {
+                            let at = refused_records.iter().position(|of| of == pid);
+                            let code = refusal.code;
+                            refused_records
+                                .remove(at.unwrap_or_else(|| panic!("{code:?} without a record")));
+                        }
+                        _ => {}
                     }
                     let first = self.told.insert(ticket, answer).is_none();
                     assert!(first, "answered twice");
@@ -318,6 +362,7 @@ impl World {
         self.next += 1;
         let connection = ConnectionId(self.next);
         self.open.push(connection);
+        self.pids.insert(connection, pid);
         let peer = Arc::new(PeerFacts {
             process: ProcessId { pid, started: 1 },
             exe: Some(text("/usr/bin/true")),
@@ -335,6 +380,17 @@ impl World {
         self.next += 1;
         let ticket = Ticket(self.next);
         self.asked.insert(ticket, connection);
+        let recorded = match request {
+            Request::LeaseCreate(_) => Some(Recorded::Made),
+            Request::Credential(_) | Request::LeaseRedeem { .. } | Request::LeaseRevoke { .. } => {
+                Some(Recorded::Refused)
+            }
+            _ => None,
+        };
+        if let Some(recorded) = recorded {
+            self.recorded
+                .insert(ticket, (self.pids[&connection], recorded));
+        }
         match request {
             Request::Logout | Request::Lock => self.may_serve = false,
             _ => {}
@@ -2271,6 +2327,11 @@ enum Op {
     Answer(usize, usize),
     Advance(u64),
     Sleep(u64),
+    Policy(usize),
+    Unrecorded(usize),
+    Principal,
+    WallClock(u64),
+    Stop,
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -2287,7 +2348,34 @@ fn any_op() -> impl Strategy<Value = Op> {
         14 => (n, 0_usize..16).prop_map(|(i, how)| Op::Answer(i, how)),
         4 => prop_oneof![0_u64..1_000, 4_900_u64..6_000, 0_u64..700_000].prop_map(Op::Advance),
         2 => prop_oneof![0_u64..1_000, 200_000_u64..700_000].prop_map(Op::Sleep),
+        2 => (0_usize..3).prop_map(Op::Policy),
+        1 => (0_usize..8).prop_map(Op::Unrecorded),
+        1 => Just(Op::Principal),
+        2 => (1_795_000_000_000_u64..1_796_000_000_000).prop_map(Op::WallClock),
+        1 => prop_oneof![9 => Just(Op::Principal), 1 => Just(Op::Stop)],
     ]
+}
+
+/// Denies `gcp/denied/x`, and allows everything else, or that for a minute, or nothing.
+fn any_policy(index: usize) -> Policy {
+    let rule = |id: &str, effect, pattern: &str, max_ttl| Rule {
+        id: text(id),
+        effect,
+        selectors: vec![SelectorPattern::parse(pattern).unwrap()],
+        actions: Action::ALL.to_vec(),
+        peers: Vec::new(),
+        expose: Exposure::Reveal,
+        max_ttl,
+    };
+    let not_that = rule("not-that", PolicyEffect::Deny, "gcp/denied/x", None);
+    match index {
+        0 => policy(),
+        1 => Policy::new(vec![
+            rule("a-minute", PolicyEffect::Allow, "*/*/*", Some(secs(60))),
+            not_that,
+        ]),
+        _ => Policy::new(vec![not_that]),
+    }
 }
 
 fn apply(world: &mut World, op: &Op) {
@@ -2301,6 +2389,9 @@ fn apply(world: &mut World, op: &Op) {
         ))
         .unwrap()
     };
+    if world.stopped {
+        return;
+    }
     match *op {
         Op::Connect(pid) => {
             world.connect(pid);
@@ -2375,15 +2466,35 @@ fn apply(world: &mut World, op: &Op) {
         }
         Op::Advance(millis) => world.advance(Duration::from_millis(millis)),
         Op::Sleep(millis) => world.sleep(Duration::from_millis(millis)),
+        Op::Policy(index) => {
+            let policy = any_policy(index);
+            world.step(Event::PolicyReplaced { policy });
+        }
+        Op::Unrecorded(index) => {
+            let lease_id = lease_id(world, index);
+            world.step(Event::LeaseUnrecorded { lease_id });
+        }
+        Op::Principal => {
+            world.principal = match world.principal {
+                "user:u-demo" => "user:u-other",
+                _ => "user:u-demo",
+            };
+        }
+        Op::WallClock(millis) => world.now.unix = UnixTime::from_millis(millis),
+        Op::Stop => {
+            world.may_serve = false;
+            world.step(Event::ShutdownRequested);
+        }
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
 
-    /// LC-2, LC-8, AU-1: whatever happens in whatever order, no session is used after logout,
-    /// lock or its token's end, no material leaves past its lease's end or without its record,
-    /// nobody is answered twice (all checked in [`World::step`]), and in the end everybody who
+    /// LC-2, LC-8, AU-1, AU-2: whatever happens in whatever order, no session is used after logout,
+    /// lock or its token's end, no material leaves past its lease's end or without its record, no
+    /// lease is shown to its maker and nobody is refused one without a record before, nobody is
+    /// answered twice (all checked in [`World::step`]), and in the end everybody who
     /// is still there has been answered and no lease is left live behind the broker's back.
     #[test]
     fn nothing_leaks_and_nobody_is_forgotten(
