@@ -300,6 +300,7 @@ fn issuer(effect: Effect) -> Result<Option<Event>, Failed> {
         | Effect::WatchProcess { .. }
         | Effect::AbandonLogin
         | Effect::DropConnections
+        | Effect::AbandonCalls { .. }
         | Effect::Stop => None,
     })
 }

@@ -31,14 +31,11 @@ use super::error::{
 use super::error_info::{self, ErrorInfo};
 use super::wire::{self, ErrorBody, RequestProof};
 use super::{AegisSettings, SettingsError};
-use crate::broker::ports::{CallTrace, Certainty};
+use crate::broker::ports::{CALL_LIMIT, CallTrace, Certainty};
 use crate::dpop::{Htm, Htu, Nonce, Proof, ProofClaims, ProofKey, TokenHash};
 use crate::model::{CleanText, ProofJti, RequestId};
 use crate::secret::{SecretBuffer, SecretString};
 use crate::time::{Clock, Now, Timestamp, UnixTime};
-
-/// For a whole call with all its tries (LM); the server clamps to the same.
-const CALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// For TCP and TLS (LM).
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::wire::Line;
 use crate::broker::ports::{AuditAction, AuditOutcome, AuditRecord, OpenLease};
-use crate::model::{LeaseId, Principal, ProfileName};
+use crate::model::{CleanText, ErrorCode, LeaseId, Principal, ProfileName};
 use crate::time::UnixTime;
 
 /// How long a lease can live at most, for records that do not say: the cap of the contract.
@@ -27,7 +27,7 @@ impl History {
                 }
             }
             AuditAction::LeaseRevoke => {
-                if record.outcome == AuditOutcome::Ok
+                if is_over(record)
                     && let Some(lease_id) = &record.lease_id
                 {
                     self.leases.remove(lease_id);
@@ -95,4 +95,11 @@ impl History {
         });
         (leases, self.principals)
     }
+}
+
+/// Whether a revocation left nothing open: it was carried out, or the issuer knows no such lease.
+fn is_over(record: &AuditRecord) -> bool {
+    let unknown = ErrorCode::LeaseNotFound.as_str();
+    record.outcome == AuditOutcome::Ok
+        || record.reason.as_ref().map(CleanText::as_str) == Some(unknown)
 }

@@ -1072,6 +1072,13 @@ fn leases_left_open_are_found_by_the_next_start() {
         lease(LeaseRevoke, Ok, "revoked", None),
         lease(LeaseCreate, Ok, "revoke-failed", Some(200)),
         lease(LeaseRevoke, Error, "revoke-failed", None),
+        lease(LeaseCreate, Ok, "unknown-there", Some(300)),
+        AuditRecord {
+            reason: Some(CleanText::new("lease_not_found", 64)),
+            ..lease(LeaseRevoke, Denied, "unknown-there", None)
+        },
+        lease(LeaseCreate, Ok, "revoke-denied", Some(250)),
+        lease(LeaseRevoke, Denied, "revoke-denied", None),
         lease(LeaseCreate, Ok, "expired", Some(50)),
         lease(LeaseCreate, Denied, "never-made", Some(300)),
         lease(Deliver, Ok, "delivered-only", Some(400)),
@@ -1091,6 +1098,7 @@ fn leases_left_open_are_found_by_the_next_start() {
         found,
         [
             ("revoke-failed", at(200).unix),
+            ("revoke-denied", at(250).unix),
             ("left-open", at(300).unix),
             ("delivered-only", at(400).unix),
             ("without-expiry", at(3610).unix),

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
@@ -17,10 +17,10 @@ use super::handle::Handle;
 use super::policy::Policy;
 use super::ports::{
     AegisService, Answer, AuditError, AuditLog, AuditReport, CallTrace, Certainty, Disposition,
-    Failure, PeerProcess, PortFuture,
+    Failure, PeerProcess, PortFuture, Session,
 };
 use super::state::State;
-use crate::model::{ErrorCode, LeaseState, PeerFacts, ProcessId, ProfileName, Refusal};
+use crate::model::{CleanText, ErrorCode, LeaseState, PeerFacts, ProcessId, ProfileName, Refusal};
 use crate::time::{Clock, Now, Timestamp};
 
 /// Requests that may wait for the core (LM). Past that a door answers `rate_limited`.
@@ -58,6 +58,7 @@ pub(super) enum Message {
     ReplacePolicy {
         policy: Policy,
     },
+    PolicyRefused,
 }
 
 impl Message {
@@ -99,6 +100,8 @@ pub struct Actor {
     verification: JoinSet<Result<AuditReport, AuditError>>,
     verifying: Vec<oneshot::Sender<Result<AuditReport, Refusal>>>,
     login_calls: Vec<AbortHandle>,
+    /// Sessions that calls hold, and what stops those.
+    held: Vec<(Weak<Session>, CancellationToken)>,
     replies: HashMap<Ticket, ReplyTo>,
     processes: HashMap<ProcessId, Arc<dyn PeerProcess>>,
     connections: HashMap<ConnectionId, ProcessId>,
@@ -124,6 +127,7 @@ impl Actor {
             verification: JoinSet::new(),
             verifying: Vec::new(),
             login_calls: Vec::new(),
+            held: Vec::new(),
             replies: HashMap::new(),
             processes: HashMap::new(),
             connections: HashMap::new(),
@@ -248,6 +252,7 @@ impl Actor {
             Message::ReplacePolicy { policy } => {
                 self.happened(Event::PolicyReplaced { policy });
             }
+            Message::PolicyRefused => self.happened(Event::PolicyRefused),
         }
     }
 
@@ -390,8 +395,10 @@ impl Actor {
                 if !*recorded {
                     return self.come_back(event(unrecorded()));
                 }
+                let over = self.over(&session);
                 let call = self.parts.aegis.create_lease(session, request);
-                self.work.spawn(async move { event(guarded(call).await) });
+                self.work
+                    .spawn(async move { event(unless(over, call).await) });
             }
             Effect::RedeemLease {
                 lease,
@@ -404,14 +411,17 @@ impl Actor {
                 if !*recorded {
                     return self.come_back(event(unrecorded()));
                 }
+                let over = self.over(&session);
                 let call = self.parts.aegis.redeem_lease(session, lease_id, selector);
-                self.work.spawn(async move { event(guarded(call).await) });
+                self.work
+                    .spawn(async move { event(unless(over, call).await) });
             }
             Effect::RevokeLease {
                 session,
                 lease_id,
                 reason,
             } => {
+                let over = self.over(&session);
                 let call = self
                     .parts
                     .aegis
@@ -420,7 +430,7 @@ impl Actor {
                     Event::LeaseRevokeAnswered {
                         lease_id,
                         reason,
-                        answer: guarded(call).await,
+                        answer: unless(over, call).await,
                     }
                 });
             }
@@ -430,6 +440,7 @@ impl Actor {
                     call.abort();
                 }
             }
+            Effect::AbandonCalls { keep } => self.abandon_calls(keep.as_ref()),
             Effect::DropConnections => self.parts.aegis.drop_connections(),
             Effect::Stop => self.stopped = true,
         }
@@ -438,6 +449,32 @@ impl Actor {
     fn login_call(&mut self, call: AbortHandle) {
         self.login_calls.retain(|earlier| !earlier.is_finished());
         self.login_calls.push(call);
+    }
+
+    /// What stops the calls of this session.
+    fn over(&mut self, session: &Arc<Session>) -> CancellationToken {
+        self.held.retain(|(held, _)| held.strong_count() > 0);
+        let known = self
+            .held
+            .iter()
+            .find(|(held, _)| std::ptr::eq(held.as_ptr(), Arc::as_ptr(session)));
+        if let Some((_, over)) = known {
+            return over.clone();
+        }
+        let over = CancellationToken::new();
+        self.held.push((Arc::downgrade(session), over.clone()));
+        over
+    }
+
+    fn abandon_calls(&mut self, keep: Option<&Arc<Session>>) {
+        let keep = keep.map(Arc::as_ptr);
+        self.held.retain(|(held, over)| {
+            let kept = keep.is_some_and(|keep| std::ptr::eq(held.as_ptr(), keep));
+            if !kept {
+                over.cancel();
+            }
+            kept
+        });
     }
 
     fn watch(&mut self, process: ProcessId) {
@@ -475,6 +512,27 @@ fn unrecorded<T>() -> Answer<T> {
     }
 }
 
+/// A call that is dropped, with the session that it holds, when that is `over`.
+async fn unless<T: Send + 'static>(
+    over: CancellationToken,
+    call: PortFuture<Answer<T>>,
+) -> Answer<T> {
+    tokio::select! {
+        biased;
+        answer = guarded(call) => answer,
+        () = over.cancelled() => Answer {
+            trace: CallTrace::default(),
+            outcome: Err(Failure {
+                code: ErrorCode::AegisUnavailable,
+                disposition: Disposition::Retry(None),
+                reason: Some(CleanText::new("abandoned", 64)),
+                message: None,
+                certainty: Certainty::Unknown,
+            }),
+        },
+    }
+}
+
 /// A call whose panic (the hook has reported it) is an answer like any other.
 async fn guarded<T: Send + 'static>(call: PortFuture<Answer<T>>) -> Answer<T> {
     AbortOnDropHandle::new(tokio::spawn(call))
@@ -496,5 +554,278 @@ async fn ring(alarm: Option<&mut (Timestamp, Pin<Box<Sleep>>)>) {
     match alarm {
         Some((_, sleep)) => Pin::new(sleep).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::super::event::{CredentialRequest, LeaseRequest};
+    use super::super::login::Login;
+    use super::super::ports::{
+        AuditRecord, BeginDeviceAuthorization, CreateLease, CreatedLease, DeviceAuthorization,
+        DeviceExchange, RedeemedLease, RevokeReason,
+    };
+    use super::super::state::{Resumed, Settings};
+    use super::*;
+    use crate::dpop::ProofKey;
+    use crate::model::{
+        Action, Effect as PolicyEffect, Exposure, HolderClass, LeaseId, PopKeyId, Principal, Rule,
+        Selector, SelectorPattern, Target, TenantId,
+    };
+    use crate::secret::SecretString;
+    use crate::time::UnixTime;
+
+    const START: Now = Now {
+        boot: Timestamp::from_millis(1_000_000),
+        unix: UnixTime::from_millis(1_795_341_600_000),
+    };
+
+    /// An issuer that answers no call of one name, which then holds its session.
+    #[derive(Debug)]
+    struct Stalling {
+        call: &'static str,
+        stalled: mpsc::UnboundedSender<()>,
+    }
+
+    impl Stalling {
+        fn call<T: Send + 'static>(
+            &self,
+            name: &str,
+            session: Arc<Session>,
+            answer: impl FnOnce() -> T + Send + 'static,
+        ) -> PortFuture<Answer<T>> {
+            let stalls = self.call == name;
+            let stalled = self.stalled.clone();
+            Box::pin(async move {
+                if stalls {
+                    stalled.send(()).unwrap();
+                    std::future::pending::<()>().await;
+                }
+                drop(session);
+                Answer {
+                    trace: CallTrace::default(),
+                    outcome: Ok(answer()),
+                }
+            })
+        }
+    }
+
+    impl AegisService for Stalling {
+        fn begin_device_authorization(
+            &self,
+            _: BeginDeviceAuthorization,
+        ) -> PortFuture<Answer<DeviceAuthorization>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn exchange_device_authorization(
+            &self,
+            _: Arc<DeviceAuthorization>,
+        ) -> PortFuture<Answer<DeviceExchange>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn create_lease(
+            &self,
+            session: Arc<Session>,
+            request: CreateLease,
+        ) -> PortFuture<Answer<CreatedLease>> {
+            self.call("create", session, move || CreatedLease {
+                lease_id: LeaseId::parse("lse_1").unwrap(),
+                expires_at: START.boot.plus(request.ttl),
+                expires_at_unix: START.unix.plus(request.ttl),
+                max_redemptions: 1,
+            })
+        }
+
+        fn redeem_lease(
+            &self,
+            session: Arc<Session>,
+            _: LeaseId,
+            _: Selector,
+        ) -> PortFuture<Answer<RedeemedLease>> {
+            self.call("redeem", session, || panic!("not asked for"))
+        }
+
+        fn revoke_lease(
+            &self,
+            session: Arc<Session>,
+            _: LeaseId,
+            _: RevokeReason,
+        ) -> PortFuture<Answer<()>> {
+            self.call("revoke", session, || ())
+        }
+
+        fn drop_connections(&self) {}
+    }
+
+    /// A log that takes everything and keeps the words.
+    #[derive(Debug, Clone, Default)]
+    // Held for one record.
+    struct Words(Arc<Mutex<Vec<String>>>);
+
+    impl AuditLog for Words {
+        fn stage(&mut self, record: &AuditRecord, _: Now) -> Result<(), AuditError> {
+            let words = format!("{} {}", record.action.as_str(), record.outcome.as_str());
+            self.0.lock().unwrap().push(words);
+            Ok(())
+        }
+
+        fn write(&mut self) -> Result<(), AuditError> {
+            Ok(())
+        }
+
+        fn verify(&self) -> PortFuture<Result<AuditReport, AuditError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// tokio's clock, which the tests hold.
+    #[derive(Debug)]
+    struct Paused(Instant);
+
+    impl Clock for Paused {
+        fn now(&self) -> Now {
+            Now {
+                boot: START.boot.plus(self.0.elapsed()),
+                unix: START.unix.plus(self.0.elapsed()),
+            }
+        }
+    }
+
+    #[derive(Debug)]
+    struct Living;
+
+    impl PeerProcess for Living {
+        fn is_alive(&self) -> bool {
+            true
+        }
+
+        fn exited(&self) -> PortFuture<()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn text(text: &str) -> CleanText {
+        CleanText::new(text, 64)
+    }
+
+    fn target() -> Target {
+        Target {
+            selector: Selector::parse("gcp/billing-prod/deploy-bot").unwrap(),
+            description: None,
+            actions: Action::ALL.to_vec(),
+            ttl: Duration::from_mins(5),
+        }
+    }
+
+    fn session() -> Arc<Session> {
+        Arc::new(Session {
+            principal: Principal::parse("user:u-demo").unwrap(),
+            tenant: TenantId::parse("business-default").unwrap(),
+            session_id: None,
+            token: SecretString::copy_from("token"),
+            key: Arc::new(ProofKey::generate().unwrap()),
+            pop_key_id: PopKeyId::parse("pop-x").unwrap(),
+            scopes: target().scopes().collect(),
+            expires_at: START.boot.plus(Duration::from_mins(10)),
+            expires_at_unix: START.unix.plus(Duration::from_mins(10)),
+            binding_checked: true,
+        })
+    }
+
+    /// A core that is logged in with that session.
+    fn logged_in(session: Arc<Session>) -> State {
+        let settings = Settings {
+            profile: ProfileName::parse("work").unwrap(),
+            tenant: TenantId::parse("business-default").unwrap(),
+            client_display_name: text("test"),
+            token_ttl: Duration::from_mins(10),
+            targets: vec![target()],
+            audit_folder: std::path::PathBuf::new(),
+            key_store: "memory",
+        };
+        let policy = Policy::new(vec![Rule {
+            id: text("all"),
+            effect: PolicyEffect::Allow,
+            selectors: vec![SelectorPattern::parse("*/*/*").unwrap()],
+            actions: Action::ALL.to_vec(),
+            peers: Vec::new(),
+            expose: Exposure::Reveal,
+            max_ttl: None,
+        }]);
+        let mut state = State::new(settings, policy, Resumed::default(), START);
+        state.login = Login::LoggedIn(session);
+        state
+    }
+
+    /// HY-7: whichever call is under way at logout, token and key are wiped three seconds later;
+    /// the call has its record, and what was being revoked is listed as unconfirmed. AU-2: before
+    /// all of that stand the records that open the run.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_under_way_keeps_the_session_for_three_seconds_at_most() {
+        for (call, unconfirmed) in [("create", 0), ("redeem", 0), ("revoke", 1)] {
+            let session = session();
+            let held = Arc::downgrade(&session);
+            let words = Words::default();
+            let (stalled, mut stalls) = mpsc::unbounded_channel();
+            let (actor, handle) = Actor::new(
+                Parts {
+                    state: logged_in(session),
+                    aegis: Arc::new(Stalling { call, stalled }),
+                    audit: Box::new(words.clone()),
+                    clock: Arc::new(Paused(Instant::now())),
+                    shutdown: CancellationToken::new(),
+                },
+                8,
+            );
+            let core = AbortOnDropHandle::new(tokio::spawn(actor.run()));
+            let process = ProcessId { pid: 1, started: 1 };
+            let facts = PeerFacts {
+                process,
+                exe: None,
+                ancestors: Vec::new(),
+            };
+            let connection = handle.connect(facts, Arc::new(Living)).unwrap();
+            let ended = if call == "revoke" {
+                let request = LeaseRequest {
+                    selector: target().selector,
+                    ttl: None,
+                    max_redemptions: 1,
+                    reason: None,
+                    holder: HolderClass::None,
+                };
+                connection.lease_create(None, request).await.unwrap();
+                connection.logout(None).await.unwrap()
+            } else {
+                let request = CredentialRequest {
+                    selector: target().selector,
+                    min_valid_for: Duration::ZERO,
+                    reason: None,
+                    holder: HolderClass::None,
+                };
+                let logout = async {
+                    stalls.recv().await.unwrap();
+                    connection.logout(None).await.unwrap()
+                };
+                let (asked, ended) = tokio::join!(connection.credential(None, request), logout);
+                assert!(asked.is_err(), "{call}");
+                ended
+            };
+            assert_eq!(ended.revoked + ended.unconfirmed, 1, "{call}");
+            // One more answer of the core: what was stopped is over by then.
+            tokio::task::yield_now().await;
+            let status = connection.status().await.unwrap();
+            assert_eq!(status.unconfirmed_revocations, unconfirmed, "{call}");
+            assert!(held.upgrade().is_none(), "{call}: token and key live");
+            let records = words.0.lock().unwrap().clone();
+            let opening = ["start ok", "key_store.choice ok", "policy.load ok"];
+            assert_eq!(records[..3], opening, "{call}");
+            assert!(records.contains(&format!("lease.{call} error")), "{call}");
+            drop(core);
+        }
     }
 }

@@ -75,6 +75,12 @@ pub enum Effect {
     },
     /// Stop the login's calls that are under way.
     AbandonLogin,
+    /// Stop the calls of every session but this one: each comes back as failed, and what it held
+    /// of token and key is wiped (HY-7).
+    AbandonCalls {
+        /// The session of today, if there is one.
+        keep: Option<Arc<Session>>,
+    },
     /// Drop the HTTP client, its pool and the nonces.
     DropConnections,
     /// Everything is wiped and revoked, as far as it could be: stop.

@@ -98,6 +98,8 @@ pub enum Event {
         /// It.
         policy: Policy,
     },
+    /// A policy was read again and is not a valid one: the old one stays (PO-7).
+    PolicyRefused,
     /// A deadline that the state named may have passed.
     TimerFired,
     /// The daemon stops.
@@ -172,6 +174,56 @@ pub enum Request {
     LeaseList,
     /// Those of them that this peer's process created.
     OwnLeaseList,
+}
+
+impl Request {
+    /// Whether it makes, redeems or ends a lease: then a no has its record (AU-2).
+    pub(super) const fn is_about_a_lease(&self) -> bool {
+        match self {
+            Self::Credential(_)
+            | Self::LeaseCreate(_)
+            | Self::LeaseRedeem { .. }
+            | Self::LeaseRevoke { .. }
+            | Self::OwnLeaseRevoke { .. } => true,
+            Self::Status
+            | Self::LoginBegin
+            | Self::LoginWait
+            | Self::LoginCancel
+            | Self::LoginWithdraw
+            | Self::Logout
+            | Self::Lock
+            | Self::TargetList
+            | Self::OfferList
+            | Self::PolicyExplain { .. }
+            | Self::DecisionList
+            | Self::LeaseList
+            | Self::OwnLeaseList => false,
+        }
+    }
+
+    /// For what a credential or a lease is asked.
+    pub(super) const fn selector(&self) -> Option<&Selector> {
+        match self {
+            Self::Credential(request) => Some(&request.selector),
+            Self::LeaseCreate(request) => Some(&request.selector),
+            Self::Status
+            | Self::LoginBegin
+            | Self::LoginWait
+            | Self::LoginCancel
+            | Self::LoginWithdraw
+            | Self::Logout
+            | Self::Lock
+            | Self::TargetList
+            | Self::OfferList
+            | Self::PolicyExplain { .. }
+            | Self::DecisionList
+            | Self::LeaseRedeem { .. }
+            | Self::LeaseRevoke { .. }
+            | Self::OwnLeaseRevoke { .. }
+            | Self::LeaseList
+            | Self::OwnLeaseList => None,
+        }
+    }
 }
 
 /// The parameters of `credential.get`.
@@ -297,7 +349,7 @@ pub struct PolicyView {
     pub exposure: Option<Exposure>,
     /// Whether there is a session.
     pub logged_in: bool,
-    /// Whether it holds the actions create and redeem.
+    /// Whether it holds the action create.
     pub granted: bool,
 }
 

@@ -35,7 +35,7 @@ impl State {
                     != Effect::Deny
             }),
             logged_in: session.is_some(),
-            granted: covers(Action::Create) && covers(Action::Redeem),
+            granted: covers(Action::Create),
             selector: selector.clone(),
         }
     }

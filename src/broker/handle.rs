@@ -105,6 +105,15 @@ impl Handle {
         self.send(Message::ReplacePolicy { policy })
     }
 
+    /// Tells of a policy that was read and is not a valid one: the old one stays in force, and the
+    /// audit log says so (PO-7, AU-2).
+    ///
+    /// # Errors
+    /// As [`replace_policy`](Self::replace_policy).
+    pub fn policy_refused(&self) -> Result<(), Refusal> {
+        self.send(Message::PolicyRefused)
+    }
+
     fn send(&self, message: Message) -> Result<(), Refusal> {
         self.messages
             .try_send(message)

@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::denials::Wanted;
 use super::event::{ConnectionId, Ticket};
 use crate::model::{
     CleanText, HolderClass, LeaseId, LeaseState, LeaseView, Material, PeerFacts, ProcessId,
@@ -45,6 +46,8 @@ pub struct Lease {
     pub selector: Selector,
     /// What was asked for in time.
     pub ttl: Duration,
+    /// What the issuer's policy decides about.
+    pub(super) wanted: Wanted,
     /// Whom it is made for.
     pub kind: Kind,
     /// Whether the session may revoke it.
@@ -134,6 +137,8 @@ pub struct Waiter {
     pub peer: Arc<PeerFacts>,
     /// What the lease dies with, as far as this caller is concerned.
     pub class: HolderClass,
+    /// It joined a lease that others had asked for, so that it may have missed some of its life.
+    pub joined: bool,
     /// How long the material must still be valid.
     pub min_valid_for: Duration,
     /// The rule that let it through.
@@ -349,18 +354,20 @@ impl LeaseTable {
 
     /// Live leases whose time is over, and ended ones whose place in the list is: the former are
     /// ended, the latter forgotten. Answers the callers that still waited.
-    pub fn purge(&mut self, now: Timestamp) -> Vec<(LeaseKey, VecDeque<Waiter>)> {
+    pub fn purge(&mut self, now: Timestamp) -> Vec<(Selector, VecDeque<Waiter>)> {
         let mut orphaned = Vec::new();
         while let Some((at, key)) = self.deadlines.first().copied() {
             if now < at {
                 break;
             }
-            match self.leases.get(&key).map(|lease| &lease.phase) {
-                Some(Phase::Live(_)) => {
-                    orphaned.push((key, self.end(key, LeaseState::Expired, now)));
+            let lease = self.leases.get(&key);
+            match lease.map(|lease| (&lease.phase, &lease.selector)) {
+                Some((Phase::Live(_), selector)) => {
+                    let selector = selector.clone();
+                    orphaned.push((selector, self.end(key, LeaseState::Expired, now)));
                 }
-                Some(Phase::Ended { .. }) => self.forget(key),
-                Some(Phase::Creating) | None => {}
+                Some((Phase::Ended { .. }, _)) => self.forget(key),
+                Some((Phase::Creating, _)) | None => {}
             }
             self.deadlines.remove(&(at, key));
         }

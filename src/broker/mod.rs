@@ -5,7 +5,7 @@
 //! the [`ports`] and feeds results back as events. Doors hold a [`handle::Handle`].
 //!
 //! Read in this order: `event`, `effect`, `state` with its two halves `session` and `serve`, then
-//! what they keep (`policy`, `login`, `leases`, `revocations`, `decisions`), what they tell of it
+//! what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `decisions`), what they tell of it
 //! (`explain`), then `ports`, `actor`, `handle`.
 
 pub mod event;
@@ -25,6 +25,8 @@ pub mod login;
 pub mod leases;
 
 mod revocations;
+
+mod denials;
 
 pub mod decisions;
 

@@ -19,8 +19,11 @@ use crate::time::{Now, Timestamp, UnixTime};
 /// A call on its way.
 pub type PortFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
+/// The longest that a call to the issuer takes, all its tries together (LM).
+pub const CALL_LIMIT: Duration = Duration::from_secs(30);
+
 /// The Aegis service, as the core needs it. Every method makes its own calls, proofs, nonces,
-/// retries and deadlines; none takes longer than 30 s in total. Dropping a future abandons the
+/// retries and deadlines; none takes longer than [`CALL_LIMIT`]. Dropping a future abandons the
 /// call.
 pub trait AegisService: Send + Sync + fmt::Debug {
     /// Starts a device login (RFC 8628 §3.1) with a DPoP key made for it.
@@ -432,7 +435,7 @@ pub enum AuditAction {
     Deliver,
     /// A lease was ended, or an attempt failed.
     LeaseRevoke,
-    /// A request was refused before any call left.
+    /// A request was refused without a call of its own.
     Deny,
 }
 

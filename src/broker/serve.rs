@@ -5,13 +5,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::denials;
 use super::effect::Effect;
 use super::event::{CredentialRequest, LeaseRequest, Reply};
 use super::leases::{Delivery, Holder, Kind, Lease, LeaseKey, Live, Phase, Waiter};
 use super::login::Generation;
 use super::policy::Question;
 use super::ports::{
-    Answer, AuditAction, AuditOutcome, AuditRecord, CallTrace, Certainty, CreateLease,
+    Answer, AuditAction, AuditOutcome, AuditRecord, CALL_LIMIT, CallTrace, Certainty, CreateLease,
     CreatedLease, Disposition, Failure, RedeemedLease, RevokeReason, Session,
 };
 use super::revocations::Cause;
@@ -33,6 +34,10 @@ const MAX_LEASE_TTL: Duration = Duration::from_hours(1);
 /// calls that bring it.
 const CALL_SLACK: Duration = Duration::from_mins(1);
 
+/// When the lease table is full, a caller is told to come back after this long: the shortest time
+/// in which a lease runs out.
+const FULL_RETRY_AFTER: Duration = MIN_LEASE_TTL;
+
 /// What a request that passed the gate may do.
 struct Passed {
     rule: CleanText,
@@ -47,6 +52,7 @@ impl Passed {
             connection: asker.connection,
             peer: Arc::clone(&asker.peer),
             class,
+            joined: false,
             min_valid_for: Duration::ZERO,
             rule: self.rule,
             max_ttl: self.max_ttl,
@@ -82,26 +88,44 @@ impl State {
             min_valid_for: request.min_valid_for,
             ..passed.waiter(asker, request.holder)
         };
-        if let Some((key, lease)) = self.leases.shared_mut(&request.selector)
-            && serves(lease, &waiter, now)
-        {
-            let ready = lease.live(now.boot).and_then(|live| live.material.clone());
-            match ready {
-                Some(material) => self.deliver(key, &waiter, &material, now, effects),
-                None => lease.waiters.push_back(waiter),
-            }
-            return;
-        }
+        self.share(request.selector, waiter, request.reason, now, effects);
+    }
+
+    /// For a caller that passed the gate: what is in memory, else a place among those who wait for
+    /// a lease on its way, else a lease of its own.
+    fn share(
+        &mut self,
+        selector: Selector,
+        mut waiter: Waiter,
+        purpose: Option<CleanText>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
         let ttl = self
             .targets
-            .get(&request.selector)
+            .get(&selector)
             .map_or(MIN_LEASE_TTL, |target| target.ttl)
-            .max(request.min_valid_for.saturating_add(CALL_SLACK));
+            .max(waiter.min_valid_for.saturating_add(CALL_SLACK));
+        let room = self
+            .session(now)
+            .map_or(MAX_LEASE_TTL, |session| room_for_lease(session, now));
+        let own_ttl = ttl.min(waiter.max_ttl.unwrap_or(MAX_LEASE_TTL)).min(room);
+        if let Some((key, lease)) = self.leases.shared_mut(&selector)
+            && serves(lease, &waiter, own_ttl, now)
+        {
+            let ready = lease.live(now.boot).and_then(|live| live.material.clone());
+            if let Some(material) = ready {
+                return self.deliver(key, &waiter, &material, now, effects);
+            }
+            waiter.joined = true;
+            lease.waiters.push_back(waiter);
+            return;
+        }
         let new = NewLease {
-            selector: request.selector,
+            selector,
             ttl,
             max_redemptions: 1,
-            purpose: request.reason,
+            purpose,
             kind: Kind::Shared,
         };
         self.make_lease(new, VecDeque::from([waiter]), now, effects);
@@ -216,7 +240,7 @@ impl State {
         };
         if !on_its_way {
             // Idempotent: what is over stays as it is.
-            return self.show_lease(asker.ticket, key, now, effects);
+            return self.show_lease(asker, key, now, effects);
         }
         let session = self.session(now).map(Arc::clone);
         let sending = matches!(
@@ -229,13 +253,13 @@ impl State {
             now,
             effects,
         );
-        if sending || self.revoke_tickets.contains_key(lease_id) {
-            self.revoke_tickets
+        if sending || self.revoke_askers.contains_key(lease_id) {
+            self.revoke_askers
                 .entry(lease_id.clone())
                 .or_default()
-                .push((asker.ticket, asker.connection));
+                .push(asker.clone());
         } else {
-            self.show_lease(asker.ticket, key, now, effects);
+            self.show_lease(asker, key, now, effects);
         }
     }
 
@@ -316,9 +340,28 @@ impl State {
         None
     }
 
-    /// A no that left no call: recorded, then said.
-    fn deny(
+    /// A no without a call of its own: recorded, then said.
+    pub(super) fn deny(
         &mut self,
+        asker: &Asker,
+        selector: Option<&Selector>,
+        rule: &CleanText,
+        refusal: Refusal,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.deny_as(
+            AuditOutcome::Denied,
+            asker,
+            selector,
+            rule,
+            refusal,
+            effects,
+        );
+    }
+
+    fn deny_as(
+        &mut self,
+        outcome: AuditOutcome,
         asker: &Asker,
         selector: Option<&Selector>,
         rule: &CleanText,
@@ -330,9 +373,28 @@ impl State {
             selector: selector.cloned(),
             rule: Some(rule.clone()),
             reason: Some(CleanText::new(refusal.code.as_str(), 64)),
-            ..self.record(AuditAction::Deny, AuditOutcome::Denied)
+            ..self.record(AuditAction::Deny, outcome)
         })));
         self.refuse(asker.ticket, refusal, effects);
+    }
+
+    /// A no to those who waited for a lease, each with its record (AU-2).
+    pub(super) fn turn_away(
+        &mut self,
+        selector: &Selector,
+        waiters: VecDeque<Waiter>,
+        code: ErrorCode,
+        effects: &mut Vec<Effect>,
+    ) {
+        for waiter in waiters {
+            self.deny(
+                &waiter.asker(),
+                Some(selector),
+                &waiter.rule,
+                code.into(),
+                effects,
+            );
+        }
     }
 
     pub(super) fn not_found(&mut self, asker: &Asker, effects: &mut Vec<Effect>) {
@@ -366,7 +428,11 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         match self.check_new(&new, &waiters, now) {
-            Ok((session, ttl)) => {
+            Ok(Checked {
+                session,
+                ttl,
+                wanted,
+            }) => {
                 let revocable = session.grants(&Scope {
                     action: Action::Revoke,
                     selector: new.selector.clone(),
@@ -378,6 +444,7 @@ impl State {
                 let lease = Lease {
                     selector: new.selector.clone(),
                     ttl,
+                    wanted,
                     kind: new.kind,
                     revocable,
                     class,
@@ -416,13 +483,13 @@ impl State {
         }
     }
 
-    /// Session, grants, room, and a lifetime that everybody's limits allow.
+    /// Session, grants, no fresh no of the issuer's, room, and a lifetime that everybody's limits allow.
     fn check_new(
         &self,
         new: &NewLease,
         waiters: &VecDeque<Waiter>,
         now: Now,
-    ) -> Result<(Arc<Session>, Duration), Refusal> {
+    ) -> Result<Checked, Refusal> {
         let session = self.session(now).ok_or_else(|| self.login_required())?;
         let needed: &[Action] = if new.kind.is_shared() {
             &[Action::Create, Action::Redeem]
@@ -438,19 +505,30 @@ impl State {
                 return Err(ErrorCode::ScopeNotGranted.into());
             }
         }
-        if self.leases.is_full() {
-            return Err(ErrorCode::RateLimited.into());
-        }
-        // `renew = "login"`: a lease never outlives its token. Whole seconds, rounded down.
-        let token_left = now.boot.until(session.expires_at);
-        if token_left < MIN_LEASE_TTL {
-            return Err(self.login_required());
-        }
         let allowed = waiters
             .iter()
             .filter_map(|waiter| waiter.max_ttl)
             .fold(MAX_LEASE_TTL, Duration::min);
-        let ttl = new.ttl.min(allowed).min(token_left);
+        let wanted = denials::Wanted {
+            selector: new.selector.clone(),
+            ttl: new.ttl.min(allowed),
+            max_redemptions: new.max_redemptions,
+        };
+        if let Some(refusal) = self.denials.answer(&wanted, now.boot) {
+            return Err(refusal);
+        }
+        if self.leases.is_full() {
+            return Err(Refusal {
+                retry_after: Some(FULL_RETRY_AFTER),
+                ..Refusal::new(ErrorCode::RateLimited)
+            });
+        }
+        let room = room_for_lease(session, now);
+        if room < MIN_LEASE_TTL {
+            return Err(self.login_required());
+        }
+        // Whole seconds, rounded down.
+        let ttl = wanted.ttl.min(room);
         let ttl = Duration::from_secs(ttl.as_secs());
         let needs = waiters
             .iter()
@@ -462,7 +540,11 @@ impl State {
                 .with_message("no lease can stay valid for as long as asked")
                 .with_fix("ask for a shorter time of validity"));
         }
-        Ok((Arc::clone(session), ttl))
+        Ok(Checked {
+            session: Arc::clone(session),
+            ttl,
+            wanted,
+        })
     }
 
     pub(super) fn lease_create_answered(
@@ -483,6 +565,7 @@ impl State {
             Ok(created) => {
                 let selector = lease.selector.clone();
                 lease.max_redemptions = created.max_redemptions;
+                self.denials.granted(&lease.wanted);
                 effects.push(Effect::Audit(Box::new(AuditRecord {
                     lease_id: Some(created.lease_id.clone()),
                     lease_expires_at: Some(created.expires_at_unix),
@@ -519,13 +602,17 @@ impl State {
                         &answer.trace,
                     )
                 })));
-                let waiters = self
-                    .leases
-                    .remove_unmade(key)
-                    .map(|lease| lease.waiters)
-                    .unwrap_or_default();
-                self.ending_settled(key, true);
-                self.fail_waiters(waiters, &failure, &answer.trace, effects);
+                if let Some(lease) = self.leases.remove_unmade(key) {
+                    if generation == self.generation {
+                        let refusal = refusal_of(&failure, &answer.trace);
+                        self.denials
+                            .failed(lease.wanted, &failure, refusal, now.boot);
+                    }
+                    let (selector, waiters) = (&lease.selector, lease.waiters);
+                    self.fail_waiters(selector, waiters, &failure, &answer.trace, effects);
+                }
+                // Without an answer it may have been made all the same.
+                self.ending_settled(key, failure.certainty == Certainty::NotDone);
                 // What became of an earlier login's call says nothing about this session.
                 if generation == self.generation {
                     self.session_after(&failure, now, effects);
@@ -571,7 +658,7 @@ impl State {
         };
         tracing::debug!(selector = selector.short(), "lease made");
         self.hold(key, &waiter, effects);
-        self.show_lease(waiter.ticket, key, now, effects);
+        self.show_lease(&waiter.asker(), key, now, effects);
     }
 
     /// A lease that the log does not know would be nobody's after a crash: it is given back.
@@ -600,13 +687,9 @@ impl State {
         } else {
             ErrorCode::LoginRequired
         };
-        let waiters = self
-            .leases
-            .get_mut(key)
-            .map(|lease| std::mem::take(&mut lease.waiters))
-            .unwrap_or_default();
-        for waiter in waiters {
-            self.refuse(waiter.ticket, code.into(), effects);
+        if let Some(lease) = self.leases.get_mut(key) {
+            let (selector, waiters) = (lease.selector.clone(), std::mem::take(&mut lease.waiters));
+            self.turn_away(&selector, waiters, code, effects);
         }
         let session = self
             .ending_session()
@@ -679,19 +762,30 @@ impl State {
         let material = Arc::new(material);
         if lease.kind.is_shared() {
             live.material = Some(Arc::clone(&material));
+            let selector = lease.selector.clone();
             let waiters = std::mem::take(&mut lease.waiters);
             self.leases.shorten(key, material_ends_at);
-            for waiter in waiters {
+            let left = now.boot.until(material_ends_at);
+            let (short, served): (Vec<_>, Vec<_>) = waiters
+                .into_iter()
+                .partition(|waiter| waiter.joined && left < waiter.min_valid_for);
+            for waiter in served {
                 self.deliver(key, &waiter, &material, now, effects);
             }
             // Nobody is left who waited, or it came too short for all of them.
-            return self.release_if_abandoned(key, RevokeReason::Released, now, effects);
+            self.release_if_abandoned(key, RevokeReason::Released, now, effects);
+            for mut waiter in short {
+                waiter.joined = false;
+                self.share(selector.clone(), waiter, None, now, effects);
+            }
+            return;
         }
         if let Some(waiter) = lease.waiters.pop_front() {
             if now.boot < material_ends_at {
                 self.deliver(key, &waiter, &material, now, effects);
             } else {
-                self.refuse(waiter.ticket, ErrorCode::LeaseExpired.into(), effects);
+                let (selector, expired) = (lease.selector.clone(), ErrorCode::LeaseExpired);
+                self.turn_away(&selector, VecDeque::from([waiter]), expired, effects);
             }
         }
         let next = self
@@ -722,6 +816,7 @@ impl State {
             return;
         };
         live.redeeming = false;
+        let selector = lease.selector.clone();
         let waiters = std::mem::take(&mut lease.waiters);
         let passes = matches!(
             failure.disposition,
@@ -729,12 +824,12 @@ impl State {
         );
         if lease.kind == Kind::Single && passes && failure.certainty == Certainty::NotDone {
             // Not counted, and whoever asked hears that trying again may help.
-            self.fail_waiters(waiters, failure, trace, effects);
+            self.fail_waiters(&selector, waiters, failure, trace, effects);
             return self.release_if_abandoned(key, RevokeReason::HolderExited, now, effects);
         }
         let replace = lease.kind == Kind::Shared && failure.certainty == Certainty::Unknown;
         let new = NewLease {
-            selector: lease.selector.clone(),
+            selector: selector.clone(),
             ttl: lease.ttl,
             max_redemptions: lease.max_redemptions,
             purpose: None,
@@ -749,7 +844,7 @@ impl State {
         if replace && !waiters.is_empty() && session.is_some() {
             self.make_lease(new, waiters, now, effects);
         } else {
-            self.fail_waiters(waiters, failure, trace, effects);
+            self.fail_waiters(&selector, waiters, failure, trace, effects);
         }
         self.session_after(failure, now, effects);
     }
@@ -765,6 +860,12 @@ impl State {
         let key = self.leases.find(lease_id);
         let (outcome, word, confirmed) = match &answer.outcome {
             Ok(()) => (AuditOutcome::Ok, CleanText::new(reason.as_str(), 64), true),
+            // The word by which the next run knows that nothing is open.
+            Err(failure) if failure.code == ErrorCode::LeaseNotFound => (
+                outcome_of(failure),
+                CleanText::new(failure.code.as_str(), 64),
+                false,
+            ),
             Err(failure) => (outcome_of(failure), reason_word(failure), false),
         };
         let subject = match &answer.outcome {
@@ -794,10 +895,10 @@ impl State {
         if let Some(key) = key {
             self.ending_settled(key, confirmed);
         }
-        for (ticket, _) in self.revoke_tickets.remove(lease_id).unwrap_or_default() {
+        for asker in self.revoke_askers.remove(lease_id).unwrap_or_default() {
             match key {
-                Some(key) => self.show_lease(ticket, key, now, effects),
-                None => self.refuse(ticket, ErrorCode::LeaseNotFound.into(), effects),
+                Some(key) => self.show_lease(&asker, key, now, effects),
+                None => self.not_found(&asker, effects),
             }
         }
     }
@@ -813,20 +914,14 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         let Some(lease) = self.leases.get(key) else {
-            return self.refuse(waiter.ticket, ErrorCode::LeaseNotFound.into(), effects);
+            return self.not_found(&waiter.asker(), effects);
         };
         let valid = lease
             .live(now.boot)
             .is_some_and(|live| now.boot.until(live.expires_at) >= waiter.min_valid_for);
         let Some(view) = lease.view(now.boot).filter(|_| valid) else {
-            let (refusal, selector) = (ErrorCode::LeaseExpired.into(), lease.selector.clone());
-            return self.deny(
-                &waiter.asker(),
-                Some(&selector),
-                &waiter.rule,
-                refusal,
-                effects,
-            );
+            let (selector, waiters) = (lease.selector.clone(), VecDeque::from([waiter.clone()]));
+            return self.turn_away(&selector, waiters, ErrorCode::LeaseExpired, effects);
         };
         effects.push(Effect::Audit(Box::new(AuditRecord {
             peer: Some(Arc::clone(&waiter.peer)),
@@ -858,29 +953,35 @@ impl State {
         }
     }
 
-    fn show_lease(
-        &mut self,
-        ticket: super::event::Ticket,
-        key: LeaseKey,
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn show_lease(&mut self, asker: &Asker, key: LeaseKey, now: Now, effects: &mut Vec<Effect>) {
         match self.leases.get(key).and_then(|lease| lease.view(now.boot)) {
-            Some(view) => self.reply(ticket, Reply::Lease(Box::new(view)), effects),
-            None => self.refuse(ticket, ErrorCode::LeaseNotFound.into(), effects),
+            Some(view) => self.reply(asker.ticket, Reply::Lease(Box::new(view)), effects),
+            None => self.not_found(asker, effects),
         }
     }
 
+    /// The call's own record names the first of them; the others have one each (AU-2).
     fn fail_waiters(
         &mut self,
-        waiters: VecDeque<Waiter>,
+        selector: &Selector,
+        mut waiters: VecDeque<Waiter>,
         failure: &Failure,
         trace: &CallTrace,
         effects: &mut Vec<Effect>,
     ) {
         let refusal = refusal_of(failure, trace);
+        if let Some(first) = waiters.pop_front() {
+            self.refuse(first.ticket, refusal.clone(), effects);
+        }
         for waiter in waiters {
-            self.refuse(waiter.ticket, refusal.clone(), effects);
+            self.deny_as(
+                outcome_of(failure),
+                &waiter.asker(),
+                Some(selector),
+                &waiter.rule,
+                refusal.clone(),
+                effects,
+            );
         }
     }
 
@@ -928,10 +1029,8 @@ impl State {
     }
 
     pub(super) fn purge_leases(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        for (_, waiters) in self.leases.purge(now.boot) {
-            for waiter in waiters {
-                self.refuse(waiter.ticket, ErrorCode::LeaseExpired.into(), effects);
-            }
+        for (selector, waiters) in self.leases.purge(now.boot) {
+            self.turn_away(&selector, waiters, ErrorCode::LeaseExpired, effects);
         }
     }
 
@@ -984,6 +1083,13 @@ impl Waiter {
     }
 }
 
+/// What a lease is asked for with, when everything allows it.
+struct Checked {
+    session: Arc<Session>,
+    ttl: Duration,
+    wanted: denials::Wanted,
+}
+
 /// A lease about to be asked for.
 struct NewLease {
     selector: Selector,
@@ -993,14 +1099,26 @@ struct NewLease {
     kind: Kind,
 }
 
+/// The longest lease that this session can make now. `renew = "login"`: a lease never outlives its
+/// token, however late within the call the issuer starts to count.
+pub(super) fn room_for_lease(session: &Session, now: Now) -> Duration {
+    now.boot
+        .until(session.expires_at)
+        .saturating_sub(CALL_LIMIT)
+}
+
 /// Whether a shared lease will do for this caller: within its rule's lifetime, and valid for as
-/// long as it needs. One that is still on its way is judged by what was asked for.
-fn serves(lease: &Lease, waiter: &Waiter, now: Now) -> bool {
+/// long as it needs. One that is still on its way is judged by what was asked for: it must leave
+/// room for the calls that bring it, or as much as one of the caller's own would, of `own_ttl`.
+fn serves(lease: &Lease, waiter: &Waiter, own_ttl: Duration, now: Now) -> bool {
     let short_enough = waiter.max_ttl.is_none_or(|max_ttl| lease.ttl <= max_ttl);
+    let needed = waiter.min_valid_for;
     let long_enough = match &lease.phase {
-        Phase::Creating => lease.ttl >= waiter.min_valid_for,
+        Phase::Creating => {
+            lease.ttl >= needed && lease.ttl >= needed.saturating_add(CALL_SLACK).min(own_ttl)
+        }
         Phase::Live(live) => {
-            now.boot < live.expires_at && now.boot.until(live.expires_at) >= waiter.min_valid_for
+            now.boot < live.expires_at && now.boot.until(live.expires_at) >= needed
         }
         Phase::Ended { .. } => false,
     };

@@ -14,7 +14,7 @@ use super::ports::{
     DeviceAuthorization, DeviceExchange, Disposition, Failure, RevokeReason, Session,
 };
 use super::revocations::Cause;
-use super::serve::MIN_LEASE_TTL;
+use super::serve::{MIN_LEASE_TTL, room_for_lease};
 use super::state::{Asker, State};
 use crate::model::{CleanText, DeviceView, ErrorCode, LeaseState, PeerFacts, Refusal};
 use crate::time::{Now, Timestamp};
@@ -52,11 +52,11 @@ impl State {
             .filter(|session| now.boot < session.expires_at)
     }
 
-    /// Whether the token still lives long enough for a lease. One that does not is as good as
+    /// Whether the token still lives long enough to make a lease. One that does not is as good as
     /// none: who is told `login_required` because of it can log in at once.
     fn session_has_room(&self, now: Now) -> bool {
         self.session(now)
-            .is_some_and(|session| now.boot.until(session.expires_at) >= MIN_LEASE_TTL)
+            .is_some_and(|session| room_for_lease(session, now) >= MIN_LEASE_TTL)
     }
 
     pub(super) fn login_begin(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {
@@ -260,6 +260,7 @@ impl State {
         self.last_principal = Some(session.principal.clone());
         let session = Arc::new(session);
         self.login = Login::LoggedIn(Arc::clone(&session));
+        self.denials.forget();
         effects.push(Effect::Audit(Box::new(AuditRecord {
             peer: Some(peer),
             trace: trace.clone(),
@@ -411,7 +412,7 @@ impl State {
             let Some(lease) = self.leases.get_mut(key) else {
                 continue;
             };
-            let waiters = std::mem::take(&mut lease.waiters);
+            let (selector, waiters) = (lease.selector.clone(), std::mem::take(&mut lease.waiters));
             match &lease.phase {
                 Phase::Creating => {
                     // Its answer is recognised by its generation, and revoked then.
@@ -426,9 +427,7 @@ impl State {
                 }
                 Phase::Ended { .. } => {}
             }
-            for waiter in waiters {
-                self.refuse(waiter.ticket, code.into(), effects);
-            }
+            self.turn_away(&selector, waiters, code, effects);
         }
         self.revocations.suspend();
         match &mut self.ending {
@@ -496,14 +495,33 @@ impl State {
             revoked: ending.revoked,
             unconfirmed: ending.unconfirmed.saturating_add(ending.outstanding.len()),
         };
+        effects.push(Effect::AbandonCalls {
+            keep: self.login.session().map(Arc::clone),
+        });
         effects.push(Effect::DropConnections);
         for ticket in ending.tickets {
             self.reply(ticket, Reply::Ended(ended), effects);
         }
         if ending.then_stop {
-            effects.push(self.audit(AuditAction::Stop, AuditOutcome::Ok));
-            effects.push(Effect::Stop);
+            // What earlier endings left counts too, as long as it can be live.
+            let unconfirmed = ended.unconfirmed.max(self.revocations.count(now.boot));
+            self.stopped(unconfirmed, effects);
         }
+    }
+
+    /// Says what could not be confirmed (LC-7), and stops.
+    fn stopped(&self, unconfirmed: usize, effects: &mut Vec<Effect>) {
+        let mut record = self.record(AuditAction::Stop, AuditOutcome::Ok);
+        if unconfirmed > 0 {
+            tracing::warn!(
+                leases = unconfirmed,
+                "stopping although the issuer has not confirmed that these leases have ended"
+            );
+            record.outcome = AuditOutcome::Error;
+            record.reason = Some(CleanText::new(&format!("unconfirmed:{unconfirmed}"), 64));
+        }
+        effects.push(Effect::Audit(Box::new(record)));
+        effects.push(Effect::Stop);
     }
 
     pub(super) fn login_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {
@@ -563,9 +581,8 @@ impl State {
         };
         let (lease_id, ends_at) = (live.lease_id.clone(), live.expires_at);
         let (selector, revocable) = (lease.selector.clone(), lease.revocable);
-        for waiter in self.leases.end(key, LeaseState::Revoking, now.boot) {
-            self.refuse(waiter.ticket, ErrorCode::LeaseRevoked.into(), effects);
-        }
+        let waiters = self.leases.end(key, LeaseState::Revoking, now.boot);
+        self.turn_away(&selector, waiters, ErrorCode::LeaseRevoked, effects);
         if !revocable {
             // Without the grant it can only run out; `status` says so.
             return false;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decisions::Decisions;
+use super::denials::Denials;
 use super::effect::Effect;
 use super::event::{ConnectionId, Door, Event, Reply, Request, StatusView, TargetView, Ticket};
 use super::leases::{Holder, LeaseTable};
@@ -69,8 +70,9 @@ pub struct State {
     pub(super) leases: LeaseTable,
     pub(super) revocations: Revocations,
     /// Who asked for a revocation and waits for the issuer's word.
-    pub(super) revoke_tickets: HashMap<LeaseId, Vec<(Ticket, ConnectionId)>>,
+    pub(super) revoke_askers: HashMap<LeaseId, Vec<Asker>>,
     pub(super) ending: Option<Ending>,
+    pub(super) denials: Denials,
     pub(super) decisions: Decisions,
     pub(super) tickets: HashMap<Ticket, ConnectionId>,
     pub(super) stopping: bool,
@@ -111,8 +113,9 @@ impl State {
             last_principal: resumed.principal,
             leases: LeaseTable::default(),
             revocations,
-            revoke_tickets: HashMap::new(),
+            revoke_askers: HashMap::new(),
             ending: None,
+            denials: Denials::default(),
             decisions: Decisions::default(),
             tickets: HashMap::new(),
             stopping: false,
@@ -167,8 +170,13 @@ impl State {
             Event::LeaseUnrecorded { lease_id } => self.lease_unrecorded(&lease_id, now, effects),
             Event::PolicyReplaced { policy } => {
                 self.policy = policy;
+                self.denials.forget();
                 effects.push(self.audit(AuditAction::PolicyLoad, AuditOutcome::Ok));
             }
+            Event::PolicyRefused => effects.push(Effect::Audit(Box::new(AuditRecord {
+                reason: Some(CleanText::new(ErrorCode::ConfigInvalid.as_str(), 64)),
+                ..self.record(AuditAction::PolicyLoad, AuditOutcome::Error)
+            }))),
             Event::TimerFired => {}
             Event::ShutdownRequested => self.shutdown(now, effects),
         }
@@ -233,10 +241,10 @@ impl State {
             peer,
         };
         if self.stopping {
-            return self.refuse(ticket, ErrorCode::ShuttingDown.into(), effects);
+            return self.turn_down(&asker, &request, ErrorCode::ShuttingDown, effects);
         }
         if profile.is_some_and(|name| *name != self.settings.profile) {
-            return self.refuse(ticket, ErrorCode::ProfileUnknown.into(), effects);
+            return self.turn_down(&asker, &request, ErrorCode::ProfileUnknown, effects);
         }
         match request {
             Request::Status => {
@@ -291,6 +299,22 @@ impl State {
         }
     }
 
+    /// A no before it was looked at what is asked for; where that is a lease, with its record.
+    fn turn_down(
+        &mut self,
+        asker: &Asker,
+        request: &Request,
+        code: ErrorCode,
+        effects: &mut Vec<Effect>,
+    ) {
+        if request.is_about_a_lease() {
+            let rule = CleanText::new(code.as_str(), 64);
+            self.deny(asker, request.selector(), &rule, code.into(), effects);
+        } else {
+            self.refuse(asker.ticket, code.into(), effects);
+        }
+    }
+
     fn connection_closed(&mut self, connection: ConnectionId, now: Now, effects: &mut Vec<Effect>) {
         self.peers.remove(&connection);
         self.decisions.close(connection);
@@ -299,8 +323,8 @@ impl State {
         self.login
             .forget_ticket(&|ticket| !tickets.contains_key(&ticket));
         self.leases.forget_waiters(connection);
-        for waiting in self.revoke_tickets.values_mut() {
-            waiting.retain(|(_, on)| *on != connection);
+        for waiting in self.revoke_askers.values_mut() {
+            waiting.retain(|asker| asker.connection != connection);
         }
         self.holder_gone(Holder::Connection(connection), now, effects);
     }

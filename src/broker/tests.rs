@@ -17,13 +17,13 @@ use super::effect::Effect;
 use super::event::{
     ConnectionId, CredentialRequest, Door, Event, LeaseRequest, Reply, Request, Ticket,
 };
-use super::leases::Phase;
-use super::login::Generation;
+use super::leases::{MAX_LEASES, Phase};
+use super::login::{Generation, Login};
 use super::policy::Policy;
 use super::ports::{
-    Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CallTrace, Certainty,
-    CreateLease, CreatedLease, DeviceAuthorization, DeviceExchange, Disposition, Failure,
-    OpenLease, RedeemedLease, RevokeReason, Session,
+    Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CALL_LIMIT,
+    CallTrace, Certainty, CreateLease, CreatedLease, DeviceAuthorization, DeviceExchange,
+    Disposition, Failure, OpenLease, RedeemedLease, RevokeReason, Session,
 };
 use super::state::{Resumed, Settings, State};
 use crate::dpop::ProofKey;
@@ -94,9 +94,26 @@ fn settings() -> Settings {
 enum Call {
     Begin(Generation, BeginDeviceAuthorization),
     Exchange(Generation, Arc<DeviceAuthorization>),
-    Create(super::leases::LeaseKey, Generation, CreateLease),
-    Redeem(super::leases::LeaseKey, LeaseId),
-    Revoke(LeaseId, RevokeReason),
+    Create(
+        super::leases::LeaseKey,
+        Generation,
+        CreateLease,
+        Arc<Session>,
+    ),
+    Redeem(super::leases::LeaseKey, LeaseId, Arc<Session>),
+    Revoke(LeaseId, RevokeReason, Arc<Session>),
+}
+
+impl Call {
+    /// Whose token and key it holds.
+    fn session(&self) -> Option<&Arc<Session>> {
+        match self {
+            Self::Begin(..) | Self::Exchange(..) => None,
+            Self::Create(_, _, _, session)
+            | Self::Redeem(_, _, session)
+            | Self::Revoke(_, _, session) => Some(session),
+        }
+    }
 }
 
 /// How the fake issuer answers.
@@ -112,6 +129,15 @@ enum How {
 /// What one caller has been told.
 type Told = Result<Reply, Refusal>;
 
+/// What an answer must have in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Recorded {
+    /// A new lease, or a refusal.
+    Made,
+    /// A refusal; a delivery has its own check.
+    Refused,
+}
+
 #[derive(Debug)]
 struct World {
     state: State,
@@ -120,6 +146,9 @@ struct World {
     records: Vec<AuditRecord>,
     told: BTreeMap<Ticket, Told>,
     asked: HashMap<Ticket, ConnectionId>,
+    /// Who asked for a credential or a lease, or for its end: these have their records.
+    recorded: HashMap<Ticket, (i32, Recorded)>,
+    pids: HashMap<ConnectionId, i32>,
     open: Vec<ConnectionId>,
     next: u64,
     next_lease: u64,
@@ -129,6 +158,10 @@ struct World {
     principal: &'static str,
     /// A session may be used: set by a login's success, cleared by logout, lock and loss.
     may_serve: bool,
+    /// What the issuer leaves out of the scopes it grants.
+    ungranted: Option<Action>,
+    /// How often the HTTP client was dropped.
+    dropped: usize,
     stopped: bool,
 }
 
@@ -145,6 +178,8 @@ impl World {
             records: Vec::new(),
             told: BTreeMap::new(),
             asked: HashMap::new(),
+            recorded: HashMap::new(),
+            pids: HashMap::new(),
             open: Vec::new(),
             next: 0,
             next_lease: 0,
@@ -152,6 +187,8 @@ impl World {
             watched: HashSet::new(),
             principal: "user:u-demo",
             may_serve: false,
+            ungranted: None,
+            dropped: 0,
             stopped: false,
         }
     }
@@ -160,12 +197,26 @@ impl World {
     fn step(&mut self, event: Event) {
         let mut effects = Vec::new();
         self.state.step(event, self.now, &mut effects);
-        let mut delivered_records: Vec<LeaseId> = Vec::new();
+        let mut delivered_records: Vec<(LeaseId, i32)> = Vec::new();
+        let mut made_records: Vec<LeaseId> = Vec::new();
+        let mut refused_records: Vec<i32> = Vec::new();
+        let mut abandoned = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Audit(record) => {
-                    if record.action == AuditAction::Deliver && record.outcome == AuditOutcome::Ok {
-                        delivered_records.push(record.lease_id.clone().unwrap());
+                    let pid = record.peer.as_ref().map(|peer| peer.process.pid);
+                    match (record.action, record.outcome) {
+                        (AuditAction::Deliver, AuditOutcome::Ok) => {
+                            delivered_records
+                                .push((record.lease_id.clone().unwrap(), pid.unwrap()));
+                        }
+                        (AuditAction::LeaseCreate, AuditOutcome::Ok) => {
+                            made_records.push(record.lease_id.clone().unwrap());
+                        }
+                        (_, AuditOutcome::Ok) => {}
+                        (_, AuditOutcome::Denied | AuditOutcome::Error) => {
+                            refused_records.extend(pid);
+                        }
                     }
                     assert!(
                         record.peer.is_some() || !is_asked_for(&record),
@@ -178,7 +229,9 @@ impl World {
                         // AU-1: its own record stands before it in the same batch.
                         let at = delivered_records
                             .iter()
-                            .position(|id| *id == delivery.lease.lease_id)
+                            .position(|(id, pid)| {
+                                *id == delivery.lease.lease_id && *pid == self.recorded[&ticket].0
+                            })
                             .expect("material without its audit record");
                         delivered_records.remove(at);
                         // LC-2: nothing past its end, on our clock or on the issuer's.
@@ -190,6 +243,21 @@ impl World {
                             selector(2),
                             "denied selector served"
                         );
+                    }
+                    match (&answer, self.recorded.get(&ticket)) {
+                        // AU-1, AU-2: a lease has its record before its maker hears of it.
+                        (Ok(Reply::Lease(view)), Some((_, Recorded::Made))) => {
+                            let at = made_records.iter().position(|id| *id == view.lease_id);
+                            made_records.remove(at.expect("a lease without its record"));
+                        }
+                        // AU-2: a no has a record of its own, before it is said.
+                        (Err(refusal), Some((pid, _))) => {
+                            let at = refused_records.iter().position(|of| of == pid);
+                            let code = refusal.code;
+                            refused_records
+                                .remove(at.unwrap_or_else(|| panic!("{code:?} without a record")));
+                        }
+                        _ => {}
                     }
                     let first = self.told.insert(ticket, answer).is_none();
                     assert!(first, "answered twice");
@@ -214,8 +282,11 @@ impl World {
                 } => {
                     assert!(self.may_serve, "a session used after logout or lock");
                     assert!(self.now.boot < session.expires_at, "a dead token used");
-                    assert!(self.now.boot.plus(request.ttl) <= session.expires_at);
-                    self.calls.push(Call::Create(lease, generation, request));
+                    // However late within the call the issuer starts counting.
+                    let at_the_latest = self.now.boot.plus(CALL_LIMIT).plus(request.ttl);
+                    assert!(at_the_latest <= session.expires_at, "outlives its token");
+                    self.calls
+                        .push(Call::Create(lease, generation, request, session));
                 }
                 Effect::RedeemLease {
                     lease,
@@ -225,12 +296,14 @@ impl World {
                 } => {
                     assert!(self.may_serve, "a session used after logout or lock");
                     assert!(self.now.boot < session.expires_at, "a dead token used");
-                    self.calls.push(Call::Redeem(lease, lease_id));
+                    self.calls.push(Call::Redeem(lease, lease_id, session));
                 }
                 Effect::RevokeLease {
-                    lease_id, reason, ..
+                    session,
+                    lease_id,
+                    reason,
                 } => {
-                    self.calls.push(Call::Revoke(lease_id, reason));
+                    self.calls.push(Call::Revoke(lease_id, reason, session));
                 }
                 Effect::WatchProcess { process } => {
                     self.watched.insert(process);
@@ -238,7 +311,14 @@ impl World {
                 Effect::AbandonLogin => self
                     .calls
                     .retain(|call| !matches!(call, Call::Begin(..) | Call::Exchange(..))),
-                Effect::DropConnections => {}
+                Effect::AbandonCalls { keep } => {
+                    let calls = std::mem::take(&mut self.calls);
+                    (abandoned, self.calls) = calls.into_iter().partition(|call| {
+                        let session = call.session().map(Arc::as_ptr);
+                        session.is_some() && session != keep.as_ref().map(Arc::as_ptr)
+                    });
+                }
+                Effect::DropConnections => self.dropped += 1,
                 Effect::Stop => self.stopped = true,
             }
         }
@@ -247,6 +327,9 @@ impl World {
             "a delivery recorded that did not happen"
         );
         self.nothing_lives_for_nobody();
+        for call in abandoned {
+            self.answered(call, How::Lost);
+        }
     }
 
     /// LC-7, LC-8: what is live is held by somebody, waited for by somebody, or was given to
@@ -281,6 +364,7 @@ impl World {
         self.next += 1;
         let connection = ConnectionId(self.next);
         self.open.push(connection);
+        self.pids.insert(connection, pid);
         let peer = Arc::new(PeerFacts {
             process: ProcessId { pid, started: 1 },
             exe: Some(text("/usr/bin/true")),
@@ -298,6 +382,17 @@ impl World {
         self.next += 1;
         let ticket = Ticket(self.next);
         self.asked.insert(ticket, connection);
+        let recorded = match request {
+            Request::LeaseCreate(_) => Some(Recorded::Made),
+            Request::Credential(_) | Request::LeaseRedeem { .. } | Request::LeaseRevoke { .. } => {
+                Some(Recorded::Refused)
+            }
+            _ => None,
+        };
+        if let Some(recorded) = recorded {
+            self.recorded
+                .insert(ticket, (self.pids[&connection], recorded));
+        }
         match request {
             Request::Logout | Request::Lock => self.may_serve = false,
             _ => {}
@@ -328,6 +423,10 @@ impl World {
             return;
         }
         let call = self.calls.remove(index % self.calls.len());
+        self.answered(call, how);
+    }
+
+    fn answered(&mut self, call: Call, how: How) {
         let event = match call {
             Call::Begin(generation, request) => Event::DeviceAuthorizationAnswered {
                 generation,
@@ -350,7 +449,7 @@ impl World {
                     answer: exchanged,
                 }
             }
-            Call::Create(lease, generation, request) => {
+            Call::Create(lease, generation, request, _) => {
                 if how == How::SessionOver {
                     self.session_over(generation);
                 }
@@ -361,7 +460,7 @@ impl World {
                     answer: created,
                 }
             }
-            Call::Redeem(lease, lease_id) => {
+            Call::Redeem(lease, lease_id, _) => {
                 let live = self.issued.get(&lease_id).copied();
                 let redeemed = match live {
                     Some(ends) => answer(how, |_| redeemed(ends, self.now)),
@@ -385,7 +484,7 @@ impl World {
                     answer: redeemed,
                 }
             }
-            Call::Revoke(lease_id, reason) => {
+            Call::Revoke(lease_id, reason, _) => {
                 let revoked = answer(how, |_| ());
                 if revoked.outcome.is_ok() {
                     self.issued.remove(&lease_id);
@@ -438,7 +537,13 @@ impl World {
             token: SecretString::copy_from("token"),
             key: Arc::clone(&authorization.key),
             pop_key_id: authorization.pop_key_id.clone(),
-            scopes: authorization.request.scopes.clone(),
+            scopes: authorization
+                .request
+                .scopes
+                .iter()
+                .filter(|scope| Some(scope.action) != self.ungranted)
+                .cloned()
+                .collect(),
             expires_at: self.now.boot.plus(secs(600)),
             expires_at_unix: self.now.unix.plus(secs(600)),
             binding_checked: true,
@@ -503,7 +608,7 @@ impl World {
         self.calls
             .iter()
             .filter_map(|call| match call {
-                Call::Revoke(id, reason) => Some((id.to_string(), *reason)),
+                Call::Revoke(id, reason, _) => Some((id.to_string(), *reason)),
                 _ => None,
             })
             .collect()
@@ -520,11 +625,16 @@ fn answer<T>(how: How, ok: impl FnOnce(How) -> T) -> Answer<T> {
             trace: CallTrace::default(),
             outcome: Ok(ok(how)),
         },
-        How::Denied => failed(
-            ErrorCode::AegisDenied,
-            Disposition::Terminal,
-            Certainty::NotDone,
-        ),
+        How::Denied => Answer {
+            trace: CallTrace::default(),
+            outcome: Err(Failure {
+                code: ErrorCode::AegisDenied,
+                disposition: Disposition::Terminal,
+                reason: Some(text("policy_denied")),
+                message: None,
+                certainty: Certainty::NotDone,
+            }),
+        },
         How::Lost if std::any::type_name::<T>().contains("DeviceExchange") => failed(
             ErrorCode::AegisUnavailable,
             Disposition::Wait(None),
@@ -671,6 +781,155 @@ fn records_name_the_peer_that_asked() {
         let record = world.records.iter().rev().find(|r| r.action == action);
         let peer = record.unwrap().peer.as_ref();
         assert_eq!(peer.map(|peer| peer.process.pid), Some(pid), "{name}");
+    }
+}
+
+/// AU-2: whatever ends a wait, each caller that is refused has exactly one record of it.
+#[test]
+fn every_caller_that_is_refused_has_its_record() {
+    type Row = (&'static str, fn(&mut World), ErrorCode);
+    fn three_gets(world: &mut World) {
+        for pid in 1..=3 {
+            let connection = world.connect(pid);
+            world.ask(connection, get(0, HolderClass::None));
+        }
+    }
+    fn three_redemptions(world: &mut World) {
+        let maker = world.connect(9);
+        world.ask(maker, create(0, 3, HolderClass::None));
+        world.answer(0, How::Well);
+        for pid in 1..=3 {
+            let connection = world.connect(pid);
+            let lease_id = LeaseId::parse("lse_1").unwrap();
+            world.ask(connection, Request::LeaseRedeem { lease_id });
+        }
+    }
+    fn ended_by(world: &mut World, request: Request) {
+        let connection = world.connect(9);
+        world.ask(connection, request);
+    }
+    let rows: [Row; 12] = [
+        (
+            "a create that is denied",
+            |world| {
+                three_gets(world);
+                world.answer(0, How::Denied);
+            },
+            ErrorCode::AegisDenied,
+        ),
+        (
+            "a create that gets lost",
+            |world| {
+                three_gets(world);
+                world.answer(0, How::Lost);
+            },
+            ErrorCode::AegisUnavailable,
+        ),
+        (
+            "a create that ends the session",
+            |world| {
+                three_gets(world);
+                world.answer(0, How::SessionOver);
+            },
+            ErrorCode::LoginRequired,
+        ),
+        (
+            "a redemption that is denied",
+            |world| {
+                three_gets(world);
+                world.answer(0, How::Well);
+                world.answer(0, How::Denied);
+            },
+            ErrorCode::AegisDenied,
+        ),
+        (
+            "redemptions that are denied",
+            |world| {
+                three_redemptions(world);
+                world.answer(0, How::Denied);
+            },
+            ErrorCode::AegisDenied,
+        ),
+        (
+            "a logout",
+            |world| {
+                three_gets(world);
+                ended_by(world, Request::Logout);
+            },
+            ErrorCode::LoginRequired,
+        ),
+        (
+            "a lock",
+            |world| {
+                three_gets(world);
+                world.answer(0, How::Well);
+                ended_by(world, Request::Lock);
+            },
+            ErrorCode::Locked,
+        ),
+        (
+            "a stop",
+            |world| {
+                three_gets(world);
+                world.step(Event::ShutdownRequested);
+            },
+            ErrorCode::ShuttingDown,
+        ),
+        (
+            "a revocation",
+            |world| {
+                three_redemptions(world);
+                let lease_id = LeaseId::parse("lse_1").unwrap();
+                ended_by(world, Request::LeaseRevoke { lease_id });
+            },
+            ErrorCode::LeaseRevoked,
+        ),
+        (
+            "the end of the lease",
+            |world| {
+                three_redemptions(world);
+                world.advance(secs(300));
+            },
+            ErrorCode::LeaseExpired,
+        ),
+        (
+            "a token that ends before the lease is there",
+            |world| {
+                three_gets(world);
+                world.advance(secs(600));
+                world.answer(0, How::Well);
+            },
+            ErrorCode::LoginRequired,
+        ),
+        (
+            "a request while stopping",
+            |world| {
+                world.step(Event::ShutdownRequested);
+                three_gets(world);
+            },
+            ErrorCode::ShuttingDown,
+        ),
+    ];
+    for (name, act, code) in rows {
+        let mut world = World::new(Resumed::default());
+        world.log_in();
+        world.records.clear();
+        world.told.clear();
+        act(&mut world);
+        let refused: Vec<_> = world
+            .told
+            .values()
+            .filter_map(|told| told.as_ref().err().map(|refusal| refusal.code))
+            .collect();
+        assert_eq!(refused, [code; 3], "{name}");
+        let mut pids: Vec<_> = world
+            .records
+            .iter()
+            .filter(|record| record.outcome != AuditOutcome::Ok)
+            .filter_map(|record| Some(record.peer.as_ref()?.process.pid))
+            .collect();
+        pids.sort_unstable();
+        assert_eq!(pids, [1, 2, 3], "{name}: {:?}", world.records);
     }
 }
 
@@ -854,6 +1113,23 @@ fn a_denied_request_leaves_no_call_and_one_record() {
     assert_eq!(rules, vec![text("not-that"), text("catalogue")]);
 }
 
+/// PO-7, AU-2: a policy that is refused leaves its record, and the old one in force.
+#[test]
+fn a_refused_policy_leaves_a_record_and_the_old_one_in_force() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.records.clear();
+    world.step(Event::PolicyRefused);
+    let [record] = &world.records[..] else {
+        panic!("{:?}", world.records);
+    };
+    assert_eq!(record.action, AuditAction::PolicyLoad);
+    assert_eq!(record.outcome, AuditOutcome::Error);
+    assert_eq!(record.reason, Some(text("config_invalid")));
+    let denied = world.ask(connection, get(2, HolderClass::None));
+    assert_eq!(world.code(denied), Some(ErrorCode::PolicyDenied));
+}
+
 /// Until approvals come, `ask` says that there is no way to ask.
 #[test]
 fn ask_answers_approval_unavailable() {
@@ -978,6 +1254,58 @@ fn unconfirmed_revocations_are_tried_at_the_next_login() {
         world.revokes(),
         vec![("lse_1".to_owned(), RevokeReason::Logout)]
     );
+}
+
+/// HY-7: what is under way at logout keeps token and key for three seconds at most. What was being
+/// revoked stays listed as unconfirmed, what was being made is no lease of ours any more.
+#[test]
+fn calls_keep_the_session_for_three_seconds_after_logout() {
+    for steps in 0..3 {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.ask(connection, get(0, HolderClass::None));
+        for _ in 0..steps {
+            world.answer(0, How::Well);
+        }
+        world.ask(connection, Request::Logout);
+        world.advance(Duration::from_millis(2999));
+        assert!(!world.calls.is_empty(), "{steps}");
+        world.advance(Duration::from_millis(1));
+        assert!(world.calls.is_empty(), "{steps}: token and key are held");
+        assert_eq!(world.state.leases.unended(), [], "{steps}");
+        let unconfirmed = world.state.revocations.count(world.now.boot);
+        assert_eq!(unconfirmed, usize::from(steps > 0), "{steps}");
+        let last = world.records.last().map(|record| record.outcome);
+        assert_eq!(last, Some(AuditOutcome::Error), "{steps}");
+    }
+}
+
+/// HY-7: the calls of the login that follows at once are no part of the ending.
+#[test]
+fn a_new_login_keeps_its_calls_when_the_old_one_is_over() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    world.ask(connection, Request::Logout);
+    let old = world.calls.remove(0);
+    world.ask(connection, Request::LoginBegin);
+    world.answer(0, How::Well);
+    let Login::AwaitingApproval { authorization, .. } = &world.state.login else {
+        panic!("no login");
+    };
+    let session = Box::new(world.session(&Arc::clone(authorization)));
+    world.may_serve = true;
+    world.step(Event::DeviceExchangeAnswered {
+        generation: world.state.generation,
+        answer: answer(How::Well, |_| DeviceExchange::Success(session)),
+    });
+    world.calls.insert(0, old);
+    let made = world.ask(connection, create(1, 1, HolderClass::None));
+    world.advance(secs(3));
+    assert!(matches!(world.calls[..], [Call::Create(..)]));
+    world.answer(0, How::Well);
+    assert_eq!(world.lease(made).1, LeaseState::Active);
 }
 
 /// LC-5, OA-16: a revocation that failed while nobody is logged in waits for the next login; until
@@ -1272,6 +1600,81 @@ fn a_lease_about_to_end_is_replaced_for_who_needs_longer() {
     assert_eq!(world.delivered(longer).unwrap().as_str(), "lse_2");
 }
 
+fn get_valid_for(min_valid_for: Duration) -> Request {
+    Request::Credential(CredentialRequest {
+        selector: selector(0),
+        min_valid_for,
+        reason: None,
+        holder: HolderClass::None,
+    })
+}
+
+/// A policy of one rule that allows everything, for that long.
+fn allowed_for(max_ttl: Duration) -> Policy {
+    Policy::new(vec![Rule {
+        id: text("cut"),
+        effect: PolicyEffect::Allow,
+        selectors: vec![SelectorPattern::parse("*/*/*").unwrap()],
+        actions: Action::ALL.to_vec(),
+        peers: Vec::new(),
+        expose: Exposure::Reveal,
+        max_ttl: Some(max_ttl),
+    }])
+}
+
+/// LC-3, LC-4: a lease on its way is joined if it will be valid for long enough when it comes, or
+/// for as long as one of the caller's own would be.
+#[test]
+fn a_lease_on_its_way_is_joined_by_whom_it_will_serve() {
+    let rows = [
+        ("no need", None, 0, 1),
+        ("a need with room for the calls", None, 240, 1),
+        ("a need without", None, 241, 2),
+        ("as long as the lease", None, 300, 2),
+        ("cut for everybody alike", Some(30), 0, 1),
+        ("cut for everybody alike, and a need", Some(60), 50, 1),
+    ];
+    for (name, max_ttl, min_valid_for, leases) in rows {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        if let Some(max_ttl) = max_ttl {
+            let policy = allowed_for(secs(max_ttl));
+            world.step(Event::PolicyReplaced { policy });
+        }
+        let first = world.ask(connection, get(0, HolderClass::None));
+        let second = world.ask(connection, get_valid_for(secs(min_valid_for)));
+        assert_eq!(world.calls.len(), leases, "{name}");
+        while !world.calls.is_empty() {
+            world.answer(0, How::Well);
+        }
+        assert!(world.delivered(first).is_some(), "{name}");
+        assert!(world.delivered(second).is_some(), "{name}");
+    }
+}
+
+/// LC-3: whom a lease of others comes too short for gets one of its own, as if it had been alone.
+#[test]
+fn a_joined_lease_that_comes_too_short_is_followed_by_an_own_one() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let policy = allowed_for(secs(330));
+    world.step(Event::PolicyReplaced { policy });
+    let first = world.ask(connection, get_valid_for(secs(270)));
+    let second = world.ask(connection, get_valid_for(secs(300)));
+    world.answer(0, How::Well);
+    world.advance(secs(40));
+    world.answer(0, How::Well);
+    assert_eq!(world.delivered(first).unwrap().as_str(), "lse_1");
+    assert!(
+        !world.told.contains_key(&second),
+        "{:?}",
+        world.told[&second]
+    );
+    world.answer(0, How::Well);
+    world.answer(0, How::Well);
+    assert_eq!(world.delivered(second).unwrap().as_str(), "lse_2");
+}
+
 /// LC-3, LC-8: a shared lease that came too short for everybody who waited is given back.
 #[test]
 fn a_lease_that_serves_nobody_is_given_back() {
@@ -1337,7 +1740,7 @@ fn a_throttled_redemption_can_be_tried_again() {
     let (lease_id, _) = world.lease(made);
     let redeem = Request::LeaseRedeem { lease_id };
     let throttled = world.ask(connection, redeem.clone());
-    let Call::Redeem(lease, _) = world.calls.remove(0) else {
+    let Call::Redeem(lease, ..) = world.calls.remove(0) else {
         panic!("no redemption");
     };
     world.step(Event::LeaseRedeemAnswered {
@@ -1376,13 +1779,39 @@ fn expired_lease_is_not_served_even_before_the_purge() {
     assert_eq!(world.calls.len(), 1, "a new lease is being made");
 }
 
-/// A token with less life than the shortest lease is no token: `get` asks for a login, and that
-/// login begins.
+/// `renew = "login"`: what is asked for leaves room for the whole call that asks, so that a lease
+/// never outlives its token, whichever of the call's tries the issuer answers.
+#[test]
+fn a_lease_ends_with_its_token_however_late_the_issuer_counts() {
+    let rows = [
+        (0, Some(300)),
+        (270, Some(300)),
+        (271, Some(299)),
+        (540, Some(30)),
+        (541, None),
+    ];
+    for (used, ttl) in rows {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.sleep(secs(used));
+        let ticket = world.ask(connection, create(0, 1, HolderClass::None));
+        let asked = world.calls.iter().find_map(|call| match call {
+            Call::Create(_, _, request, _) => Some(request.ttl),
+            _ => None,
+        });
+        assert_eq!(asked, ttl.map(secs), "after {used} s");
+        let refused = ttl.is_none().then_some(ErrorCode::LoginRequired);
+        assert_eq!(world.code(ticket), refused, "after {used} s");
+    }
+}
+
+/// A token with too little life for the shortest lease is no token: `get` asks for a login, and
+/// that login begins.
 #[test]
 fn a_token_at_its_end_can_be_replaced_at_once() {
     let mut world = World::new(Resumed::default());
     let connection = world.log_in();
-    world.advance(secs(571));
+    world.advance(secs(541));
     let get = world.ask(connection, get(0, HolderClass::None));
     assert_eq!(world.code(get), Some(ErrorCode::LoginRequired));
     world.may_serve = false;
@@ -1450,6 +1879,559 @@ fn shutdown_revokes_and_stops_within_two_seconds() {
     assert!(world.stopped);
 }
 
+/// LM: a full table is an answer, which says when to come back; at n it still takes one.
+#[test]
+fn a_full_lease_table_says_when_to_come_back() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let tickets: Vec<_> = (0..=MAX_LEASES)
+        .map(|_| world.ask(connection, create(0, 1, HolderClass::None)))
+        .collect();
+    assert_eq!(world.calls.len(), MAX_LEASES);
+    let Some(Err(refusal)) = world.told.get(&tickets[MAX_LEASES]) else {
+        panic!("one too many");
+    };
+    assert_eq!(refusal.code, ErrorCode::RateLimited);
+    assert_eq!(refusal.retry_after, Some(secs(30)));
+    let record = world.records.last().unwrap();
+    assert_eq!(
+        (record.action, record.reason.clone()),
+        (AuditAction::Deny, Some(text("rate_limited")))
+    );
+    // A place is free again: the next one is taken.
+    world.answer(0, How::Lost);
+    world.ask(connection, create(0, 1, HolderClass::None));
+    assert_eq!(world.calls.len(), MAX_LEASES);
+}
+
+/// LM, `aegis.md` 12: what the issuer denied is not asked again for a while, whoever asks; another
+/// login or policy, another request, or the end of the pause asks anew.
+#[test]
+fn a_denial_of_the_issuer_is_remembered() {
+    type Row = (&'static str, fn(&mut World), Request, bool);
+    let rows: [Row; 6] = [
+        (
+            "an equal request",
+            |_| {},
+            create(0, 1, HolderClass::Client),
+            true,
+        ),
+        (
+            "another number of redemptions",
+            |_| {},
+            create(0, 2, HolderClass::None),
+            false,
+        ),
+        (
+            "another selector",
+            |_| {},
+            create(1, 1, HolderClass::None),
+            false,
+        ),
+        (
+            "after a minute",
+            |world| world.sleep(secs(60)),
+            create(0, 1, HolderClass::None),
+            false,
+        ),
+        (
+            "after another login",
+            |world| {
+                world.ask(ConnectionId(1), Request::Logout);
+                world.log_in_on(ConnectionId(1));
+            },
+            create(0, 1, HolderClass::None),
+            false,
+        ),
+        (
+            "after another policy",
+            |world| world.step(Event::PolicyReplaced { policy: policy() }),
+            create(0, 1, HolderClass::None),
+            false,
+        ),
+    ];
+    for (name, act, request, from_memory) in rows {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.ask(connection, create(0, 1, HolderClass::None));
+        world.answer(0, How::Denied);
+        act(&mut world);
+        let other = world.connect(7);
+        let again = world.ask(other, request);
+        assert_eq!(world.calls.is_empty(), from_memory, "{name}");
+        if from_memory {
+            let Some(Err(refusal)) = world.told.get(&again) else {
+                panic!("{name}");
+            };
+            assert_eq!(refusal.code, ErrorCode::AegisDenied, "{name}");
+            assert_eq!(refusal.reason_code, Some(text("policy_denied")), "{name}");
+            let record = world.records.last().unwrap();
+            assert_eq!(record.action, AuditAction::Deny, "{name}");
+        }
+    }
+}
+
+/// LC-5, LC-10: a lease that the issuer does not know needs no revocation, and the record says so
+/// in the word by which the next run knows it.
+#[test]
+fn a_lease_unknown_to_the_issuer_is_settled() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let lease_id = LeaseId::parse("lse_1").unwrap();
+    world.ask(
+        connection,
+        Request::LeaseRevoke {
+            lease_id: lease_id.clone(),
+        },
+    );
+    let mut answer = failed(
+        ErrorCode::LeaseNotFound,
+        Disposition::Terminal,
+        Certainty::NotDone,
+    );
+    if let Err(failure) = &mut answer.outcome {
+        failure.reason = Some(text("another word"));
+    }
+    world.step(Event::LeaseRevokeAnswered {
+        lease_id,
+        reason: RevokeReason::UserRequest,
+        answer,
+    });
+    assert_eq!(world.state.revocations.count(world.now.boot), 0);
+    let record = world.records.last().unwrap();
+    assert_eq!(record.action, AuditAction::LeaseRevoke);
+    assert_eq!(record.reason, Some(text("lease_not_found")));
+}
+
+/// LC-7, AU-2: the record of the stop says how many leases the issuer has not confirmed as ended.
+#[test]
+fn a_stop_says_what_it_could_not_confirm() {
+    type Row = (&'static str, fn(&mut World), Option<&'static str>);
+    fn stop(world: &mut World) {
+        world.may_serve = false;
+        world.step(Event::ShutdownRequested);
+    }
+    let rows: [Row; 5] = [
+        ("nothing to revoke", |world| stop(world), None),
+        (
+            "all confirmed",
+            |world| {
+                world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+                world.answer(0, How::Well);
+                stop(world);
+                world.answer(0, How::Well);
+            },
+            None,
+        ),
+        (
+            "one lost, one not answered",
+            |world| {
+                for index in 0..2 {
+                    world.ask(ConnectionId(1), create(index, 1, HolderClass::None));
+                    world.answer(0, How::Well);
+                }
+                stop(world);
+                world.answer(0, How::Lost);
+                world.advance(secs(2));
+            },
+            Some("unconfirmed:2"),
+        ),
+        (
+            "one that may have been made",
+            |world| {
+                world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+                stop(world);
+                world.answer(0, How::Lost);
+            },
+            Some("unconfirmed:1"),
+        ),
+        (
+            "one of an earlier logout",
+            |world| {
+                world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+                world.answer(0, How::Well);
+                world.ask(ConnectionId(1), Request::Logout);
+                world.answer(0, How::Lost);
+                stop(world);
+            },
+            Some("unconfirmed:1"),
+        ),
+    ];
+    for (name, act, reason) in rows {
+        let mut world = World::new(Resumed::default());
+        world.log_in();
+        act(&mut world);
+        assert!(world.stopped, "{name}");
+        let mut stops = world
+            .records
+            .iter()
+            .filter(|record| record.action == AuditAction::Stop);
+        let record = stops.next().unwrap();
+        let outcome = reason.map_or(AuditOutcome::Ok, |_| AuditOutcome::Error);
+        assert_eq!(
+            (record.outcome, record.reason.clone()),
+            (outcome, reason.map(text)),
+            "{name}"
+        );
+        assert_eq!(stops.next(), None, "{name}");
+    }
+}
+
+/// HY-7: with the session go the HTTP client, its pool and the nonces.
+#[test]
+fn connections_are_dropped_with_the_session() {
+    type Row = (&'static str, fn(&mut World));
+    let rows: [Row; 5] = [
+        ("a lock", |world| {
+            world.ask(ConnectionId(1), Request::Lock);
+        }),
+        ("a logout", |world| {
+            world.ask(ConnectionId(1), Request::Logout);
+        }),
+        ("a stop", |world| world.step(Event::ShutdownRequested)),
+        ("the token's end", |world| world.advance(secs(600))),
+        ("the issuer's word", |world| {
+            world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+            world.answer(0, How::SessionOver);
+        }),
+    ];
+    for (name, act) in rows {
+        let mut world = World::new(Resumed::default());
+        world.log_in();
+        assert_eq!(world.dropped, 0, "{name}");
+        act(&mut world);
+        assert_eq!(world.dropped, 1, "{name}");
+    }
+}
+
+/// AU-2: what opens a run: its start, where long-lived secrets rest, the policy.
+#[test]
+fn a_run_opens_with_three_records() {
+    let world = World::new(Resumed::default());
+    let records: Vec<_> = world
+        .state
+        .opening_records()
+        .into_iter()
+        .map(|record| (record.action, record.outcome, record.reason))
+        .collect();
+    let expected = [
+        (AuditAction::Start, AuditOutcome::Ok, None),
+        (
+            AuditAction::KeyStoreChoice,
+            AuditOutcome::Ok,
+            Some(text("memory")),
+        ),
+        (AuditAction::PolicyLoad, AuditOutcome::Ok, None),
+    ];
+    assert_eq!(records, expected);
+}
+
+/// AU-2: exactly one record of each thing that happens, also of what fails.
+#[test]
+fn each_thing_that_happens_has_exactly_one_record() {
+    use AuditOutcome::{Denied, Error, Ok};
+    type Row = (
+        &'static str,
+        fn(&mut World),
+        AuditAction,
+        AuditOutcome,
+        Option<&'static str>,
+    );
+    let rows: [Row; 9] = [
+        (
+            "a policy that is read again",
+            |world| world.step(Event::PolicyReplaced { policy: policy() }),
+            AuditAction::PolicyLoad,
+            Ok,
+            None,
+        ),
+        (
+            "a lock",
+            |world| {
+                world.ask(ConnectionId(1), Request::Lock);
+            },
+            AuditAction::Lock,
+            Ok,
+            None,
+        ),
+        (
+            "a logout",
+            |world| {
+                world.ask(ConnectionId(1), Request::Logout);
+            },
+            AuditAction::Logout,
+            Ok,
+            None,
+        ),
+        (
+            "a login that cannot begin",
+            |world| {
+                world.ask(ConnectionId(1), Request::Logout);
+                world.ask(ConnectionId(1), Request::LoginBegin);
+                world.answer(0, How::Lost);
+            },
+            AuditAction::LoginBegin,
+            Error,
+            Some("aegis_unavailable"),
+        ),
+        (
+            "a login that is denied",
+            |world| {
+                world.ask(ConnectionId(1), Request::Logout);
+                world.ask(ConnectionId(1), Request::LoginBegin);
+                world.answer(0, How::Well);
+                world.advance(secs(5));
+                world.answer(0, How::Denied);
+            },
+            AuditAction::Login,
+            Denied,
+            Some("access_denied"),
+        ),
+        (
+            "a session that the issuer ends",
+            |world| {
+                world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+                world.answer(0, How::SessionOver);
+            },
+            AuditAction::Logout,
+            Error,
+            Some("login_required"),
+        ),
+        (
+            "a lease that is denied",
+            |world| {
+                world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+                world.answer(0, How::Denied);
+            },
+            AuditAction::LeaseCreate,
+            Denied,
+            Some("policy_denied"),
+        ),
+        (
+            "a lease that gets lost",
+            |world| {
+                world.ask(ConnectionId(1), get(0, HolderClass::None));
+                world.answer(0, How::Lost);
+            },
+            AuditAction::LeaseCreate,
+            Error,
+            Some("aegis_unavailable"),
+        ),
+        (
+            "a redemption that is denied",
+            |world| {
+                world.ask(ConnectionId(1), get(0, HolderClass::None));
+                world.answer(0, How::Well);
+                world.answer(0, How::Denied);
+            },
+            AuditAction::LeaseRedeem,
+            Denied,
+            Some("policy_denied"),
+        ),
+    ];
+    for (name, act, action, outcome, reason) in rows {
+        let mut world = World::new(Resumed::default());
+        world.log_in();
+        world.records.clear();
+        act(&mut world);
+        let found: Vec<_> = world
+            .records
+            .iter()
+            .filter(|record| record.action == action)
+            .map(|record| (record.outcome, record.reason.clone()))
+            .collect();
+        assert_eq!(found, [(outcome, reason.map(text))], "{name}");
+    }
+}
+
+/// LC-1, AU-2: what is refused here leaves no call and exactly one record, which names the code and
+/// what decided.
+#[test]
+fn what_is_refused_here_has_its_record_and_leaves_no_call() {
+    type Row = (
+        &'static str,
+        Option<Action>,
+        fn(&mut World) -> Request,
+        ErrorCode,
+        &'static str,
+    );
+    fn redeem() -> Request {
+        Request::LeaseRedeem {
+            lease_id: LeaseId::parse("lse_1").unwrap(),
+        }
+    }
+    fn revoke() -> Request {
+        Request::LeaseRevoke {
+            lease_id: LeaseId::parse("lse_1").unwrap(),
+        }
+    }
+    fn made(world: &mut World) {
+        world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+        world.answer(0, How::Well);
+    }
+    fn a_get(_: &mut World) -> Request {
+        get(0, HolderClass::None)
+    }
+    fn a_create(_: &mut World) -> Request {
+        create(0, 1, HolderClass::None)
+    }
+    let (create, take, give_back) = (Action::Create, Action::Redeem, Action::Revoke);
+    let rows: [Row; 13] = [
+        (
+            "locked",
+            None,
+            |world| {
+                world.ask(ConnectionId(1), Request::Lock);
+                get(0, HolderClass::None)
+            },
+            ErrorCode::Locked,
+            "locked",
+        ),
+        (
+            "nobody logged in",
+            None,
+            |world| {
+                world.ask(ConnectionId(1), Request::Logout);
+                get(0, HolderClass::None)
+            },
+            ErrorCode::LoginRequired,
+            "all",
+        ),
+        (
+            "nobody logged in any more",
+            None,
+            |world| {
+                made(world);
+                world.sleep(secs(600));
+                redeem()
+            },
+            ErrorCode::LoginRequired,
+            "all",
+        ),
+        (
+            "no such lease to redeem",
+            None,
+            |_| redeem(),
+            ErrorCode::LeaseNotFound,
+            "handle",
+        ),
+        (
+            "no such lease to end",
+            None,
+            |_| revoke(),
+            ErrorCode::LeaseNotFound,
+            "handle",
+        ),
+        (
+            "get without create",
+            Some(create),
+            a_get,
+            ErrorCode::ScopeNotGranted,
+            "all",
+        ),
+        (
+            "get without redeem",
+            Some(take),
+            a_get,
+            ErrorCode::ScopeNotGranted,
+            "all",
+        ),
+        (
+            "create without create",
+            Some(create),
+            a_create,
+            ErrorCode::ScopeNotGranted,
+            "all",
+        ),
+        (
+            "redeem without redeem",
+            Some(take),
+            |world| {
+                made(world);
+                redeem()
+            },
+            ErrorCode::ScopeNotGranted,
+            "all",
+        ),
+        (
+            "revoke without revoke",
+            Some(give_back),
+            |world| {
+                made(world);
+                revoke()
+            },
+            ErrorCode::ScopeNotGranted,
+            "all",
+        ),
+        (
+            "expired",
+            None,
+            |world| {
+                made(world);
+                world.sleep(secs(300));
+                redeem()
+            },
+            ErrorCode::LeaseExpired,
+            "all",
+        ),
+        (
+            "revoked",
+            None,
+            |world| {
+                made(world);
+                world.ask(ConnectionId(1), revoke());
+                world.answer(0, How::Well);
+                redeem()
+            },
+            ErrorCode::LeaseRevoked,
+            "all",
+        ),
+        (
+            "exhausted",
+            None,
+            |world| {
+                made(world);
+                world.ask(ConnectionId(1), redeem());
+                world.answer(0, How::Well);
+                redeem()
+            },
+            ErrorCode::LeaseExhausted,
+            "all",
+        ),
+    ];
+    for (name, ungranted, act, code, rule) in rows {
+        let mut world = World::new(Resumed::default());
+        world.ungranted = ungranted;
+        world.log_in();
+        let request = act(&mut world);
+        world.records.clear();
+        let ticket = world.ask(ConnectionId(1), request);
+        assert_eq!(world.code(ticket), Some(code), "{name}");
+        assert!(world.calls.is_empty(), "{name}: {:?}", world.calls);
+        let records: Vec<_> = world
+            .records
+            .iter()
+            .map(|record| {
+                (
+                    record.action,
+                    record.outcome,
+                    record.rule.clone(),
+                    record.reason.clone(),
+                )
+            })
+            .collect();
+        let expected = (
+            AuditAction::Deny,
+            AuditOutcome::Denied,
+            Some(text(rule)),
+            Some(text(code.as_str())),
+        );
+        assert_eq!(records, [expected], "{name}");
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Connect(i32),
@@ -1463,6 +2445,11 @@ enum Op {
     Answer(usize, usize),
     Advance(u64),
     Sleep(u64),
+    Policy(usize),
+    Unrecorded(usize),
+    Principal,
+    WallClock(u64),
+    Stop,
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -1479,7 +2466,34 @@ fn any_op() -> impl Strategy<Value = Op> {
         14 => (n, 0_usize..16).prop_map(|(i, how)| Op::Answer(i, how)),
         4 => prop_oneof![0_u64..1_000, 4_900_u64..6_000, 0_u64..700_000].prop_map(Op::Advance),
         2 => prop_oneof![0_u64..1_000, 200_000_u64..700_000].prop_map(Op::Sleep),
+        2 => (0_usize..3).prop_map(Op::Policy),
+        1 => (0_usize..8).prop_map(Op::Unrecorded),
+        1 => Just(Op::Principal),
+        2 => (1_795_000_000_000_u64..1_796_000_000_000).prop_map(Op::WallClock),
+        1 => prop_oneof![9 => Just(Op::Principal), 1 => Just(Op::Stop)],
     ]
+}
+
+/// Denies `gcp/denied/x`, and allows everything else, or that for a minute, or nothing.
+fn any_policy(index: usize) -> Policy {
+    let rule = |id: &str, effect, pattern: &str, max_ttl| Rule {
+        id: text(id),
+        effect,
+        selectors: vec![SelectorPattern::parse(pattern).unwrap()],
+        actions: Action::ALL.to_vec(),
+        peers: Vec::new(),
+        expose: Exposure::Reveal,
+        max_ttl,
+    };
+    let not_that = rule("not-that", PolicyEffect::Deny, "gcp/denied/x", None);
+    match index {
+        0 => policy(),
+        1 => Policy::new(vec![
+            rule("a-minute", PolicyEffect::Allow, "*/*/*", Some(secs(60))),
+            not_that,
+        ]),
+        _ => Policy::new(vec![not_that]),
+    }
 }
 
 fn apply(world: &mut World, op: &Op) {
@@ -1493,6 +2507,9 @@ fn apply(world: &mut World, op: &Op) {
         ))
         .unwrap()
     };
+    if world.stopped {
+        return;
+    }
     match *op {
         Op::Connect(pid) => {
             world.connect(pid);
@@ -1577,15 +2594,35 @@ fn apply(world: &mut World, op: &Op) {
         }
         Op::Advance(millis) => world.advance(Duration::from_millis(millis)),
         Op::Sleep(millis) => world.sleep(Duration::from_millis(millis)),
+        Op::Policy(index) => {
+            let policy = any_policy(index);
+            world.step(Event::PolicyReplaced { policy });
+        }
+        Op::Unrecorded(index) => {
+            let lease_id = lease_id(world, index);
+            world.step(Event::LeaseUnrecorded { lease_id });
+        }
+        Op::Principal => {
+            world.principal = match world.principal {
+                "user:u-demo" => "user:u-other",
+                _ => "user:u-demo",
+            };
+        }
+        Op::WallClock(millis) => world.now.unix = UnixTime::from_millis(millis),
+        Op::Stop => {
+            world.may_serve = false;
+            world.step(Event::ShutdownRequested);
+        }
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
 
-    /// LC-2, LC-8, AU-1: whatever happens in whatever order, no session is used after logout,
-    /// lock or its token's end, no material leaves past its lease's end or without its record,
-    /// nobody is answered twice (all checked in [`World::step`]), and in the end everybody who
+    /// LC-2, LC-8, AU-1, AU-2: whatever happens in whatever order, no session is used after logout,
+    /// lock or its token's end, no material leaves past its lease's end or without its record, no
+    /// lease is shown to its maker and nobody is refused one without a record before, nobody is
+    /// answered twice (all checked in [`World::step`]), and in the end everybody who
     /// is still there has been answered and no lease is left live behind the broker's back.
     #[test]
     fn nothing_leaks_and_nobody_is_forgotten(

@@ -93,7 +93,7 @@ pub enum Renew {
     Login,
 }
 
-/// Bounds on what `broker.sock` takes (LM).
+/// Bounds on what each of the two sockets takes (LM).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at once, 1 to 4096; 256 unless configured.

@@ -179,14 +179,20 @@ pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Re
     })
 }
 
-/// Reads the policy again; a bad file is refused whole and the old policy stays (PO-7).
+/// Reads the policy again; a bad file is refused whole and the old policy stays (PO-7). Either way
+/// the audit log says so (AU-2).
 pub(super) fn reload_policy(file: &Path, handle: &Handle) {
     match config::load_policy(file) {
         Ok(rules) => match handle.replace_policy(Policy::new(rules)) {
             Ok(()) => tracing::info!("the policy was read again"),
             Err(refusal) => tracing::warn!(%refusal, "the policy was not replaced"),
         },
-        Err(error) => tracing::error!(%error, "the policy was not replaced"),
+        Err(error) => {
+            tracing::error!(%error, "the policy was not replaced");
+            if let Err(refusal) = handle.policy_refused() {
+                tracing::warn!(%refusal, "the audit log was not told");
+            }
+        }
     }
 }
 

@@ -21,11 +21,12 @@ use crate::model::{DeviceView, ErrorCode, Refusal};
 /// The name of our one question.
 const QUESTION: &str = "aegis_login";
 
-/// How long a client may take to come back with an answer: as long as a device code lives.
-const STATE_LIVES: Duration = Duration::from_mins(10);
+/// How long a client may take to come back with an answer: as long as a device code
+/// can live.
+const STATE_LIVES: Duration = Duration::from_mins(15);
 
-/// States that were used and could still be shown again. Each client gets eight at once and six
-/// a minute, so this holds for every connection there can be.
+/// States that were used and could still be shown again, some 3 MiB of them. Each client gets eight
+/// at once and six a minute: room for some 330 busy ones. Past it a state is refused.
 const MAX_SPENT: usize = 32 * 1024;
 
 /// How this request's client can be shown an address.

@@ -72,7 +72,7 @@ const fn fix_for_model(code: ErrorCode) -> Option<&'static str> {
             "call policy_explain for the rule, then ask the person; only they can change the policy"
         }
         ErrorCode::ScopeNotGranted => {
-            "ask the person to add the action to the target; then call login again"
+            "ask the person to add the action to the target and to start the daemon again"
         }
         ErrorCode::LeaseNotFound => "call lease_list for the leases of this client",
         ErrorCode::LeaseExpired | ErrorCode::LeaseRevoked | ErrorCode::LeaseExhausted => {

@@ -221,9 +221,10 @@ pub(super) struct TargetReply {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub(super) description: Option<String>,
-    /// The most that the policy lets out to this client's process: `use`, `exec` or `reveal`.
-    #[schemars(extend("enum" = EXPOSURES))]
-    pub(super) exposure: &'static str,
+    /// The most that the policy lets out to this client's process; absent when nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("enum" = EXPOSURES))]
+    pub(super) exposure: Option<&'static str>,
     /// The longest lease the policy lets through, where it has a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "u64")]
@@ -232,8 +233,9 @@ pub(super) struct TargetReply {
     pub(super) needs: Vec<Need>,
 }
 
-/// What is missing before a lease can be made. `login`: call login. `new_login`: the person
-/// changed the configuration since they logged in. `approval`: the person's, for each request.
+/// What is missing before a lease can be made. `login`: call login. `new_login`: the login
+/// does not cover it, because the person changed the configuration since; tell them. `approval`: the person's, which
+/// cannot be given yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
@@ -281,7 +283,8 @@ pub(super) struct StepReply {
     /// How far it lets material travel.
     #[schemars(extend("enum" = EXPOSURES))]
     pub(super) exposure: &'static str,
-    /// What the policy says. `ask`: the person is asked each time.
+    /// What the policy says. `ask`: needs the person's approval, which cannot be given
+    /// yet, so it is refused.
     #[schemars(extend("enum" = ["allow", "ask", "deny"]))]
     pub(super) decision: &'static str,
     /// The rule that says so; `default` where none matched, `catalogue` where it is not listed.

@@ -97,7 +97,7 @@ error_codes! {
         "the policy asks for an approval, and there is no way to ask yet", fix "use `effect = \"allow\"` in a rule for this selector";
     /// The session was not granted this action on this selector.
     ScopeNotGranted = "scope_not_granted", exit NO_PERMISSION, retryable false,
-        "the login does not cover this", fix "add the action to the target, then log in again";
+        "the login does not cover this", fix "add the action to the target, start the daemon again, then log in";
     /// Aegis said no.
     AegisDenied = "aegis_denied", exit NO_PERMISSION, retryable false,
         "aegis refused the call", fix "ask the tenant's administrator for a grant";

@@ -83,10 +83,12 @@ fn a_cached_get_allocates_a_handful_of_times() {
             }
         });
     });
-    let (count, bytes) = (used.count_total / COUNTED, used.bytes_total / COUNTED);
+    // One more for the whole run: a buffer of records that grows.
+    let (count, most) = (used.count_total, 6 * COUNTED + COUNTED / 10);
     assert!(
-        count <= 6,
-        "{count} allocations and {bytes} bytes a request"
+        count <= most,
+        "{count} allocations and {} bytes for {COUNTED} requests",
+        used.bytes_total
     );
     drop(world);
 }

@@ -182,6 +182,11 @@ fn the_policy_is_read_again_on_sighup_and_never_by_halves() {
     );
     daemon.reload();
     assert_eq!(code(&house).as_deref(), Some("policy_denied"));
+    let shown = text(&house.run(&["audit", "show"]));
+    let refused = shown
+        .lines()
+        .filter(|line| line.contains("policy.load") && line.contains("error"));
+    assert_eq!(refused.count(), 1, "{shown}");
 }
 
 /// HY-4, DG-9: device code, token and material are nowhere but where they belong, at any log

@@ -5,8 +5,8 @@ use crate::mcp::server::Peer;
 use crate::mcp::wire::{LeaseReply, LeaseRevokeArguments, LeaseRevokeReply};
 use crate::model::{ErrorCode, LeaseId, Refusal};
 
-const DESCRIPTION: &str = "Ends a lease this client created, here and at the issuer: what it gave out stops working. \
-Doing it again changes nothing. Never ends another client's lease. Next: nothing; create a new \
+const DESCRIPTION: &str = "Ends a lease this client created: here at once, at the issuer as soon as that confirms it; one \
+that is not revocable runs out there. Doing it again changes nothing. Never ends another client's lease. Next: nothing; create a new \
 lease when the credential is needed again.";
 
 pub(super) fn tool() -> Tool {

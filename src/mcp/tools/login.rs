@@ -29,7 +29,7 @@ const DIALOG: Duration = Duration::from_mins(15);
 
 const DESCRIPTION: &str = "Starts the person's device login, or joins the one that already runs, and answers with the \
 address to open and the code to compare. Show both to the person; only they can approve, in \
-their own browser. Never takes or returns a password, token or device code, and never opens a \
+their own browser. Never takes or returns a password or token, and never opens a \
 browser. Next: when the person says they approved, call login again; it answers signed_in once \
 the issuer knows. After access_denied or expired_token stop and ask the person first.";
 

@@ -67,6 +67,7 @@ fn next(policy: &PolicyView) -> &'static str {
             "tell the person that the policy asks for their approval, which cannot be given yet"
         }
         Effect::Allow if needs(policy).is_empty() => "call lease_create",
+        Effect::Allow if policy.logged_in => "tell the person that the login does not cover this",
         Effect::Allow => "call login, then lease_create",
     }
 }

@@ -43,7 +43,7 @@ const fn next(phase: &LoginPhase) -> &'static str {
             "the person locked the broker: ask them, and call login only when they agree"
         }
         LoginPhase::AwaitingApproval(_) => {
-            "show the person the address and the code; call login to wait for their approval"
+            "show the person the address and the code; call login again when they say they approved it"
         }
         LoginPhase::LoggedIn { .. } => "call target_list for what can be asked for",
     }

@@ -38,8 +38,7 @@ fn target(offer: &OfferView) -> TargetReply {
     TargetReply {
         selector: offer.policy.selector.short().to_owned(),
         description: offer.description.as_ref().map(ToString::to_string),
-        // A lease that nobody may redeem lets nothing out: that is `use`.
-        exposure: offer.policy.exposure.unwrap_or(Exposure::Use).as_str(),
+        exposure: offer.policy.exposure.map(Exposure::as_str),
         max_ttl_s: offer.policy.create.max_ttl.map(|ttl| ttl.as_secs()),
         needs: needs(&offer.policy),
     }
