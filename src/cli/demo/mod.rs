@@ -2,9 +2,12 @@
 //! afterwards. A real daemon as a child process, the bundled server in this one; every figure in
 //! the report is computed from what the server wrote down.
 //!
-//! `household.rs` sets the table, `story.rs` has the steps, `report.rs` the outcome.
+//! `household.rs` sets the table, `story.rs` has the steps, `ledger.rs` compares the two logs,
+//! `report.rs` is the outcome.
 
 mod household;
+
+mod ledger;
 
 mod report;
 
