@@ -184,6 +184,7 @@ impl Shared {
             )
             .field("pop_key_id"));
         }
+        state.faults.check_ledger(call.method)?;
         if !state.tokens.register_key(&tenant.id, &pop_key_id, &jkt) {
             return Err(Refusal::new(
                 Reason::PopKeyConflict,
@@ -269,6 +270,7 @@ impl Shared {
         entry.tenant_id.clone_from(&login.tenant_id);
         entry.key_thumbprint.clone_from(&login.jkt);
         call.trace().entry = entry.clone();
+        state.faults.check_ledger(call.method)?;
         let approved = decide(login, &uid, request.approve, now)
             .map_err(|reason| Refusal::new(reason, "code has been used"))?;
         (entry.action, entry.outcome) = decision(request.approve, approved);
@@ -370,7 +372,11 @@ impl Shared {
                 return Ok(status("approved", 0));
             }
         }
+        let is_pending = login.is_pending(now);
         let fault = state.faults.take(call.method, &[FaultKind::SlowDown]);
+        if fault.is_none() && !is_pending {
+            state.faults.check_ledger(call.method)?;
+        }
         let poll = if fault.is_some() {
             login.slow_down()
         } else {
