@@ -122,6 +122,10 @@ fn members(entry: &log::Entry) -> Vec<(&'static str, String)> {
             "request_id",
             record.trace.request_id.as_ref().map(ToString::to_string),
         ),
+        (
+            "proof_jti",
+            record.trace.proof_jti.as_ref().map(ToString::to_string),
+        ),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))
@@ -170,11 +174,7 @@ fn verify(context: &Context) -> Result<(), Refusal> {
     if let Some(damage) = &report.damage {
         return Err(damaged(&damage.what, &damage.file, damage.line));
     }
-    if context.json {
-        return render::json(reply.expose_json());
-    }
-    render::progress(&describe(report.records, report.keyed, report.torn_tail));
-    Ok(())
+    verified(context, report.records, report.keyed, report.torn_tail)
 }
 
 /// Checks the chain without the daemon's key.
@@ -190,16 +190,21 @@ fn verify_here(context: &Context, folder: &Path) -> Result<(), Refusal> {
     if let Some(damage) = &report.damage {
         return Err(damaged(damage.what, damage.file.display(), damage.line));
     }
+    verified(context, report.records, report.keyed, report.torn_tail)
+}
+
+/// Says of an undamaged log how much that means.
+fn verified(context: &Context, records: u64, keyed: u64, torn_tail: bool) -> Result<(), Refusal> {
     if context.json {
         let object = serde_json::json!({
-            "records": report.records,
-            "keyed": report.keyed,
-            "torn_tail": report.torn_tail,
+            "verdict": verdict(records, keyed),
+            "records": records,
+            "keyed": keyed,
+            "torn_tail": torn_tail,
         });
         return render::json(object.to_string().as_bytes());
     }
-    render::progress(&describe(report.records, report.keyed, report.torn_tail));
-    Ok(())
+    render::data(describe(records, keyed, torn_tail).as_bytes())
 }
 
 fn damaged(what: impl Display, file: impl Display, line: u64) -> Refusal {
@@ -209,18 +214,27 @@ fn damaged(what: impl Display, file: impl Display, line: u64) -> Refusal {
 
 /// `keyed` is said only when every record's MAC was checked: an unkeyed chain can be rewritten
 /// by whoever can write the file (AU-7).
-fn describe(records: u64, keyed: u64, torn_tail: bool) -> String {
-    let kind = if keyed == records && keyed > 0 {
-        format!("keyed: {records} records")
+const fn verdict(records: u64, keyed: u64) -> &'static str {
+    if keyed == records && keyed > 0 {
+        "keyed"
     } else {
-        format!("chained: {records} records, {keyed} of them checked with a key")
+        "chained"
+    }
+}
+
+fn describe(records: u64, keyed: u64, torn_tail: bool) -> String {
+    let verdict = verdict(records, keyed);
+    let checked = if keyed == records {
+        String::new()
+    } else {
+        format!(", {keyed} of them checked with a key")
     };
     let torn = if torn_tail {
         "; a crash left half a line at the end"
     } else {
         ""
     };
-    format!("{kind}{torn}\n")
+    format!("{verdict}: {records} records{checked}{torn}\n")
 }
 
 #[cfg(test)]
@@ -234,5 +248,8 @@ mod tests {
         assert!(describe(3, 2, false).starts_with("chained: 3 records, 2 of them"));
         assert!(describe(0, 0, false).starts_with("chained"));
         assert!(describe(3, 3, true).contains("half a line"));
+        assert_eq!(verdict(3, 3), "keyed");
+        assert_eq!(verdict(3, 2), "chained");
+        assert_eq!(verdict(0, 0), "chained");
     }
 }

@@ -51,11 +51,31 @@ fn every_command_does_what_it_says() {
 
     let verified = house.run(&["audit", "verify"]);
     assert!(verified.status.success(), "{}", text(&verified));
-    assert!(text(&verified).contains("keyed"), "{}", text(&verified));
+    let verdict = String::from_utf8(verified.stdout).unwrap();
+    assert!(verdict.starts_with("keyed: "), "{verdict}");
+    assert_eq!(house.json(&["audit", "verify"])["verdict"], "keyed");
+    let audit = house.audit();
+    let without_its_key = ["audit", "verify", "--audit-dir", audit.to_str().unwrap()];
+    let verified = house.run(&without_its_key);
+    let verdict = String::from_utf8(verified.stdout).unwrap();
+    assert!(verdict.starts_with("chained: "), "{verdict}");
+    assert_eq!(house.json(&without_its_key)["verdict"], "chained");
     let shown = house.run(&["audit", "show"]);
     assert!(shown.status.success(), "{}", text(&shown));
     assert!(text(&shown).contains("deliver"), "{}", text(&shown));
 
+    // AU-9: what ties a record to the issuer's, shown as the issuer saw it.
+    let shown = house.run(&["audit", "show", "--json"]).stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    let revoked = shown.lines().rfind(|line| line.contains("lease.revoke"));
+    let revoked: Value = serde_json::from_str(revoked.unwrap()).unwrap();
+    let sent = house.server.mock.requests();
+    let sent = sent
+        .iter()
+        .rfind(|request| request.method == "RevokeCredentialLease");
+    let sent = sent.unwrap();
+    assert_eq!(revoked["proof_jti"].as_str(), sent.jti.as_deref());
+    assert_eq!(revoked["request_id"], sent.request_id.as_str());
     house.json(&["lock"]);
     assert_eq!(house.server.whoami(&token), 401, "a lock revokes");
     assert_eq!(house.refusal(&["get", SELECTOR]), ("locked".to_owned(), 77));
