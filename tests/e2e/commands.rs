@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use super::house::{House, SELECTOR, contains, files, find, policy, text};
@@ -63,7 +64,6 @@ fn every_command_does_what_it_says() {
     let shown = house.run(&["audit", "show"]);
     assert!(shown.status.success(), "{}", text(&shown));
     assert!(text(&shown).contains("deliver"), "{}", text(&shown));
-
     // AU-9: what ties a record to the issuer's, shown as the issuer saw it.
     let shown = house.run(&["audit", "show", "--json"]).stdout;
     let shown = String::from_utf8(shown).unwrap();
@@ -76,6 +76,7 @@ fn every_command_does_what_it_says() {
     let sent = sent.unwrap();
     assert_eq!(revoked["proof_jti"].as_str(), sent.jti.as_deref());
     assert_eq!(revoked["request_id"], sent.request_id.as_str());
+
     house.json(&["lock"]);
     assert_eq!(house.server.whoami(&token), 401, "a lock revokes");
     assert_eq!(house.refusal(&["get", SELECTOR]), ("locked".to_owned(), 77));
@@ -118,6 +119,66 @@ fn login_shows_code_and_address() {
     let code = house.server.mock.pending_user_codes().pop().unwrap();
     assert!(told.contains(&code), "{told}");
     assert!(told.contains("/device"), "{told}");
+    assert!(told.contains("profile work"), "{told}");
+    assert!(
+        told.contains(&format!("{SELECTOR} (create, redeem, revoke)")),
+        "{told}"
+    );
+    assert!(
+        !told.contains("left"),
+        "no countdown without a terminal: {told}"
+    );
+}
+
+/// The time that is left is counted down in place on a terminal, and is wiped from it at the end.
+#[test]
+fn login_counts_down_on_a_terminal() {
+    let house = House::new();
+    let _daemon = house.daemon();
+    let (controller, terminal) = terminal();
+    let mut command = house.command(&["login"]);
+    command.stdout(Stdio::null()).stderr(terminal);
+    let mut child = command.spawn().unwrap();
+    // The child's end is the last one now: reading ends when it does.
+    drop(command);
+    let mut shown = Vec::new();
+    let mut approved = false;
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = rustix::io::read(&controller, &mut buffer) {
+        shown.extend_from_slice(&buffer[..length]);
+        if !approved && contains(&shown, " left") {
+            let code = house.server.mock.pending_user_codes().pop().unwrap();
+            house.server.mock.approve(&code).unwrap();
+            approved = true;
+        }
+    }
+    assert!(child.wait().unwrap().success());
+    let shown = String::from_utf8(shown).unwrap();
+    // A code lives ten minutes, and a busy machine takes some of the first.
+    let (_, left) = shown
+        .split_once("\r\u{1b}[Kwaiting, ")
+        .expect("a countdown");
+    let (minutes, left) = left.split_once(':').unwrap();
+    assert!(minutes == "9" || minutes == "10", "{shown}");
+    assert!(left[2..].starts_with(" left"), "{shown}");
+    assert!(
+        shown.contains(" left\r\u{1b}[Klogged in as user:u-demo"),
+        "{shown}"
+    );
+}
+
+/// The two ends of a new terminal.
+fn terminal() -> (OwnedFd, File) {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    let name = ptsname(&controller, Vec::new()).unwrap();
+    let terminal = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    (controller, terminal)
 }
 
 /// `get` refuses a terminal without `--reveal`, before it asks for anything.
@@ -128,15 +189,7 @@ fn get_refuses_a_terminal_without_reveal() {
     house.log_in();
     let before = house.server.mock.requests().len();
     let on_a_terminal = |arguments: &[&str]| {
-        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&controller).unwrap();
-        unlockpt(&controller).unwrap();
-        let name = ptsname(&controller, Vec::new()).unwrap();
-        let terminal = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(name.to_str().unwrap())
-            .unwrap();
+        let (controller, terminal) = terminal();
         let mut command = house.command(arguments);
         command.stdout(terminal).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
