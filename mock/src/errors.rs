@@ -78,6 +78,9 @@ reasons! {
     AlreadyExists {
         PopKeyConflict = "pop_key_conflict",
     }
+    Unavailable {
+        AuditUnavailable = "audit_unavailable",
+    }
     ResourceExhausted {
         RateLimited = "rate_limited",
         BodyTooLarge = "body_too_large",

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
+use crate::errors::{Reason, Refusal};
+
 /// What can go wrong. Each kind shows itself at the calls it makes sense for
 /// and waits for the next such call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -22,6 +24,9 @@ pub enum FaultKind {
     CloseBefore,
     /// Does what was asked, then closes the connection instead of answering.
     CloseAfterCommit,
+    /// Cannot write the event of what is asked: answers `audit_unavailable`,
+    /// nothing done and nothing recorded.
+    AuditUnavailable,
     /// Refuses a proof with `use_dpop_nonce` whatever its nonce.
     NonceOnce,
     /// As `NonceOnce`, and never wears off.
@@ -55,6 +60,7 @@ impl FaultKind {
             Self::Stall => "stall",
             Self::CloseBefore => "close_before",
             Self::CloseAfterCommit => "close_after_commit",
+            Self::AuditUnavailable => "audit_unavailable",
             Self::NonceOnce => "nonce_once",
             Self::NonceAlways => "nonce_always",
             Self::BadJson => "bad_json",
@@ -96,6 +102,18 @@ impl Faults {
         }
         faults.retain(|(_, left)| *left > 0);
         Some(kind)
+    }
+
+    /// Whether the event of what a call of `method` is about to do can be
+    /// written. Asked before anything is changed.
+    pub(crate) fn check_ledger(&mut self, method: &str) -> Result<(), Refusal> {
+        match self.take(method, &[FaultKind::AuditUnavailable]) {
+            Some(_) => Err(Refusal::new(
+                Reason::AuditUnavailable,
+                "the event cannot be written",
+            )),
+            None => Ok(()),
+        }
     }
 }
 

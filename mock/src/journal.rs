@@ -1,4 +1,5 @@
-//! Every RPC try, for tests that want to know what was really sent.
+//! Every RPC try and every use of material, for tests that want to know what was
+//! really sent.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -17,7 +18,8 @@ pub struct RequestRecord {
     /// When the request had been read.
     #[serde(serialize_with = "as_rfc3339")]
     pub at: SystemTime,
-    /// The RPC's name, or the path where there is no such RPC.
+    /// The RPC's name, or the path where there is no such RPC; `whoami` where
+    /// material was shown to the provider.
     pub method: String,
     /// The id that the answer carried.
     pub request_id: String,
@@ -38,7 +40,7 @@ pub struct RequestRecord {
     /// The raw proof. The token is never here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
-    /// Whose token was sent along.
+    /// Whose token was sent along, or whose material was shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
     /// `ok`, a Connect code, or `stalled` or `closed` where a fault ate the answer.

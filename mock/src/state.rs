@@ -10,7 +10,7 @@ use crate::call::Call;
 use crate::clock::Clock;
 use crate::dpop::nonce::Nonces;
 use crate::dpop::replay::Replays;
-use crate::errors::Refusal;
+use crate::errors::{Reason, Refusal};
 use crate::fault::Faults;
 use crate::identity::device::Logins;
 use crate::identity::tokens::{Signer, Tokens};
@@ -128,6 +128,10 @@ impl Shared {
     /// Records that a call was refused: in its tenant's chain if that is known,
     /// else as `auth.failed` where only the control API sees it.
     pub(crate) fn audit_refusal(&self, call: &Call, action: &'static str, refusal: &Refusal) {
+        // What could not be written is why.
+        if refusal.reason == Some(Reason::AuditUnavailable) {
+            return;
+        }
         let mut entry = call.trace().entry.clone();
         let failed = matches!(
             refusal.code,

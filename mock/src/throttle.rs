@@ -23,16 +23,29 @@ impl Throttle {
             self.windows
                 .retain(|_, (start, _)| now.since(*start) < WINDOW);
         }
+        self.check(&who, limit, now)?;
         let (start, count) = self.windows.entry(who).or_insert((now, 0));
         if now.since(*start) >= WINDOW {
             (*start, *count) = (now, 0);
         }
-        if *count >= limit {
-            let left = WINDOW.saturating_sub(now.since(*start)).as_secs();
-            return Err(u32::try_from(left).unwrap_or(60).max(1));
-        }
         *count = count.saturating_add(1);
         Ok(())
+    }
+
+    /// Whether one call more would do, without counting it.
+    ///
+    /// # Errors
+    /// As [`count`](Self::count).
+    pub(crate) fn check(&self, who: &str, limit: u32, now: Moment) -> Result<(), u32> {
+        let Some((start, count)) = self.windows.get(who) else {
+            return Ok(());
+        };
+        let passed = now.since(*start);
+        if passed >= WINDOW || *count < limit {
+            return Ok(());
+        }
+        let left = WINDOW.saturating_sub(passed).as_secs();
+        Err(u32::try_from(left).unwrap_or(60).max(1))
     }
 }
 
@@ -47,7 +60,9 @@ mod tests {
         assert_eq!(throttle.count("a".to_owned(), 2, start), Ok(()));
         assert_eq!(throttle.count("a".to_owned(), 2, start), Ok(()));
         let later = start.plus(Duration::from_secs(20));
+        assert_eq!(throttle.check("a", 2, later), Err(40));
         assert_eq!(throttle.count("a".to_owned(), 2, later), Err(40));
+        assert_eq!(throttle.check("b", 2, later), Ok(()));
         assert_eq!(throttle.count("b".to_owned(), 2, later), Ok(()));
         assert_eq!(
             throttle.count("a".to_owned(), 2, start.plus(WINDOW)),

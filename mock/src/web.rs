@@ -39,6 +39,8 @@ const HUGE: usize = 16 * 1024 * 1024;
 const SKEW: Duration = Duration::from_hours(1);
 /// What a client may ask for at most with `Connect-Timeout-Ms`.
 const MAX_DEADLINE: Duration = Duration::from_secs(30);
+/// What the journal calls a use of material.
+const WHOAMI: &str = "whoami";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// In an answer's extensions: close the connection instead.
@@ -143,21 +145,32 @@ async fn whoami(
         .and_then(|value| value.strip_prefix("Bearer "));
     let state = web.shared.state();
     let lease = secret.and_then(|secret| state.leases.whose(&provider, secret, now));
-    match lease {
-        Some(lease) => AxumJson(json!({
+    let (principal, result, mut response) = if let Some(lease) = lease {
+        let who = AxumJson(json!({
             "provider": lease.target.provider,
             "app": lease.target.app,
             "account": lease.target.account,
             "expiresAt": lease.expires_at.rfc3339(),
-        }))
-        .into_response(),
-        None => (
+        }));
+        (Some(lease.principal.clone()), "ok", who.into_response())
+    } else {
+        let refusal = (
             StatusCode::UNAUTHORIZED,
             [(header::WWW_AUTHENTICATE, "Bearer")],
             AxumJson(json!({"error": "invalid_token"})),
-        )
-            .into_response(),
-    }
+        );
+        let code = ErrorCode::Unauthenticated.as_str();
+        (None, code, refusal.into_response())
+    };
+    drop(state);
+    let request_id = random_id("req_");
+    let at = web.shared.clock.real();
+    web.shared.journal.push(RequestRecord {
+        principal,
+        ..bare_record(at, WHOAMI.to_owned(), &request_id, result, None)
+    });
+    identify(&mut response, &request_id);
+    response
 }
 
 async fn rpc_or_nothing(State(web): State<Web>, request: Request) -> Response {
@@ -184,10 +197,15 @@ async fn rpc(web: Web, request: Request) -> Response {
             .with_http_status(StatusCode::NOT_FOUND)
             .into_response()
     };
-    if let Ok(id) = HeaderValue::from_str(&request_id) {
+    identify(&mut response, &request_id);
+    response
+}
+
+/// Tells the caller the id under which the journal has the request.
+fn identify(response: &mut Response, request_id: &str) {
+    if let Ok(id) = HeaderValue::from_str(request_id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    response
 }
 
 /// A try that ends before there is a [`Call`].
@@ -199,7 +217,19 @@ fn note(
     result: &str,
     reason: Option<Reason>,
 ) {
-    shared.journal.push(RequestRecord {
+    let record = bare_record(at, method, request_id, result, reason);
+    shared.journal.push(record);
+}
+
+/// What there is to write down of a request that carried no proof.
+fn bare_record(
+    at: Moment,
+    method: String,
+    request_id: &str,
+    result: &str,
+    reason: Option<Reason>,
+) -> RequestRecord {
+    RequestRecord {
         seq: 0,
         at: at.system_time(),
         method,
@@ -213,7 +243,7 @@ fn note(
         principal: None,
         result: result.to_owned(),
         reason: reason.map(|reason| reason.as_str().to_owned()),
-    });
+    }
 }
 
 async fn offered(web: &Web, method: Rpc, request_id: &str, request: Request) -> Response {

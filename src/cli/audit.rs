@@ -191,6 +191,10 @@ fn members(entry: &log::Entry) -> Vec<(&'static str, String)> {
             "request_id",
             record.trace.request_id.as_ref().map(ToString::to_string),
         ),
+        (
+            "proof_jti",
+            record.trace.proof_jti.as_ref().map(ToString::to_string),
+        ),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))
@@ -277,17 +281,15 @@ impl Found {
         if context.json {
             let object = serde_json::json!({
                 "folder": folder.as_str(),
+                "verdict": verdict(self.records, self.keyed),
                 "records": self.records,
                 "keyed": self.keyed,
                 "torn_tail": self.torn_tail,
             });
             return render::json(object.to_string().as_bytes());
         }
-        render::progress(&format!(
-            "the audit log in {folder}\n{}",
-            describe(self.records, self.keyed, self.torn_tail)
-        ));
-        Ok(())
+        render::progress(&format!("the audit log in {folder}"));
+        render::data(describe(self.records, self.keyed, self.torn_tail).as_bytes())
     }
 }
 
@@ -298,18 +300,27 @@ fn damaged(what: impl Display, file: impl Display, line: u64) -> Refusal {
 
 /// `keyed` is said only when every record's MAC was checked: an unkeyed chain can be rewritten
 /// by whoever can write the file (AU-7).
-fn describe(records: u64, keyed: u64, torn_tail: bool) -> String {
-    let kind = if keyed == records && keyed > 0 {
-        format!("keyed: {records} records")
+const fn verdict(records: u64, keyed: u64) -> &'static str {
+    if keyed == records && keyed > 0 {
+        "keyed"
     } else {
-        format!("chained: {records} records, {keyed} of them checked with a key")
+        "chained"
+    }
+}
+
+fn describe(records: u64, keyed: u64, torn_tail: bool) -> String {
+    let verdict = verdict(records, keyed);
+    let checked = if keyed == records {
+        String::new()
+    } else {
+        format!(", {keyed} of them checked with a key")
     };
     let torn = if torn_tail {
         "; a crash left half a line at the end"
     } else {
         ""
     };
-    format!("{kind}{torn}\n")
+    format!("{verdict}: {records} records{checked}{torn}\n")
 }
 
 #[cfg(test)]
@@ -323,5 +334,8 @@ mod tests {
         assert!(describe(3, 2, false).starts_with("chained: 3 records, 2 of them"));
         assert!(describe(0, 0, false).starts_with("chained"));
         assert!(describe(3, 3, true).contains("half a line"));
+        assert_eq!(verdict(3, 3), "keyed");
+        assert_eq!(verdict(3, 2), "chained");
+        assert_eq!(verdict(0, 0), "chained");
     }
 }

@@ -1,16 +1,22 @@
 //! `aegis-broker login`: the device login (RFC 8628), shown and waited for.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use super::{Context, render};
-use crate::model::{DeviceView, ErrorCode, LoginPhase, LoginView, ProfileName, Refusal};
+use crate::model::{
+    Action, DeviceView, ErrorCode, LoginPhase, LoginView, ProfileName, Refusal, Scope, Selector,
+};
 use crate::socket::client::ClientReply;
 use crate::time::{Clock as _, SystemClock};
 
 /// How often the time that is left is shown anew.
 const REFRESH: Duration = Duration::from_secs(1);
+
+/// How many selectors are listed: what scrolls past is not compared with the page.
+const MAX_LISTED: usize = 16;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -35,7 +41,7 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<(), Refusa
     let LoginPhase::AwaitingApproval(device) = &begun.view.phase else {
         return finish(context, &begun);
     };
-    render::progress(&invitation(device));
+    render::progress(&invitation(&begun.view.profile, device));
     if context.json {
         render::json(begun.expose_json())?;
     }
@@ -84,17 +90,44 @@ fn finish(context: &Context, reply: &ClientReply<LoginView>) -> Result<(), Refus
     Ok(())
 }
 
-fn invitation(device: &DeviceView) -> String {
+/// What the person is about to approve, and where (DG-7, DG-8). Every part of it is bounded, and
+/// clean by its type.
+fn invitation(profile: &ProfileName, device: &DeviceView) -> String {
     let complete = device
         .verification_uri_complete
         .as_ref()
         .map(|uri| format!("  or open        {uri}\n                 (the code is in it)\n"))
         .unwrap_or_default();
     format!(
-        "to log in, on any device:\n  open           {}\n  and enter      {}\n{complete}\
-         approve only if the page shows this code. Ctrl-C stops the waiting, not the login.\n",
-        device.verification_uri, device.user_code
+        "to log in to profile {profile}, on any device:\n  open           {}\n  and enter      {}\n{complete}\
+         {}approve only if the page shows this code and asks for no more than that. \
+         Ctrl-C stops the waiting, not the login.\n",
+        device.verification_uri,
+        device.user_code,
+        request(&device.scopes)
     )
+}
+
+/// The requested scopes, by selector.
+fn request(scopes: &[Scope]) -> String {
+    let mut actions: BTreeMap<&Selector, Vec<Action>> = BTreeMap::new();
+    for scope in scopes {
+        actions
+            .entry(&scope.selector)
+            .or_default()
+            .push(scope.action);
+    }
+    let mut text = String::from("it asks for leases of\n");
+    for (selector, actions) in actions.iter().take(MAX_LISTED) {
+        let actions: Vec<_> = actions.iter().map(|action| action.as_str()).collect();
+        text = format!("{text}  {} ({})\n", selector.short(), actions.join(", "));
+    }
+    match actions.len().saturating_sub(MAX_LISTED) {
+        0 => text,
+        more => {
+            format!("{text}  and {more} more: `aegis-broker login --no-wait --json` lists them\n")
+        }
+    }
 }
 
 fn outcome(view: &LoginView) -> String {
@@ -130,7 +163,9 @@ mod tests {
             expires_at: UnixTime::from_millis(0),
             scopes: Vec::new(),
         };
-        let text = invitation(&device);
+        let profile = ProfileName::parse("work").unwrap();
+        let text = invitation(&profile, &device);
+        assert!(text.contains("to log in to profile work"), "{text}");
         assert!(text.contains("https://login.example/device\n"));
         assert!(text.contains("ABCD-EFGH\n"));
         assert!(text.contains("Ctrl-C stops the waiting, not the login"));
@@ -139,7 +174,34 @@ mod tests {
             "https://login.example/device?user_code=ABCD-EFGH",
             2048,
         ));
-        assert!(invitation(&device).contains("?user_code=ABCD-EFGH\n"));
+        assert!(invitation(&profile, &device).contains("?user_code=ABCD-EFGH\n"));
+    }
+
+    /// DG-8: what is asked for is listed by selector, and no list is endless.
+    #[test]
+    fn the_invitation_lists_what_is_asked_for_within_bounds() {
+        let scopes_of = |count: usize| -> Vec<Scope> {
+            let selectors = (0..count).map(|number| format!("gcp/app-{number:02}/reader"));
+            let selectors = selectors.map(|text| Selector::parse(&text).unwrap());
+            selectors
+                .flat_map(|selector| {
+                    Action::ALL.map(|action| Scope {
+                        action,
+                        selector: selector.clone(),
+                    })
+                })
+                .collect()
+        };
+        let text = request(&scopes_of(1));
+        assert!(
+            text.ends_with("  gcp/app-00/reader (create, redeem, revoke)\n"),
+            "{text}"
+        );
+        let text = request(&scopes_of(MAX_LISTED));
+        assert_eq!(text.lines().count(), MAX_LISTED + 1);
+        let text = request(&scopes_of(MAX_LISTED + 2));
+        assert_eq!(text.lines().count(), MAX_LISTED + 2);
+        assert!(text.contains("  and 2 more: "), "{text}");
     }
 
     #[test]

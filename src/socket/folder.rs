@@ -232,6 +232,8 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixStream;
 
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+
     use super::*;
 
     fn set_mode(path: &Path, mode: u32) {
@@ -328,6 +330,24 @@ mod tests {
         let connected = UnixStream::connect(path.join(SOCKET)).unwrap();
         drop((connected, listener, first));
         drop(RuntimeFolder::check(&path).unwrap().lock().unwrap());
+    }
+
+    /// LM: hundreds may wait to be accepted.
+    #[test]
+    fn a_crowd_may_wait_to_be_accepted() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(FOLDER);
+        let mut instance = RuntimeFolder::prepare(&path).unwrap().lock().unwrap();
+        let _listener = instance.bind(SOCKET).unwrap();
+        let address = SocketAddrUnix::new(path.join(SOCKET)).unwrap();
+        let connect = || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let peer = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+            rustix::net::connect(&peer, &address).map(|()| peer)
+        };
+        // Well below the usual limit of descriptors.
+        let crowd: Result<Vec<_>, _> = (0..600).map(|_| connect()).collect();
+        assert_eq!(crowd.unwrap().len(), 600);
     }
 
     #[test]

@@ -32,13 +32,15 @@ enum Told {
 /// All kinds, with what they lead to at Begin, Exchange, Create, Redeem and Revoke. A kind that
 /// makes no sense at a call waits for one where it does, so that all goes well.
 #[rustfmt::skip]
-const TABLE: [(Kind, [Told; 5]); 17] = [
+const TABLE: [(Kind, [Told; 5]); 18] = [
     (Kind::Unavailable, [No(AegisUnavailable), Done, Done, Done, Done]),
     (Kind::Internal, [No(AegisUnavailable), Done, Done, Done, Done]),
     (Kind::RateLimited, [No(RateLimited), Done, Done, No(RateLimited), Done]),
     (Kind::Stall, [No(AegisUnavailable), Done, No(AegisUnavailable), Done, Revoking]),
     (Kind::CloseBefore, [No(AegisUnavailable), Done, Done, Done, Done]),
     (Kind::CloseAfterCommit, [No(AegisUnavailable), No(LoginRequired), Done, Done, Done]),
+    // Answered, so a redemption is not uncertain: its caller may ask again for the same lease.
+    (Kind::AuditUnavailable, [No(AegisUnavailable), Done, Done, No(AegisUnavailable), Done]),
     (Kind::NonceOnce, [Done, Done, Done, Done, Done]),
     (Kind::NonceAlways, [Done, No(AegisProtocol), No(AegisProtocol), No(AegisProtocol), Revoking]),
     (Kind::BadJson, [No(AegisProtocol), No(AegisProtocol), No(AegisProtocol), Done, Revoking]),
@@ -170,4 +172,22 @@ async fn redeem_meets_every_fault() {
 #[tokio::test(start_paused = true)]
 async fn revoke_meets_every_fault() {
     column(4, REVOKE).await;
+}
+
+/// A server that cannot record what it does does nothing; the caller hears that it is not
+/// available, and the server's reason.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_cannot_record_serves_nobody() {
+    let world = World::new().await;
+    let (daemon, connection) = world.logged_in().await;
+    world.mock.fault(CREATE, Kind::AuditUnavailable, 100);
+    let refusal = get(&connection, DEPLOY).await.err().unwrap();
+    assert_eq!(refusal.code, AegisUnavailable);
+    let reason = refusal.reason_code.as_ref().map(ToString::to_string);
+    assert_eq!(reason.as_deref(), Some("audit_unavailable"));
+    assert!(world.mock.leases().is_empty());
+    world.mock.fault(CREATE, Kind::AuditUnavailable, 0);
+    let delivery = get(&connection, DEPLOY).await.unwrap();
+    assert_eq!(world.whoami("gcp", &secret(&delivery)).await, 200);
+    daemon.stop().await;
 }

@@ -1,7 +1,15 @@
-use std::io::Write as _;
-use std::process::Command;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
 
-use super::house::{House, Peer, SELECTOR};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::process::{Signal, kill_process};
+
+use super::house::{House, NOBODY, Peer, SELECTOR};
 
 /// HY-1: another process of the same ordinary user cannot read the daemon's memory, environment,
 /// maps or descriptors. The control: the same attempts on a process that did nothing for itself
@@ -64,12 +72,85 @@ fn another_user_is_not_served() {
     assert!(daemon.is_running());
 }
 
+/// PE-2: a command says nothing to a listener of another user's, even in a folder of its own. Only
+/// root can put one there; where the tests are not root it is one of the same user's.
+#[test]
+fn a_command_does_not_talk_to_another_users_listener() {
+    let house = House::of_nobody();
+    drop(house.daemon_command());
+    let is_other = rustix::process::geteuid().is_root();
+    let folder = house.runtime().join("aegis-broker");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    if is_other {
+        std::os::unix::fs::chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let squatter = UnixListener::bind(house.socket()).unwrap();
+    fs::set_permissions(house.socket(), fs::Permissions::from_mode(0o666)).unwrap();
+    let listening = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        let (mut peer, _) = squatter.accept().unwrap();
+        // What came before the end, or before a hang-up.
+        let _end = peer.read(&mut [0; 1]).map(|length| said.resize(length, 0));
+        said.len()
+    });
+    let (code, _) = house.refusal(&["status"]);
+    let heard = listening.join().unwrap();
+    assert_eq!(code == "runtime_folder_unsafe", is_other, "{code}");
+    assert_eq!(heard == 0, is_other, "{heard}");
+}
+
+/// HY-2: nothing that is traced becomes a daemon: its tracer would keep its view of the memory.
+/// The control: one that is not traced runs here already, so this one would end in any case, but
+/// with another status.
+#[test]
+#[expect(
+    clippy::zombie_processes,
+    reason = "its tracer waits for it, by its number"
+)]
+fn a_daemon_that_is_traced_does_not_start() {
+    let house = House::new();
+    let _first = house.daemon();
+    let daemon = house.daemon_command();
+    let mut shell = Command::new("sh");
+    house.surround(&mut shell);
+    // It stops, is seized, and becomes the daemon.
+    let mut child = shell
+        .args(["-c", r#"kill -STOP $$; exec "$0" "$@""#])
+        .arg(daemon.get_program())
+        .args(daemon.get_args())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = child.stderr.take().unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
+    assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
+    ptrace::seize(pid, ptrace::Options::PTRACE_O_EXITKILL).unwrap();
+    let process = rustix::process::Pid::from_raw(pid.as_raw()).unwrap();
+    kill_process(process, Signal::CONT).unwrap();
+    let status = loop {
+        if let WaitStatus::Exited(_, status) = waitpid(pid, None).unwrap() {
+            break status;
+        }
+        ptrace::cont(pid, None).unwrap();
+    };
+    let mut said = String::new();
+    told.read_to_string(&mut said).unwrap();
+    assert_eq!(status, 70, "{said}");
+    assert!(
+        said.contains("does not start while it is being traced"),
+        "{said}"
+    );
+}
+
 /// HY-1, HY-2: the daemon can gain no privileges, leaves no core, and nobody traces it.
 #[test]
 fn the_daemon_is_hardened() {
     let house = House::of_nobody();
     let daemon = house.daemon();
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", daemon.pid()));
+    let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", daemon.pid()));
     let status = read("status").unwrap();
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
     assert!(status.contains("Umask:\t0077"), "{status}");

@@ -1,10 +1,11 @@
 use serde_json::{Value, json};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Stdio;
 
-use super::house::{House, SELECTOR, contains, files, find, policy, text};
+use super::house::{House, Peer, SELECTOR, contains, files, find, policy, text};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// Login, status, get, lease, audit, lock, logout: each with `--json`, each says what happened.
@@ -52,10 +53,30 @@ fn every_command_does_what_it_says() {
 
     let verified = house.run(&["audit", "verify"]);
     assert!(verified.status.success(), "{}", text(&verified));
-    assert!(text(&verified).contains("keyed"), "{}", text(&verified));
+    let verdict = String::from_utf8(verified.stdout).unwrap();
+    assert!(verdict.starts_with("keyed: "), "{verdict}");
+    assert_eq!(house.json(&["audit", "verify"])["verdict"], "keyed");
+    let audit = house.audit();
+    let without_its_key = ["audit", "verify", "--audit-dir", audit.to_str().unwrap()];
+    let verified = house.run(&without_its_key);
+    let verdict = String::from_utf8(verified.stdout).unwrap();
+    assert!(verdict.starts_with("chained: "), "{verdict}");
+    assert_eq!(house.json(&without_its_key)["verdict"], "chained");
     let shown = house.run(&["audit", "show"]);
     assert!(shown.status.success(), "{}", text(&shown));
     assert!(text(&shown).contains("deliver"), "{}", text(&shown));
+    // AU-9: what ties a record to the issuer's, shown as the issuer saw it.
+    let shown = house.run(&["audit", "show", "--json"]).stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    let revoked = shown.lines().rfind(|line| line.contains("lease.revoke"));
+    let revoked: Value = serde_json::from_str(revoked.unwrap()).unwrap();
+    let sent = house.server.mock.requests();
+    let sent = sent
+        .iter()
+        .rfind(|request| request.method == "RevokeCredentialLease");
+    let sent = sent.unwrap();
+    assert_eq!(revoked["proof_jti"].as_str(), sent.jti.as_deref());
+    assert_eq!(revoked["request_id"], sent.request_id.as_str());
 
     house.json(&["lock"]);
     assert_eq!(house.server.whoami(&token), 401, "a lock revokes");
@@ -99,25 +120,78 @@ fn login_shows_code_and_address() {
     let code = house.server.mock.pending_user_codes().pop().unwrap();
     assert!(told.contains(&code), "{told}");
     assert!(told.contains("/device"), "{told}");
+    assert!(told.contains("profile work"), "{told}");
+    assert!(
+        told.contains(&format!("{SELECTOR} (create, redeem, revoke)")),
+        "{told}"
+    );
+    assert!(
+        !told.contains("left"),
+        "no countdown without a terminal: {told}"
+    );
 }
 
-/// `get` refuses a terminal without `--reveal`, before it asks for anything.
+/// The time that is left is counted down in place on a terminal, and is wiped from it at the end.
 #[test]
-fn get_refuses_a_terminal_without_reveal() {
+fn login_counts_down_on_a_terminal() {
+    let house = House::new();
+    let _daemon = house.daemon();
+    let (controller, terminal) = terminal();
+    let mut command = house.command(&["login"]);
+    command.stdout(Stdio::null()).stderr(terminal);
+    let mut child = command.spawn().unwrap();
+    // The child's end is the last one now: reading ends when it does.
+    drop(command);
+    let mut shown = Vec::new();
+    let mut approved = false;
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = rustix::io::read(&controller, &mut buffer) {
+        shown.extend_from_slice(&buffer[..length]);
+        if !approved && contains(&shown, "approve only if") {
+            let code = house.server.mock.pending_user_codes().pop().unwrap();
+            house.server.mock.approve(&code).unwrap();
+            approved = true;
+        }
+    }
+    assert!(child.wait().unwrap().success());
+    let shown = String::from_utf8(shown).unwrap();
+    // A code lives ten minutes, and a busy machine takes some of the first.
+    let (_, left) = shown
+        .split_once("\r\u{1b}[Kwaiting, ")
+        .expect("a countdown");
+    let (minutes, left) = left.split_once(':').unwrap();
+    assert!(minutes == "9" || minutes == "10", "{shown}");
+    let after_the_seconds = left.get(2..).unwrap_or_default();
+    assert!(after_the_seconds.starts_with(" left"), "{shown}");
+    assert!(
+        shown.contains(" left\r\u{1b}[Klogged in as user:u-demo"),
+        "{shown}"
+    );
+}
+
+/// The two ends of a new terminal.
+fn terminal() -> (OwnedFd, File) {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    let name = ptsname(&controller, Vec::new()).unwrap();
+    let terminal = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    (controller, terminal)
+}
+
+/// `get` and `lease redeem` refuse a terminal without `--reveal`, before they ask for anything.
+#[test]
+fn material_is_not_shown_on_a_terminal_without_reveal() {
     let house = House::new();
     let _daemon = house.daemon();
     house.log_in();
     let before = house.server.mock.requests().len();
     let on_a_terminal = |arguments: &[&str]| {
-        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&controller).unwrap();
-        unlockpt(&controller).unwrap();
-        let name = ptsname(&controller, Vec::new()).unwrap();
-        let terminal = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(name.to_str().unwrap())
-            .unwrap();
+        let (controller, terminal) = terminal();
         let mut command = house.command(arguments);
         command.stdout(terminal).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -144,6 +218,15 @@ fn get_refuses_a_terminal_without_reveal() {
     let after = house.server.mock.requests().len();
     assert_eq!(after, before, "no call was made for it");
     let (status, shown, said) = on_a_terminal(&["get", SELECTOR, "--reveal"]);
+    assert_eq!(status, 0, "{said}");
+    assert!(shown.contains("mock-gcp-"), "{shown}");
+
+    let made = house.json(&["lease", "create", SELECTOR]);
+    let lease_id = find(&made, "lease_id").unwrap();
+    let (status, shown, said) = on_a_terminal(&["lease", "redeem", &lease_id]);
+    assert_eq!((status, shown.as_str()), (64, ""), "{said}");
+    // Its one redemption is still there.
+    let (status, shown, said) = on_a_terminal(&["lease", "redeem", &lease_id, "--reveal"]);
     assert_eq!(status, 0, "{said}");
     assert!(shown.contains("mock-gcp-"), "{shown}");
 }
@@ -187,6 +270,49 @@ fn the_policy_is_read_again_on_sighup_and_never_by_halves() {
         .lines()
         .filter(|line| line.contains("policy.load") && line.contains("error"));
     assert_eq!(refused.count(), 1, "{shown}");
+}
+
+/// HY-9: what libraries say of requests, frames and arguments is not logged, whatever the level.
+/// The control: our own lines of that level are.
+#[test]
+fn libraries_stay_quiet_at_every_log_level() {
+    const LIBRARIES: [&str; 6] = ["rmcp", "reqwest", "hyper", "hyper_util", "h2", "rustls"];
+    let house = House::new();
+    let wanted = LIBRARIES.map(|library| format!("{library}=trace"));
+    let level = format!("trace,{}", wanted.join(","));
+    let daemon = house.start(&mut house.daemon_command(), &level);
+    house.log_in();
+    house.material();
+    let mut model = Peer::connect(&house.socket().with_file_name("mcp.sock"));
+    let hello = json!({
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": { "name": "e2e", "version": "1" },
+    });
+    model.ask("initialize", &hello);
+    model.send(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n");
+    model.ask("tools/list", &json!({}));
+    drop(model);
+    assert!(daemon.stop().success());
+    let log = fs::read_to_string(house.path("daemon.log")).unwrap();
+    let is_quiet = |word: &&str| ["TRACE", "DEBUG", "INFO"].contains(word);
+    let quiet = log.lines().filter(|line| {
+        line.split_whitespace()
+            .nth(1)
+            .as_ref()
+            .is_some_and(is_quiet)
+    });
+    let (libraries, ours): (Vec<_>, Vec<_>) = quiet.partition(|line| {
+        line.split_whitespace().any(|word| {
+            let target = word.split([':', '{']).next();
+            word.contains(':') && target.is_some_and(|target| LIBRARIES.contains(&target))
+        })
+    });
+    assert!(libraries.is_empty(), "{libraries:#?}");
+    assert!(
+        ours.iter().any(|line| line.contains("DEBUG aegis_broker")),
+        "{log}"
+    );
 }
 
 /// HY-4, DG-9: device code, token and material are nowhere but where they belong, at any log

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::house::{BROKER, contains};
+use super::house::{BROKER, SELECTOR, contains};
 
 const STEPS: [&str; 13] = [
     "start",
@@ -43,7 +43,10 @@ fn the_demonstration_shows_what_it_says() {
     assert_eq!(report["ok"], true);
     assert_eq!(report["login"]["principal"], "user:u-demo");
     assert_eq!(report["lease"]["states"][1], "revoked");
-    assert_eq!(report["delivered"]["fields"][0], "access_token");
+    assert_eq!(report["delivered"]["selector"], SELECTOR);
+    // What the server wrote down as handed out, by name.
+    let fields = report["delivered"]["fields"].as_array().unwrap();
+    assert_eq!(fields, &["access_token"]);
     assert_eq!(report["whoami"]["before"], 200);
     assert_eq!(report["whoami"]["after_revoke"], 401);
     assert_eq!(report["refused"]["replayed_proof"], "proof_replayed");
@@ -63,6 +66,8 @@ fn the_demonstration_shows_what_it_says() {
     assert_eq!(report["audit"]["verified"], true);
     assert_eq!(report["audit"]["keyed"], true);
     assert_eq!(report["audit"]["reconciled"], true);
+    // Begun and ended the login, made, redeemed and revoked two leases, and was denied another.
+    assert_eq!(report["audit"]["events"], 9);
     for step in STEPS {
         assert!(report["timings_ms"][step].is_u64(), "{step}");
     }

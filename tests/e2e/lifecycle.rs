@@ -299,6 +299,25 @@ fn an_unreachable_server_is_said_to_be_so() {
     assert!(daemon.is_running());
 }
 
+/// What goes to Aegis goes there and nowhere else, whatever proxy the environment names.
+#[test]
+fn a_proxy_in_the_environment_is_not_used() {
+    let house = House::new();
+    // A port that was free a moment ago and that nobody listens on.
+    let port = {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        taken.local_addr().unwrap().port()
+    };
+    let mut command = house.daemon_command();
+    for name in ["http_proxy", "https_proxy", "all_proxy"] {
+        let proxy = format!("http://127.0.0.1:{port}/");
+        command.env(name, &proxy).env(name.to_uppercase(), &proxy);
+    }
+    let _daemon = house.start(&mut command, "info");
+    house.log_in();
+    assert_eq!(house.server.whoami(&house.material()), 200);
+}
+
 /// `daemon --mock` needs no file at all: server, catalogue and policy come along, and its log
 /// says how to approve a login.
 #[test]

@@ -19,6 +19,13 @@ fn the_client_is_the_same_on_both_pages() {
     assert_eq!(python_block(README), python_block(PROTOCOL));
 }
 
+/// Both pages say ten lines of Python.
+#[test]
+fn the_client_has_ten_lines_of_code() {
+    let code = python_block(README).lines().filter(|line| !line.is_empty());
+    assert_eq!(code.count(), 10);
+}
+
 /// The README's configuration and policy, with the bundled server's address put in, do what the
 /// README says: the person logs in and the credential comes.
 #[test]

@@ -159,6 +159,7 @@ impl Shared {
             return Err(policy_denied());
         }
 
+        state.faults.check_ledger(call.method)?;
         let memory = format!("{}\n{}\n{key}", token.tenant_id, token.principal);
         let body = format!("{selector}\n{ttl}\n{max_redemptions}\n{}", request.purpose);
         let body = sha256(body.as_bytes());
@@ -245,10 +246,13 @@ impl Shared {
         }
         let credential = state.policy.credential(&lease.selector);
         let credential = credential.ok_or_else(policy_denied)?;
-        lease
+        let mut redeemed = lease.clone();
+        redeemed
             .redeem(now)
             .map_err(|reason| Refusal::new(reason, "lease yields no more"))?;
-        let lease = lease.clone();
+        state.faults.check_ledger(call.method)?;
+        lease.clone_from(&redeemed);
+        let lease = redeemed;
 
         let short = state.faults.take(call.method, &[FaultKind::ShortExpiry]);
         let expires_at = if short.is_some() {
@@ -309,6 +313,7 @@ impl Shared {
         }
         call.trace().entry.target.clone_from(&lease.selector);
         granted?;
+        state.faults.check_ledger(call.method)?;
         let ended_now = lease.revoke(now);
         let lease = lease.clone();
         state.audit_lease(call, "lease.revoke", &lease, reason, now);

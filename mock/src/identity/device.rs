@@ -124,7 +124,7 @@ impl Login {
         now < self.expires_at && matches!(self.state, LoginState::Approved { .. })
     }
 
-    fn is_pending(&self, now: Moment) -> bool {
+    pub(crate) fn is_pending(&self, now: Moment) -> bool {
         now < self.expires_at && self.state == LoginState::Pending
     }
 

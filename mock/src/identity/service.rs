@@ -29,7 +29,7 @@ use crate::{ControlError, wire};
 const DEFAULT_TOKEN_TTL: u32 = 600;
 const TOKEN_TTL: std::ops::RangeInclusive<u32> = 60..=900;
 const MAX_NAME: usize = 64;
-/// Wrong user codes in a minute.
+/// Wrong user codes in a minute from one address.
 const MAX_GUESSES: u32 = 5;
 const ID_TOKEN_AUDIENCE: &str = "aegis-console";
 const ID_TOKEN_TTL: Duration = Duration::from_hours(1);
@@ -184,6 +184,7 @@ impl Shared {
             )
             .field("pop_key_id"));
         }
+        state.faults.check_ledger(call.method)?;
         if !state.tokens.register_key(&tenant.id, &pop_key_id, &jkt) {
             return Err(Refusal::new(
                 Reason::PopKeyConflict,
@@ -237,35 +238,39 @@ impl Shared {
         let mut state = self.state();
         let state = &mut *state;
         call.trace().entry.principal = format!("user:{uid}");
-        let unknown = || Refusal::new(Reason::DeviceCodeUnknown, "no such code");
-        let login = match (request.device_code.as_str(), request.user_code.as_str()) {
-            ("", "") => return Err(Refusal::missing("user_code")),
-            ("", user_code) => {
-                let guesses = format!("guess {uid}");
-                if state.logins.by_user_code(user_code).is_none() {
-                    state
-                        .throttle
-                        .count(guesses, MAX_GUESSES, now)
-                        .map_err(rate_limited)?;
-                }
-                state.logins.by_user_code(user_code)
+        let guesses = format!("guess {}", call.peer);
+        let guessable = request.device_code.is_empty();
+        let login = if guessable {
+            if request.user_code.is_empty() {
+                return Err(Refusal::missing("user_code"));
             }
-            (device_code, _) => state
-                .logins
-                .by_device_code(&sha256(device_code.as_bytes()), now),
-        }
-        .ok_or_else(unknown)?;
-        let is_member = state
-            .policy
-            .user(&uid)
-            .is_some_and(|user| user.tenants.contains(&login.tenant_id));
-        if !is_member {
-            return Err(unknown());
-        }
+            // Before the look-up: over the limit, a right code is worth no more than a wrong one.
+            state
+                .throttle
+                .check(&guesses, MAX_GUESSES, now)
+                .map_err(rate_limited)?;
+            state.logins.by_user_code(&request.user_code)
+        } else {
+            let code = sha256(request.device_code.as_bytes());
+            state.logins.by_device_code(&code, now)
+        };
+        let user = state.policy.user(&uid);
+        let login =
+            login.filter(|login| user.is_some_and(|user| user.tenants.contains(&login.tenant_id)));
+        let Some(login) = login else {
+            if guessable {
+                state
+                    .throttle
+                    .count(guesses, MAX_GUESSES, now)
+                    .map_err(rate_limited)?;
+            }
+            return Err(Refusal::new(Reason::DeviceCodeUnknown, "no such code"));
+        };
         let mut entry = call.trace().entry.clone();
         entry.tenant_id.clone_from(&login.tenant_id);
         entry.key_thumbprint.clone_from(&login.jkt);
         call.trace().entry = entry.clone();
+        state.faults.check_ledger(call.method)?;
         let approved = decide(login, &uid, request.approve, now)
             .map_err(|reason| Refusal::new(reason, "code has been used"))?;
         (entry.action, entry.outcome) = decision(request.approve, approved);
@@ -367,7 +372,11 @@ impl Shared {
                 return Ok(status("approved", 0));
             }
         }
+        let is_pending = login.is_pending(now);
         let fault = state.faults.take(call.method, &[FaultKind::SlowDown]);
+        if fault.is_none() && !is_pending {
+            state.faults.check_ledger(call.method)?;
+        }
         let poll = if fault.is_some() {
             login.slow_down()
         } else {

@@ -321,7 +321,7 @@ async fn begin_is_limited_per_address() {
 }
 
 #[tokio::test]
-async fn a_person_approves_with_an_id_token_and_five_guesses() {
+async fn a_person_approves_with_an_id_token() {
     let mock = spawn().await;
     let client = Client::new(&mock);
     let method = "ApproveMcpOauthDeviceAuthorization";
@@ -339,15 +339,52 @@ async fn a_person_approves_with_an_id_token_and_five_guesses() {
     let answer = decide(mock.demo_id_token(), denial).await;
     assert_eq!(answer.text("/status"), "access_denied");
 
-    for _ in 0..5 {
-        let guess = json!({"userCode": "BBBB-BBBB", "approve": true});
-        let answer = decide(mock.demo_id_token(), guess).await;
-        assert_eq!(answer.reason(), "device_code_unknown");
-    }
-    let guess = json!({"userCode": "BBBB-BBBB", "approve": true});
-    let answer = decide(mock.demo_id_token(), guess).await;
-    assert_eq!(answer.reason(), "rate_limited");
-    mock.advance(Duration::from_hours(1));
     let answer = decide(mock.demo_id_token(), json!({})).await;
     assert_eq!(answer.reason(), "field_missing");
+}
+
+/// DG-10: who has guessed wrongly five times is not told of a right guess either;
+/// a minute later the same code works.
+#[tokio::test]
+async fn after_five_wrong_codes_the_right_one_is_refused_for_a_minute() {
+    let mock = spawn().await;
+    let client = Client::new(&mock);
+    let enter = async |code: &str| {
+        let request = client
+            .post("ApproveMcpOauthDeviceAuthorization")
+            .bearer_auth(mock.demo_id_token())
+            .body(json!({"userCode": code, "approve": true}).to_string());
+        client.send(request).await
+    };
+    let begin = client.begin(&json!({})).await;
+    for _ in 0..5 {
+        assert_eq!(enter("BBBB-BBBB").await.reason(), "device_code_unknown");
+    }
+    let answer = enter(begin.text("/userCode")).await;
+    assert_eq!((answer.status, answer.reason()), (429, "rate_limited"));
+    assert!(answer.header("retry-after").is_some());
+    assert_eq!(enter("BBBB-BBBB").await.reason(), "rate_limited");
+    assert_eq!(mock.pending_user_codes(), [begin.text("/userCode")]);
+
+    mock.advance(Duration::from_secs(59));
+    let answer = enter(begin.text("/userCode")).await;
+    assert_eq!(answer.reason(), "rate_limited");
+    mock.advance(Duration::from_secs(1));
+    let answer = enter(begin.text("/userCode")).await;
+    assert_eq!(answer.text("/status"), "approved");
+}
+
+/// DG-10: right codes are not tries that count.
+#[tokio::test]
+async fn right_codes_use_up_no_guesses() {
+    let mock = spawn().await;
+    let client = Client::new(&mock);
+    for _ in 0..6 {
+        let begin = client.begin(&json!({})).await;
+        let request = client
+            .post("ApproveMcpOauthDeviceAuthorization")
+            .bearer_auth(mock.demo_id_token())
+            .body(json!({"userCode": begin.text("/userCode"), "approve": true}).to_string());
+        assert_eq!(client.send(request).await.text("/status"), "approved");
+    }
 }

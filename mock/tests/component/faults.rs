@@ -45,6 +45,61 @@ async fn refusals_on_demand_do_nothing_and_wear_off() {
     assert_eq!(tried, 9);
 }
 
+/// `aegis.md` 9: what cannot be recorded is not done, whichever call it is.
+#[tokio::test]
+async fn a_ledger_that_fails_lets_nothing_happen() {
+    let mock = spawn().await;
+    let fails = |method| mock.fault(method, FaultKind::AuditUnavailable, 1);
+    let mut client = Client::new(&mock);
+    let refused = |answer: &crate::client::Answer| {
+        assert_eq!((answer.status, answer.reason()), (503, "audit_unavailable"));
+        assert_eq!(answer.text("/code"), "unavailable");
+    };
+    fails("BeginMcpOauthDeviceAuthorization");
+    refused(&client.begin(&json!({})).await);
+    assert!(mock.pending_user_codes().is_empty());
+
+    let begin = client.begin(&json!({})).await;
+    let code = begin.text("/deviceCode");
+    fails(EXCHANGE);
+    mock.advance(Duration::from_secs(5));
+    // A pending poll is not recorded, so it does not meet the fault.
+    let poll = client.exchange(code).await;
+    assert_eq!(poll.text("/status"), "authorization_pending");
+    mock.approve(begin.text("/userCode")).unwrap();
+    refused(&client.exchange(code).await);
+    let success = client.exchange(code).await;
+    success.text("/brokerToken").clone_into(&mut client.token);
+    client.nonce = success.header("dpop-nonce").map(str::to_owned);
+
+    fails(CREATE);
+    refused(&client.create(GCP, &json!({})).await);
+    assert!(mock.leases().is_empty());
+    let id = client.lease(GCP, &json!({})).await;
+    fails(REDEEM);
+    let secrets = mock.secrets().len();
+    refused(&client.redeem(&id).await);
+    assert_eq!(mock.leases()[0].redemptions_used, 0);
+    assert_eq!(mock.secrets().len(), secrets);
+    fails("RevokeCredentialLease");
+    refused(&client.revoke(&id).await);
+    assert_eq!(client.redeem(&id).await.reason(), "ok");
+
+    let told = mock.audit().into_iter();
+    let told: Vec<_> = told.map(|event| (event.action, event.outcome)).collect();
+    let expected = [
+        "login.begin",
+        "login.approve",
+        "login.exchange",
+        "lease.create",
+        "lease.redeem",
+    ];
+    assert_eq!(
+        told,
+        expected.map(|action| (action.to_owned(), "ok".to_owned()))
+    );
+}
+
 #[tokio::test]
 async fn nonces_can_be_asked_for_without_end() {
     let mock = spawn().await;

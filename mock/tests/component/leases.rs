@@ -52,6 +52,16 @@ async fn material_works_until_its_lease_is_revoked() {
     assert_eq!(twice.body["alreadyTerminal"], true);
     assert_eq!(mock.leases()[0].state, LeaseState::Revoked);
     assert_eq!(mock.leases()[0].jkt, client.key.thumbprint());
+
+    let shown = mock.requests().into_iter();
+    let shown: Vec<_> = shown
+        .filter(|request| request.method == "whoami")
+        .map(|request| (request.result, request.principal))
+        .collect();
+    let (opened, refused) = ("ok".to_owned(), "unauthenticated".to_owned());
+    let nobody = (refused, None);
+    let demo = (opened, Some("user:u-demo".to_owned()));
+    assert_eq!(shown, [demo, nobody.clone(), nobody.clone(), nobody]);
 }
 
 #[tokio::test]

@@ -3,11 +3,13 @@
 //! the report is computed from what the server wrote down.
 //!
 //! `household.rs` sets the table, `story.rs` has the steps, `mcp_client.rs` is a model's client in
-//! one of them, `report.rs` the outcome.
+//! one of them, `ledger.rs` compares the two logs, `report.rs` is the outcome.
 
 mod household;
 
 mod mcp_client;
+
+mod ledger;
 
 mod report;
 

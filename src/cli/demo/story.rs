@@ -1,12 +1,14 @@
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use aegis_mock::{FaultKind, LeaseState, RequestRecord, SecretRecord};
+use aegis_mock::{AuditRecord, FaultKind, LeaseState, RequestRecord, SecretRecord};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::household::{Household, OUTSIDE, SELECTOR, UNKNOWN};
+use super::ledger;
 use super::mcp_client::{McpClient, REVISION};
 use super::{Failed, Options, Report, Step};
 use crate::audit::{self, Keys};
@@ -48,6 +50,7 @@ pub(super) fn tell(
         household,
         client,
         report: Report::default(),
+        replay: String::new(),
     };
     clockwork.lap(&mut story.report, Step::Start);
     say("The bundled server and a daemon of your own are up, in a private folder.");
@@ -84,6 +87,8 @@ struct Story {
     household: Household,
     client: Client,
     report: Report,
+    /// The request id of the demonstration's own call: the proof sent again.
+    replay: String,
 }
 
 impl Story {
@@ -182,25 +187,25 @@ impl Story {
     ) -> Result<SecretString, Failed> {
         let step = Step::Delivered;
         self.plant(step, "RedeemCredentialLease", FaultKind::BadJson);
+        let before = self.household.server.mock.secrets().len();
         let delivery = self
             .client
             .lease_redeem(lease_id)
             .map_err(|refusal| step.failed(refusal))?;
         let material: &Material = &delivery.view.material;
         let token = access_token(step, material)?;
-        let handed_out = self.household.server.mock.secrets();
+        let mut handed_out = self.household.server.mock.secrets();
+        drop(handed_out.drain(..before));
         step.wants(
-            handed_out
-                .iter()
-                .any(|secret| secret.value == token.expose()),
+            !handed_out.is_empty() && handed_out.iter().all(|secret| {
+                let field = material.field(&secret.kind).map(|field| &field.value);
+                matches!(field, Some(FieldValue::Secret(value)) if value.expose() == secret.value)
+            }),
             "the material is not what the server handed out",
         )?;
-        SELECTOR.clone_into(&mut self.report.selector);
-        self.report.fields = material
-            .fields
-            .iter()
-            .map(|field| field.name.to_string())
-            .collect();
+        let redeemed = self.event(step, "lease.redeem", "ok", SELECTOR)?;
+        self.report.selector = short(step, &redeemed.target)?;
+        self.report.fields = handed_out.into_iter().map(|secret| secret.kind).collect();
         say(&format!(
             "       Redeemed over the socket: {} (values stay out of this story).",
             self.report.fields.join(", ")
@@ -271,6 +276,7 @@ impl Story {
             .pop()
             .ok_or_else(|| step.failed("the server saw no replay"))?;
         self.report.replay = seen.reason.unwrap_or(seen.result);
+        self.replay = seen.request_id;
         step.wants(
             self.report.replay == "proof_replayed",
             "a proof sent again was not refused as such",
@@ -293,14 +299,7 @@ impl Story {
             code == ErrorCode::AegisDenied,
             "it was refused for another reason",
         )?;
-        let denied = self
-            .household
-            .server
-            .mock
-            .audit()
-            .into_iter()
-            .any(|event| event.action == "lease.create" && event.outcome == "denied");
-        step.wants(denied, "the server recorded no refusal")?;
+        self.event(step, "lease.create", "denied", OUTSIDE)?;
         code.as_str().clone_into(&mut self.report.outside_grant);
         say(&format!(
             "Denied: {OUTSIDE} is outside the grant: {}.",
@@ -336,15 +335,6 @@ impl Story {
     fn revoke(&mut self, lease_id: &LeaseId, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
         let step = Step::Revoke;
         self.plant(step, "RevokeCredentialLease", FaultKind::Internal);
-        if self.is_planted(Step::Reconcile) {
-            // The server does it and the answer is lost: the broker's second try succeeds, and
-            // the server has an event that no local record knows.
-            let lost = FaultKind::CloseAfterCommit;
-            self.household
-                .server
-                .mock
-                .fault("RevokeCredentialLease", lost, 1);
-        }
         self.client
             .lease_revoke(lease_id)
             .map_err(|refusal| step.failed(refusal))?;
@@ -499,46 +489,80 @@ impl Story {
         Ok(())
     }
 
-    /// Every successful event of the server's has exactly one record here, found by request id
-    /// and proof, and the other way round.
+    /// The server's own chain is intact, and each of its events about the daemon has exactly one
+    /// record here, with the same request id, proof and outcome, and the other way round.
     fn reconcile(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
         let step = Step::Reconcile;
-        let ours: BTreeSet<_> = audit::verify::read(&self.household.audit_folder(), usize::MAX)
-            .map_err(|error| step.failed(error))?
-            .into_iter()
-            .filter(|entry| entry.record.outcome.as_str() == "ok")
-            .filter_map(|entry| {
-                let trace = entry.record.trace;
-                let jti = trace
-                    .proof_jti
-                    .map(|jti| jti.to_string())
-                    .unwrap_or_default();
-                Some((trace.request_id?.to_string(), jti))
-            })
-            .collect();
-        let theirs: BTreeSet<_> = self
-            .household
-            .server
-            .mock
-            .audit()
-            .into_iter()
-            .filter(|event| event.outcome == "ok" && event.action != "login.approve")
-            .map(|event| (event.request_id, event.proof_jti))
-            .collect();
-        step.wants(!theirs.is_empty(), "the server recorded nothing")?;
+        if self.is_planted(step) {
+            self.begin_elsewhere(step)?;
+        }
+        let events = self.household.server.mock.audit();
+        step.wants(!events.is_empty(), "the server recorded nothing")?;
         step.wants(
-            theirs.is_subset(&ours),
+            ledger::is_intact(&events),
+            "the server's own chain does not verify",
+        )?;
+        let entries = audit::verify::read(&self.household.audit_folder(), usize::MAX)
+            .map_err(|error| step.failed(error))?;
+        let ours = ledger::ours(entries.into_iter());
+        // What the person approved and the thief sent again is no call of the daemon's.
+        let theirs =
+            ledger::theirs(events.into_iter().filter(|event| {
+                event.action != "login.approve" && event.request_id != self.replay
+            }));
+        let extra = ledger::missing(&theirs, &ours);
+        step.wants(
+            extra == 0,
             "the server has an event that the broker did not record",
         )?;
+        let extra = ledger::missing(&ours, &theirs);
         step.wants(
-            ours.is_subset(&theirs),
+            extra == 0,
             "the broker has a record that the server does not know",
         )?;
-        self.report.reconciled = theirs.len();
+        self.report.reconciled = theirs.values().sum();
         say(&format!(
-            "       {} events at the server, the same ones here.",
-            theirs.len()
+            "       {} events at the server, its chain intact, and the same ones here.",
+            self.report.reconciled
         ));
+        Ok(())
+    }
+
+    /// Somebody else begins a login under the daemon's public key: an event at the server that
+    /// no call of the daemon's led to.
+    fn begin_elsewhere(&self, step: Step) -> Result<(), Failed> {
+        let captured = self
+            .calls("CreateCredentialLease")
+            .pop()
+            .and_then(|call| call.proof)
+            .ok_or_else(|| step.failed("the server wrote no proof down"))?;
+        let header = captured
+            .split('.')
+            .next()
+            .and_then(|header| URL_SAFE_NO_PAD.decode(header).ok())
+            .and_then(|header| serde_json::from_slice::<Value>(&header).ok())
+            .ok_or_else(|| step.failed("the proof cannot be read"))?;
+        let body = json!({
+            "tenantId": "business-default",
+            "requestedScopes": [format!("credential.lease.create:{}", canonical(step, SELECTOR)?)],
+            "popKeyId": header.get("kid"),
+            "popJwk": header.get("jwk"),
+        });
+        let url = format!(
+            "{}aegis.v1.IdentityGatewayService/BeginMcpOauthDeviceAuthorization",
+            self.household.server.mock.api()
+        );
+        let answer = self.household.server.block_on(async {
+            http()?
+                .post(url)
+                .header("Connect-Protocol-Version", "1")
+                .header("Content-Type", "application/json")
+                .body(body.to_string())
+                .send()
+                .await?
+                .error_for_status()
+        });
+        drop(answer.map_err(|error| step.failed(error.without_url()))?);
         Ok(())
     }
 
@@ -588,8 +612,53 @@ impl Story {
                     .as_u16(),
             )
         });
-        status.map_err(|error| step.failed(error.without_url()))
+        let status = status.map_err(|error| step.failed(error.without_url()))?;
+        let seen = self.calls("whoami").pop();
+        let seen = seen.ok_or_else(|| step.failed("the server wrote no use down"))?;
+        let written = match seen.result.as_str() {
+            "ok" => 200,
+            "unauthenticated" => 401,
+            _ => return Err(step.failed("the server wrote something else down")),
+        };
+        step.wants(
+            written == status,
+            "the server wrote down another answer than it gave",
+        )?;
+        Ok(written)
     }
+
+    /// The newest event of the server's about this selector.
+    fn event(
+        &self,
+        step: Step,
+        action: &str,
+        outcome: &str,
+        selector: &str,
+    ) -> Result<AuditRecord, Failed> {
+        self.household
+            .server
+            .mock
+            .audit()
+            .into_iter()
+            .rfind(|event| {
+                event.action == action
+                    && event.outcome == outcome
+                    && short(step, &event.target).is_ok_and(|target| target == selector)
+            })
+            .ok_or_else(|| step.failed("the server recorded no such event"))
+    }
+}
+
+/// The form in which the report names a selector.
+fn short(step: Step, selector: &str) -> Result<String, Failed> {
+    let selector = Selector::parse(selector).map_err(|error| step.failed(error))?;
+    Ok(selector.short().to_owned())
+}
+
+/// The form in which the server names it.
+fn canonical(step: Step, selector: &str) -> Result<String, Failed> {
+    let selector = Selector::parse(selector).map_err(|error| step.failed(error))?;
+    Ok(selector.to_string())
 }
 
 /// The secret in the material.
