@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aegis_broker::audit::FileAuditLog;
 use aegis_broker::broker::effect::Effect;
-use aegis_broker::broker::event::{ConnectionId, CredentialRequest, Event, Request, Ticket};
+use aegis_broker::broker::event::{ConnectionId, CredentialRequest, Door, Event, Request, Ticket};
 use aegis_broker::broker::policy::{Policy, Question};
 use aegis_broker::broker::ports::{
     Answer, AuditAction, AuditLog as _, AuditOutcome, AuditRecord, CallTrace, CreatedLease,
@@ -209,7 +209,11 @@ fn serving() -> Result<(State, Selector), Failed> {
     let peer = Arc::new(peer());
     drive(
         &mut state,
-        Event::ConnectionOpened { connection, peer },
+        Event::ConnectionOpened {
+            connection,
+            peer,
+            door: Door::Programs,
+        },
         begin(),
     )?;
     drive(&mut state, asked(1, Request::LoginBegin), begin())?;
