@@ -21,6 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("keystore", &["broker::ports", "model", "secret", "time"]),
     ("audit", &["broker::ports", "model", "secret", "time"]),
+    // `time`: the client's limits count a suspended machine's time, and views hold times.
     ("socket", &["broker::handle", "model", "secret", "time"]),
     // Not `secret`: the model-facing door cannot name one.
     ("mcp", &["broker::handle", "model"]),
@@ -42,6 +43,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "time",
         ],
     ),
+    // `audit`, not only its verification: `audit show` reads the log where no daemon runs.
+    // `time`: the countdown of a login, and the time that each step of the demonstration takes.
     (
         "cli",
         &[
@@ -326,7 +329,8 @@ fn the_models_door_cannot_name_a_secret() {
     }
 }
 
-/// Ours names the mock in one file.
+/// Ours names the mock for `--mock` and for the demonstration, which is a test that a person can
+/// watch: it plants faults in the bundled server and reads its journal.
 #[test]
 fn the_mock_is_named_in_two_places_only() {
     for (name, text) in sources() {

@@ -11,14 +11,14 @@ use super::error::AegisError;
 use super::transport::{Call, Reply, Rpc};
 use super::wire::{
     self, CreateRequest, CreateResponse, Credential, GcpAccessToken, Lease, RedeemRequest,
-    RedeemResponse, RevokeRequest, RevokeResponse,
+    RedeemResponse, RevokeRequest, RevokeResponse, TargetIn,
 };
 use super::{Inner, bad, refused, success};
 use crate::broker::ports::{
     Answer, CreateLease, CreatedLease, RedeemedLease, RevokeReason, Session,
 };
 use crate::dpop::DpopError;
-use crate::model::{CleanText, Field, FieldValue, LeaseId, Material, MaterialKind};
+use crate::model::{CleanText, Field, FieldValue, LeaseId, Material, MaterialKind, Selector};
 use crate::secret::SecretString;
 use crate::time::UnixTime;
 
@@ -107,11 +107,8 @@ fn created(request: &CreateLease, reply: &Reply) -> Result<CreatedLease, AegisEr
     if lease.state.as_deref() != Some("active") {
         return Err(bad("state"));
     }
-    let same_target = lease.target.as_ref().is_some_and(|target| {
-        let asked = request.selector.parts();
-        (&*target.provider, &*target.app, &*target.account) == asked
-    });
-    if !same_target {
+    let target = lease.target.as_ref();
+    if !target.is_some_and(|target| is_for(target, &request.selector)) {
         return Err(bad("target"));
     }
     // Counted from before the request was sent, and never more than asked for (LC-2, LC-3).
@@ -138,10 +135,15 @@ fn created(request: &CreateLease, reply: &Reply) -> Result<CreatedLease, AegisEr
     })
 }
 
+fn is_for(target: &TargetIn, selector: &Selector) -> bool {
+    (&*target.provider, &*target.app, &*target.account) == selector.parts()
+}
+
 pub(super) async fn redeem(
     inner: &Inner,
     session: &Session,
     lease_id: &LeaseId,
+    selector: &Selector,
 ) -> Answer<RedeemedLease> {
     let encode = |proof: Option<wire::RequestProof<'_>>, body: &mut _| {
         let message = RedeemRequest {
@@ -152,14 +154,19 @@ pub(super) async fn redeem(
         wire::encode(&message, body)
     };
     let call = call(Rpc::Redeem, session, &encode);
-    inner.ask(call, |reply| redeemed(lease_id, reply)).await
+    let read = |reply: &Reply| redeemed(lease_id, selector, reply);
+    inner.ask(call, read).await
 }
 
-fn redeemed(lease_id: &LeaseId, reply: &Reply) -> Result<RedeemedLease, AegisError> {
+fn redeemed(
+    lease_id: &LeaseId,
+    selector: &Selector,
+    reply: &Reply,
+) -> Result<RedeemedLease, AegisError> {
     let answer: RedeemResponse = success(reply)?;
     let credential = answer.credential.ok_or(bad("credential"))?;
     if let Some(lease) = &answer.lease {
-        check_redeemed(lease, lease_id)?;
+        check_redeemed(lease, lease_id, selector)?;
     }
     let lease_end = answer.lease.as_ref().and_then(|lease| lease.expires_at);
     let end = [credential.expires_at, lease_end]
@@ -189,14 +196,23 @@ fn redeemed(lease_id: &LeaseId, reply: &Reply) -> Result<RedeemedLease, AegisErr
     })
 }
 
-/// A redeemed lease is the one asked for, and alive or just used up.
-fn check_redeemed(lease: &Lease, lease_id: &LeaseId) -> Result<(), AegisError> {
+/// A redeemed lease is the one asked for, for what it was made, and alive or just used up.
+fn check_redeemed(
+    lease: &Lease,
+    lease_id: &LeaseId,
+    selector: &Selector,
+) -> Result<(), AegisError> {
     if lease
         .lease_id
         .as_deref()
         .is_some_and(|id| id != lease_id.as_str())
     {
         return Err(bad("lease_id"));
+    }
+    if let Some(target) = &lease.target
+        && !is_for(target, selector)
+    {
+        return Err(bad("target"));
     }
     match lease.state.as_deref() {
         None | Some("" | "active" | "exhausted") => Ok(()),

@@ -34,7 +34,7 @@ use crate::broker::ports::{
     CreatedLease, DeviceAuthorization, DeviceExchange, PortFuture, RedeemedLease, RevokeReason,
     Session,
 };
-use crate::model::{LeaseId, RequestId};
+use crate::model::{LeaseId, RequestId, Selector};
 use crate::time::Clock;
 
 use transport::{Call, Failed, Outcome, Reply, Transport};
@@ -126,9 +126,10 @@ impl AegisService for AegisClient {
         &self,
         session: Arc<Session>,
         lease_id: LeaseId,
+        selector: Selector,
     ) -> PortFuture<Answer<RedeemedLease>> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { leases::redeem(&inner, &session, &lease_id).await })
+        Box::pin(async move { leases::redeem(&inner, &session, &lease_id, &selector).await })
     }
 
     fn revoke_lease(

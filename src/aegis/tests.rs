@@ -340,7 +340,10 @@ fn without(mut object: Value, name: &str) -> Value {
 
 async fn redeem_once(script: Script) -> (Answer<RedeemedLease>, usize) {
     let server = Server::start(vec![script]).await;
-    let answer = server.client().redeem_lease(session(), lease_id()).await;
+    let answer = server
+        .client()
+        .redeem_lease(session(), lease_id(), selector())
+        .await;
     (answer, server.count())
 }
 
@@ -555,7 +558,10 @@ async fn the_newest_nonce_is_remembered() {
 #[tokio::test]
 async fn a_demanded_nonce_is_given_once() {
     let server = Server::start(vec![use_nonce("DPoP-Nonce: n-B\r\n"), ok(&redeemed())]).await;
-    let answer = server.client().redeem_lease(session(), lease_id()).await;
+    let answer = server
+        .client()
+        .redeem_lease(session(), lease_id(), selector())
+        .await;
     assert!(answer.outcome.is_ok());
     let claims = server.claims();
     assert_eq!(claims.len(), 2);
@@ -639,7 +645,9 @@ async fn three_refused_proofs_make_a_key_suspect() {
     let client = server.client();
     let one = session();
     let redeem = async |session: &Arc<Session>| {
-        let answer = client.redeem_lease(Arc::clone(session), lease_id()).await;
+        let answer = client
+            .redeem_lease(Arc::clone(session), lease_id(), selector())
+            .await;
         answer.outcome.unwrap_err().disposition
     };
     assert_eq!(redeem(&one).await, Disposition::Terminal);
@@ -831,7 +839,7 @@ async fn no_more_than_four_requests_at_a_time() {
     let client = server.client();
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..6 {
-        calls.spawn(client.redeem_lease(session(), lease_id()));
+        calls.spawn(client.redeem_lease(session(), lease_id(), selector()));
     }
     let unsent = calls
         .join_all()
@@ -853,7 +861,7 @@ async fn no_connection_means_not_done() {
     drop(listener);
     let failure = server
         .client()
-        .redeem_lease(session(), lease_id())
+        .redeem_lease(session(), lease_id(), selector())
         .await
         .outcome
         .unwrap_err();
@@ -1458,6 +1466,7 @@ async fn material_out_of_shape_is_refused() {
         ("no end", without(credential(&|credential| without(credential, "expiresAt")), "lease")),
         ("over", credential(&|credential| with(credential, "expiresAt", json!("2026-11-22T09:00:00Z")))),
         ("other lease", with(good.clone(), "lease", with(lease("active"), "leaseId", json!("lse_other")))),
+        ("other target", with(good.clone(), "lease", with(lease("active"), "target", json!({"provider": "gcp", "app": "billing-prod", "account": "owner"})))),
         ("revoked lease", with(good.clone(), "lease", lease("revoked"))),
         ("escape in a public value", credential(&|credential| { with(credential, "gcpAccessToken", json!({"accessToken": "t", "projectId": "\u{1b}[2J"})) })),
         ("no fields", generic(json!({}))),
@@ -1548,8 +1557,8 @@ async fn nothing_secret_is_logged() {
     .await;
     let client = server.client();
     let polled = client.exchange_device_authorization(authorization).await;
-    let redeemed = client.redeem_lease(session(), lease_id()).await;
-    let failed = client.redeem_lease(session(), lease_id()).await;
+    let redeemed = client.redeem_lease(session(), lease_id(), selector()).await;
+    let failed = client.redeem_lease(session(), lease_id(), selector()).await;
     let debug = format!("{polled:?} {redeemed:?} {failed:?} {client:?}");
     drop(guard);
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

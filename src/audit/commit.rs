@@ -5,9 +5,12 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
 
 use super::chain::{Head, SegmentKey};
 use super::folder;
@@ -18,76 +21,162 @@ const GATHER: Duration = Duration::from_millis(50);
 
 /// What the thread is told.
 #[derive(Debug)]
-pub(super) enum Wake {
-    /// Something was written, or a failed sync is to be tried again.
+pub(super) enum Order {
+    /// Something was written; a second word ends the wait for company.
     Sync,
-    /// Sync now and say when it is done and whether it went well.
-    Flush(SyncSender<bool>),
+    /// The last sync failed: try again, with what it may have lost.
+    Repair(Unsynced),
+    /// Sync now and say whether it went well. After a failed sync it comes with what that may
+    /// have lost.
+    Flush(Option<Unsynced>, SyncSender<bool>),
+    /// The log goes on in another file; the one before was synced to its end.
+    Begin(Segment),
 }
 
-/// What appender and thread share.
+/// How far a segment goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Its last line.
+    pub(super) head: Head,
+    /// Its whole lines, in bytes.
+    pub(super) len: u64,
+}
+
+/// A segment, and how far disk and anchor have it.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<File>,
+    pub(super) synced: Mark,
+}
+
+/// The end of a segment that the disk may not have.
+#[derive(Debug)]
+pub(super) struct Unsynced {
+    pub(super) start: u64,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// What appender and thread share. Nothing here makes the appender wait.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) folder: PathBuf,
     pub(super) key: SegmentKey,
-    /// Held by whoever syncs, for the whole sync, so that anchors never go backwards. Taken
-    /// before `state`, never while holding it.
-    pub(super) turn: Mutex<()>,
-    /// Held for one write or one look, never during a sync.
-    pub(super) state: Mutex<State>,
-}
-
-/// Where the log stands.
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) segment: u64,
-    pub(super) path: PathBuf,
-    pub(super) file: Arc<File>,
-    /// Whole lines of the segment that the kernel has, in bytes.
-    pub(super) len: u64,
-    /// The last line that the kernel has.
-    pub(super) head: Head,
-    /// The last line that the disk and the anchor have.
-    pub(super) synced: Head,
-    /// The end of the segment that the disk may not have. Empties with each sync.
-    pub(super) unsynced: Vec<u8>,
+    /// How far the kernel has the segment; the newest mark takes the place of the one before.
+    pub(super) written: ArrayQueue<Mark>,
+    /// Lines that disk and anchor have.
+    pub(super) synced_count: AtomicU64,
+    /// Bytes of the segment that the disk has.
+    pub(super) synced_len: AtomicU64,
     /// The thread was told already.
-    pub(super) sync_requested: bool,
+    pub(super) sync_requested: AtomicBool,
     /// The last sync failed: nothing may be delivered until one works.
-    pub(super) sync_failed: bool,
-    /// The last write failed and may have left a part of a line behind.
-    pub(super) write_failed: bool,
+    pub(super) sync_failed: AtomicBool,
+    /// Held by the thread for a whole sync. Who takes it stands for a disk that hangs.
+    pub(super) turn: Mutex<()>,
 }
 
 impl Shared {
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn new(folder: PathBuf, key: SegmentKey, synced: Mark) -> Self {
+        Self {
+            folder,
+            key,
+            written: ArrayQueue::new(1),
+            synced_count: AtomicU64::new(synced.head.count),
+            synced_len: AtomicU64::new(synced.len),
+            sync_requested: AtomicBool::new(false),
+            sync_failed: AtomicBool::new(false),
+            turn: Mutex::new(()),
+        }
+    }
+}
+
+/// The thread's own part.
+#[derive(Debug)]
+pub(super) struct Syncer {
+    shared: Arc<Shared>,
+    segment: Segment,
+    /// How far the kernel has it, as last seen.
+    written: Mark,
+    repair: Option<Unsynced>,
+    waiting: Vec<SyncSender<bool>>,
+}
+
+impl Syncer {
+    pub(super) fn new(shared: Arc<Shared>, segment: Segment) -> Self {
+        Self {
+            shared,
+            written: segment.synced,
+            segment,
+            repair: None,
+            waiting: Vec::new(),
+        }
     }
 
-    /// Waits until nobody else syncs.
-    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends, after a last sync, when the log is dropped.
+    pub(super) fn run(mut self, orders: &Receiver<Order>) {
+        while let Ok(order) = orders.recv() {
+            let may_wait = matches!(order, Order::Sync);
+            self.take(order);
+            // Time is up, or the log was dropped: either way, sync.
+            if may_wait && let Ok(next) = orders.recv_timeout(GATHER) {
+                self.take(next);
+            }
+            self.settle();
+        }
+        self.settle();
+    }
+
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Sync => {}
+            Order::Repair(unsynced) => self.repair = Some(unsynced),
+            Order::Flush(unsynced, waiting) => {
+                self.repair = unsynced.or(self.repair.take());
+                self.waiting.push(waiting);
+            }
+            Order::Begin(segment) => {
+                self.written = segment.synced;
+                self.segment = segment;
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        let done = self.commit();
+        for waiting in self.waiting.drain(..) {
+            if waiting.send(done).is_err() {
+                tracing::debug!("nobody waits for the audit flush any more");
+            }
+        }
     }
 
     /// Brings disk and anchor up to what is written now. Returns whether that worked; a failure
     /// is logged here and closes delivery until a later try works.
-    pub(super) fn commit(&self, _turn: &MutexGuard<'_, ()>) -> bool {
-        let (job, had_failed) = {
-            let mut state = self.state();
-            state.sync_requested = false;
-            if state.synced == state.head && !state.sync_failed {
-                return true;
-            }
-            (Job::of(&state), state.sync_failed)
-        };
-        let result = self.sync(&job);
-        let mut state = self.state();
-        match result {
+    fn commit(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let _turn = shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the look: what is written after it asks anew.
+        shared.sync_requested.store(false, Ordering::SeqCst);
+        if let Some(written) = shared.written.pop() {
+            self.written = written;
+        }
+        let had_failed = shared.sync_failed.load(Ordering::SeqCst);
+        if !had_failed && self.written == self.segment.synced {
+            return true;
+        }
+        if had_failed && self.repair.is_none() {
+            // A sync alone could report success for bytes that are lost.
+            return false;
+        }
+        match self.sync() {
             Ok(()) => {
-                state.synced = job.head;
-                let done = job.unsynced_len.min(state.unsynced.len());
-                drop(state.unsynced.drain(..done));
-                state.sync_failed = false;
+                self.repair = None;
+                self.segment.synced = self.written;
+                let Mark { head, len } = self.written;
+                shared.synced_count.store(head.count, Ordering::SeqCst);
+                shared.synced_len.store(len, Ordering::SeqCst);
+                shared.sync_failed.store(false, Ordering::SeqCst);
                 if had_failed {
                     tracing::info!("the audit log syncs again");
                 }
@@ -97,83 +186,37 @@ impl Shared {
                 if !had_failed {
                     tracing::error!(%error, "the audit log could not be synced, delivery is closed");
                 }
-                state.sync_failed = true;
+                self.repair = None;
+                shared.sync_failed.store(true, Ordering::SeqCst);
                 false
             }
         }
     }
 
-    fn sync(&self, job: &Job) -> io::Result<()> {
-        let found = job.file.metadata()?;
-        if found.nlink() == 0 || found.len() < job.len {
+    fn sync(&self) -> io::Result<()> {
+        let Segment { path, file, .. } = &self.segment;
+        let found = file.metadata()?;
+        if found.nlink() == 0 || found.len() < self.written.len {
             return Err(io::Error::other("the segment was removed or cut"));
         }
-        if let Some(unsynced) = &job.rewrite {
+        if let Some(Unsynced { start, bytes }) = &self.repair {
             // After a failed sync Linux calls the pages clean and drops them, and a second sync
             // would report success for bytes that are lost. The same bytes in the same place
             // make them dirty again.
-            let again = folder::open_writable(&job.path)?;
+            let again = folder::open_writable(path)?;
             let same = again.metadata()?;
             if (same.dev(), same.ino()) != (found.dev(), found.ino()) {
                 return Err(io::Error::other("the segment was replaced"));
             }
-            let start = u64::try_from(unsynced.len())
-                .ok()
-                .and_then(|unsynced| job.len.checked_sub(unsynced))
-                .ok_or_else(|| io::Error::other("the segment is shorter than its end"))?;
-            again.write_all_at(unsynced, start)?;
+            again.write_all_at(bytes, *start)?;
             again.sync_data()?;
         }
-        job.file.sync_data()?;
+        file.sync_data()?;
         // A file that moved away would still sync.
-        let named = fs::symlink_metadata(&job.path)?;
+        let named = fs::symlink_metadata(path)?;
         if (named.dev(), named.ino()) != (found.dev(), found.ino()) {
             return Err(io::Error::other("the segment was replaced"));
         }
-        folder::write_anchor(&self.folder, &job.head, &self.key)
+        folder::write_anchor(&self.shared.folder, &self.written.head, &self.shared.key)
     }
-}
-
-/// One sync: what it covers.
-struct Job {
-    path: PathBuf,
-    file: Arc<File>,
-    len: u64,
-    head: Head,
-    unsynced_len: usize,
-    rewrite: Option<Vec<u8>>,
-}
-
-impl Job {
-    fn of(state: &State) -> Self {
-        Self {
-            path: state.path.clone(),
-            file: Arc::clone(&state.file),
-            len: state.len,
-            head: state.head,
-            unsynced_len: state.unsynced.len(),
-            rewrite: state.sync_failed.then(|| state.unsynced.clone()),
-        }
-    }
-}
-
-/// The thread: ends, after a last sync, when the log is dropped.
-pub(super) fn run(shared: &Shared, wakes: &Receiver<Wake>) {
-    while let Ok(wake) = wakes.recv() {
-        let waiting = match wake {
-            Wake::Flush(waiting) => Some(waiting),
-            Wake::Sync => match wakes.recv_timeout(GATHER) {
-                Ok(Wake::Flush(waiting)) => Some(waiting),
-                // Time is up, or the log was dropped: either way, sync.
-                Ok(Wake::Sync) | Err(_) => None,
-            },
-        };
-        let done = shared.commit(&shared.turn());
-        if let Some(waiting) = waiting
-            && waiting.send(done).is_err()
-        {
-            tracing::debug!("nobody waits for the audit flush any more");
-        }
-    }
-    shared.commit(&shared.turn());
 }

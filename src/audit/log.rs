@@ -3,12 +3,13 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use super::chain::{Hash, Head, Keys, SegmentKey};
-use super::commit::{self, Shared, State, Wake};
+use super::commit::{Mark, Order, Segment, Shared, Syncer, Unsynced};
 use super::folder::{self, FolderError};
 use super::history::History;
 use super::line::{self, Header, MAX_LINE};
@@ -27,14 +28,17 @@ const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 /// callers to a few times [`HURRY`]; only a disk that hangs lets it grow to this, and then nothing
 /// more is delivered until it answers. A crowd writes some 25 MB/s: this is 0.25 s of it. Less than
 /// a segment, because the append that begins a new one waits for the disk.
-const MAX_UNSYNCED: usize = 6 * 1024 * 1024;
+const MAX_UNSYNCED: u64 = 6 * 1024 * 1024;
 
 /// With every so much written, the thread stops waiting for company and syncs. At the pace of a
 /// crowd its wait alone would fill [`MAX_UNSYNCED`].
-const HURRY: usize = 256 * 1024;
+const HURRY: u64 = 256 * 1024;
 
-/// Wakes that may wait for the thread. Appends send one at a time; the rest is for flushes.
-const WAKES: usize = 4;
+/// Room for the batch of a crowd: 64 usual lines. A larger one makes it grow once.
+const BATCH: usize = 64 * 1024;
+
+/// Orders that may wait for the thread. Appends send one at a time; the rest is for flushes.
+const ORDERS: usize = 4;
 
 /// The audit log of a running daemon: the only writer of its folder.
 ///
@@ -42,17 +46,33 @@ const WAKES: usize = 4;
 /// are wiped then.
 pub struct FileAuditLog {
     shared: Arc<Shared>,
+    tail: Tail,
     keys: Arc<Keys>,
     /// The first segment of this process.
     own: u64,
     key_persistent: bool,
     segment_bytes: u64,
-    /// Where each line is formatted. Holds no secret.
-    line: Vec<u8>,
-    wakes: Option<SyncSender<Wake>>,
+    orders: Option<SyncSender<Order>>,
     thread: Option<JoinHandle<()>>,
     /// The lock ends with the file.
     _lock: File,
+}
+
+/// The segment that is written, as only the appender knows it.
+struct Tail {
+    segment: u64,
+    path: PathBuf,
+    file: Arc<File>,
+    /// How far the kernel has it.
+    written: Mark,
+    /// How far it goes with the batch.
+    staged: Mark,
+    /// Lines that the kernel does not have yet. Holds no secret.
+    batch: Vec<u8>,
+    /// What the kernel has and the disk may not have. Trimmed with each request for a sync.
+    unsynced: Vec<u8>,
+    /// The last write failed and may have left a part of a line behind.
+    write_failed: bool,
 }
 
 /// A log ready for records, and what earlier runs left.
@@ -154,33 +174,27 @@ impl FileAuditLog {
         }
         let own = last_segment.saturating_add(1);
         let key_persistent = key_store.is_persistent();
-        let state =
-            begin_segment(folder, own, &head, &key, key_persistent, now.unix).map_err(io)?;
-        folder::write_anchor(folder, &state.head, &key).map_err(io)?;
-        let shared = Arc::new(Shared {
-            folder: folder.to_owned(),
-            key,
-            turn: Mutex::new(()),
-            state: Mutex::new(state),
-        });
-        let (wakes, woken) = sync_channel(WAKES);
+        let tail = begin_segment(folder, own, &head, &key, key_persistent, now.unix).map_err(io)?;
+        folder::write_anchor(folder, &tail.written.head, &key).map_err(io)?;
+        let shared = Arc::new(Shared::new(folder.to_owned(), key, tail.written));
+        let (orders, received) = sync_channel(ORDERS);
         let thread = {
-            let shared = Arc::clone(&shared);
+            let syncer = Syncer::new(Arc::clone(&shared), tail.as_segment());
             std::thread::Builder::new()
                 .name("audit-sync".to_owned())
-                .spawn(move || commit::run(&shared, &woken))
+                .spawn(move || syncer.run(&received))
                 .map_err(io)?
         };
         let (open_leases, last_principals) = history.finish(now.unix);
         Ok(Opened {
             log: Self {
                 shared,
+                tail,
                 keys,
                 own,
                 key_persistent,
                 segment_bytes,
-                line: Vec::with_capacity(MAX_LINE),
-                wakes: Some(wakes),
+                orders: Some(orders),
                 thread: Some(thread),
                 _lock: lock,
             },
@@ -196,9 +210,11 @@ impl FileAuditLog {
     /// [`AuditError`] when it could not be brought there.
     pub fn flush(&self) -> Result<(), AuditError> {
         let (done, wait) = sync_channel(1);
-        let wakes = self.wakes.as_ref().ok_or(AuditError)?;
-        wakes
-            .send(Wake::Flush(done))
+        let has_failed = self.shared.sync_failed.load(Ordering::SeqCst);
+        let unsynced = has_failed.then(|| self.unsynced());
+        let orders = self.orders.as_ref().ok_or(AuditError)?;
+        orders
+            .send(Order::Flush(unsynced, done))
             .map_err(|_thread_is_gone| AuditError)?;
         match wait.recv() {
             Ok(true) => Ok(()),
@@ -208,85 +224,141 @@ impl FileAuditLog {
 
     /// Ends the full segment on disk and begins the next. The one place where an append waits
     /// for the disk.
-    fn rotate(&self, at: UnixTime) -> io::Result<()> {
-        let turn = self.shared.turn();
-        if !self.shared.commit(&turn) {
+    fn rotate(&mut self, at: UnixTime) -> io::Result<()> {
+        if self.flush().is_err() {
             return Err(io::Error::other("the full segment could not be synced"));
         }
-        let (head, next) = {
-            let state = self.shared.state();
-            (state.head, state.segment.saturating_add(1))
-        };
-        let begun = begin_segment(
+        let mut begun = begin_segment(
             &self.shared.folder,
-            next,
-            &head,
+            self.tail.segment.saturating_add(1),
+            &self.tail.written.head,
             &self.shared.key,
             self.key_persistent,
             at,
         )?;
-        let mut state = self.shared.state();
-        // Empty since the commit; kept because growing a wiping buffer anew is dear.
-        let mut unsynced = std::mem::take(&mut state.unsynced);
-        unsynced.clear();
-        *state = State {
-            // The disk has the header; the anchor follows with the next sync.
-            synced: head,
-            unsynced,
-            ..begun
-        };
-        Ok(())
+        // The disk has the header; the anchor follows with the next sync.
+        let Mark { len, .. } = begun.written;
+        self.shared.synced_len.store(len, Ordering::SeqCst);
+        // Growing a wiping buffer anew is dear.
+        std::mem::swap(&mut begun.batch, &mut self.tail.batch);
+        std::mem::swap(&mut begun.unsynced, &mut self.tail.unsynced);
+        begun.unsynced.clear();
+        self.tail = begun;
+        let orders = self.orders.as_ref().ok_or_else(thread_is_gone)?;
+        orders
+            .send(Order::Begin(self.tail.as_segment()))
+            .map_err(|_closed| thread_is_gone())
     }
 
-    /// Formats the record after the current head and hands it to the kernel in one write.
-    fn write(&mut self, record: &AuditRecord, at: UnixTime) -> io::Result<()> {
-        let mut state = self.shared.state();
-        if state.write_failed {
-            // Cuts off what a failed write may have left.
-            state.file.set_len(state.len)?;
+    /// What the kernel has and the disk may not have, in bytes.
+    fn unsynced_len(&self) -> u64 {
+        let synced = self.shared.synced_len.load(Ordering::SeqCst);
+        self.tail.written.len.saturating_sub(synced)
+    }
+
+    /// The same, as a copy.
+    fn unsynced(&self) -> Unsynced {
+        let bytes = self.tail.unsynced.clone();
+        let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        Unsynced {
+            start: self.tail.written.len.saturating_sub(len),
+            bytes,
         }
-        if state.unsynced.len() >= MAX_UNSYNCED {
+    }
+
+    /// Closes delivery until a write works, and says so the first time.
+    fn failed(&mut self, error: &io::Error) -> AuditError {
+        if !std::mem::replace(&mut self.tail.write_failed, true) {
+            tracing::error!(%error, "the audit log could not be written, delivery is closed");
+        }
+        AuditError
+    }
+
+    /// Formats the record at the end of the batch.
+    fn stage_line(&mut self, record: &AuditRecord, at: UnixTime) -> io::Result<()> {
+        if self.unsynced_len() >= MAX_UNSYNCED {
             return Err(io::Error::other("the disk does not keep up"));
         }
-        let seq = state.head.count.saturating_add(1);
-        self.line.clear();
-        line::record(&mut self.line, seq, at, record, &state.head.hash)?;
-        let hash = seal(&mut self.line, &self.shared.key)?;
-        let len = u64::try_from(self.line.len()).map_err(io::Error::other)?;
-        write_once(&state.file, &self.line)?;
-        state.write_failed = false;
-        state.head = Head { count: seq, hash };
-        state.len = state.len.saturating_add(len);
-        let before = state.unsynced.len() / HURRY;
-        state.unsynced.extend_from_slice(&self.line);
-        let is_much = state.unsynced.len() / HURRY > before;
-        self.request_sync(&mut state, is_much);
-        Ok(())
-    }
-
-    /// Wakes the thread, unless it was told already; a second word ends its wait for company.
-    fn request_sync(&self, state: &mut State, at_once: bool) {
-        if state.sync_requested && !at_once {
-            return;
-        }
-        // A full channel means that the thread is about to sync anyway; a closed one that it
-        // panicked, which then shows as delivery closed.
-        match self.wakes.as_ref().map(|wakes| wakes.try_send(Wake::Sync)) {
-            Some(Ok(())) => state.sync_requested = true,
-            Some(Err(std::sync::mpsc::TrySendError::Full(_))) => {}
-            Some(Err(std::sync::mpsc::TrySendError::Disconnected(_))) | None => {
-                state.sync_failed = true;
+        let Tail { staged, batch, .. } = &mut self.tail;
+        let start = batch.len();
+        let seq = staged.head.count.saturating_add(1);
+        let sealed = line::record(batch, seq, at, record, &staged.head.hash)
+            .and_then(|()| seal(batch, start, &self.shared.key));
+        match sealed {
+            Ok((hash, len)) => {
+                staged.head = Head { count: seq, hash };
+                staged.len = staged.len.saturating_add(len);
+                Ok(())
+            }
+            Err(error) => {
+                batch.truncate(start);
+                Err(error)
             }
         }
     }
 
+    /// Hands the batch to the kernel in one write.
+    fn write_batch(&mut self) -> io::Result<()> {
+        let tail = &mut self.tail;
+        if tail.write_failed {
+            // Cuts off what a failed write may have left.
+            tail.file.set_len(tail.written.len)?;
+        }
+        write_once(&tail.file, &tail.batch)?;
+        tail.write_failed = false;
+        let before = self.unsynced_len() / HURRY;
+        self.tail.written = self.tail.staged;
+        let is_much = self.unsynced_len() / HURRY > before;
+        self.tail.unsynced.extend_from_slice(&self.tail.batch);
+        self.shared.written.force_push(self.tail.written);
+        self.request_sync(is_much);
+        Ok(())
+    }
+
+    /// Wakes the thread, unless it was told already; a second word ends its wait for company.
+    fn request_sync(&mut self, at_once: bool) {
+        let is_requested = self.shared.sync_requested.swap(true, Ordering::SeqCst);
+        if is_requested && !at_once {
+            return;
+        }
+        if !is_requested {
+            self.trim();
+        }
+        self.order(Order::Sync);
+    }
+
+    /// Each attempt to deliver is an attempt to get well.
+    fn request_repair(&self) {
+        if !self.shared.sync_requested.swap(true, Ordering::SeqCst) {
+            self.order(Order::Repair(self.unsynced()));
+        }
+    }
+
+    fn order(&self, order: Order) {
+        // A full channel means that the thread is about to sync anyway; a closed one that it
+        // panicked, which then shows as delivery closed.
+        match self.orders.as_ref().map(|orders| orders.try_send(order)) {
+            Some(Ok(()) | Err(TrySendError::Full(_))) => {}
+            Some(Err(TrySendError::Disconnected(_))) | None => {
+                self.shared.sync_failed.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Forgets what the disk has by now.
+    fn trim(&mut self) {
+        let len = usize::try_from(self.unsynced_len()).unwrap_or(usize::MAX);
+        let held = self.tail.unsynced.len();
+        drop(self.tail.unsynced.drain(..held.saturating_sub(len)));
+    }
+
     pub(super) fn bound(&self) -> Bound {
-        let state = self.shared.state();
+        let Mark { head, len } = self.tail.written;
         Bound {
-            head: state.head,
-            synced: state.synced.count,
-            segment: state.segment,
-            len: state.len,
+            head,
+            synced: self.shared.synced_count.load(Ordering::SeqCst),
+            segment: self.tail.segment,
+            len,
             own: self.own,
             key: self.shared.key.clone(),
         }
@@ -296,39 +368,47 @@ impl FileAuditLog {
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
+
+    /// Writes go to `file` from now on; returns where they went.
+    #[cfg(test)]
+    pub(super) fn divert(&mut self, file: Arc<File>) -> Arc<File> {
+        std::mem::replace(&mut self.tail.file, file)
+    }
 }
 
 impl AuditLog for FileAuditLog {
-    fn append(&mut self, record: &AuditRecord, now: Now) -> Result<(), AuditError> {
-        let (is_full, had_failed) = {
-            let mut state = self.shared.state();
-            if state.sync_failed {
-                // Each attempt to deliver is an attempt to get well.
-                self.request_sync(&mut state, false);
-                return Err(AuditError);
-            }
-            (state.len >= self.segment_bytes, state.write_failed)
-        };
-        let result = if is_full {
+    fn stage(&mut self, record: &AuditRecord, now: Now) -> Result<(), AuditError> {
+        if self.shared.sync_failed.load(Ordering::SeqCst) {
+            self.request_repair();
+            return Err(AuditError);
+        }
+        // Between batches only, so that a batch is in one segment.
+        let is_full = self.tail.batch.is_empty() && self.tail.written.len >= self.segment_bytes;
+        let staged = if is_full {
             self.rotate(now.unix)
-                .and_then(|()| self.write(record, now.unix))
         } else {
-            self.write(record, now.unix)
-        };
-        match result {
-            Ok(()) => {
-                if had_failed {
-                    tracing::info!("the audit log is written again");
-                }
+            Ok(())
+        }
+        .and_then(|()| self.stage_line(record, now.unix));
+        staged.map_err(|error| self.failed(&error))
+    }
+
+    fn write(&mut self) -> Result<(), AuditError> {
+        if self.tail.batch.is_empty() {
+            return Ok(());
+        }
+        let had_failed = self.tail.write_failed;
+        let written = self.write_batch();
+        self.tail.batch.clear();
+        // Where the write failed, the chain goes on from what the kernel has.
+        self.tail.staged = self.tail.written;
+        match written {
+            Ok(()) if had_failed => {
+                tracing::info!("the audit log is written again");
                 Ok(())
             }
-            Err(error) => {
-                self.shared.state().write_failed = true;
-                if !had_failed {
-                    tracing::error!(%error, "the audit log could not be written, delivery is closed");
-                }
-                Err(AuditError)
-            }
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.failed(&error)),
         }
     }
 
@@ -361,7 +441,10 @@ impl AuditLog for FileAuditLog {
 impl Drop for FileAuditLog {
     fn drop(&mut self) {
         // The thread syncs what is left and ends when the channel closes.
-        self.wakes = None;
+        if self.shared.sync_failed.load(Ordering::SeqCst) {
+            self.order(Order::Repair(self.unsynced()));
+        }
+        self.orders = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -387,48 +470,64 @@ fn begin_segment(
     key: &SegmentKey,
     key_persistent: bool,
     at: UnixTime,
-) -> io::Result<State> {
+) -> io::Result<Tail> {
     let header = Header {
         segment,
         key_id: key.id(),
         key_persistent,
     };
     let seq = after.count.saturating_add(1);
-    let mut bytes = Vec::with_capacity(512);
-    line::header(&mut bytes, seq, at, &header, &after.hash)?;
-    let hash = seal(&mut bytes, key)?;
+    let mut batch = Vec::with_capacity(BATCH);
+    line::header(&mut batch, seq, at, &header, &after.hash)?;
+    let (hash, len) = seal(&mut batch, 0, key)?;
     let path = folder::segment_path(folder, segment);
     let file = folder::create_segment(&path)?;
-    let written = write_once(&file, &bytes)
+    let written = write_once(&file, &batch)
         .and_then(|()| file.sync_all())
         .and_then(|()| folder::sync_folder(folder));
     if let Err(error) = written {
         fs::remove_file(&path)?;
         return Err(error);
     }
+    batch.clear();
     let head = Head { count: seq, hash };
-    Ok(State {
+    let written = Mark { head, len };
+    Ok(Tail {
         segment,
         path,
         file: Arc::new(file),
-        len: u64::try_from(bytes.len()).map_err(io::Error::other)?,
-        head,
-        synced: head,
+        written,
+        staged: written,
+        batch,
         unsynced: Vec::new(),
-        sync_requested: false,
-        sync_failed: false,
         write_failed: false,
     })
 }
 
-/// Ends the line in `bytes`, so far up to `prev`, and returns its hash.
-fn seal(bytes: &mut Vec<u8>, key: &SegmentKey) -> io::Result<Hash> {
-    let hash = Hash::of(bytes);
+impl Tail {
+    /// What the thread has to know of it.
+    fn as_segment(&self) -> Segment {
+        Segment {
+            path: self.path.clone(),
+            file: Arc::clone(&self.file),
+            synced: self.written,
+        }
+    }
+}
+
+fn thread_is_gone() -> io::Error {
+    io::Error::other("the thread that syncs is gone")
+}
+
+/// Ends the line that begins at `start`, so far up to `prev`, and returns its hash and length.
+fn seal(bytes: &mut Vec<u8>, start: usize, key: &SegmentKey) -> io::Result<(Hash, u64)> {
+    let hash = Hash::of(bytes.get(start..).unwrap_or_default());
     line::seal(bytes, &hash, &key.line_mac(&hash));
-    if bytes.len() > MAX_LINE {
+    let len = bytes.len().saturating_sub(start);
+    if len > MAX_LINE {
         return Err(io::Error::other("the line is longer than a reader accepts"));
     }
-    Ok(hash)
+    Ok((hash, u64::try_from(len).map_err(io::Error::other)?))
 }
 
 /// All of it in one write, or an error.

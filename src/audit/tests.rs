@@ -914,7 +914,7 @@ fn a_failed_write_is_an_error_and_the_log_recovers() {
     log.append(&sample(0), at(1)).unwrap();
     log.flush().unwrap();
     let full = Arc::new(File::options().append(true).open("/dev/full").unwrap());
-    let good = std::mem::replace(&mut log.shared().state().file, full);
+    let good = log.divert(full);
     for _ in 0..3 {
         assert_eq!(log.append(&sample(1), at(2)), Err(AuditError));
     }
@@ -923,10 +923,42 @@ fn a_failed_write_is_an_error_and_the_log_recovers() {
         use std::io::Write as _;
         (&*good).write_all(b"{\"seq\":3,\"at").unwrap();
     }
-    log.shared().state().file = good;
+    drop(log.divert(good));
     log.append(&sample(2), at(3)).unwrap();
     let report = in_runtime(log.verify()).unwrap();
     assert_eq!((report.damage, report.records), (None, 2));
+}
+
+/// AU-1: a batch reaches the kernel in one write, or not at all: then the chain goes on from what
+/// the kernel has.
+#[test]
+fn a_batch_is_written_whole_or_gone_whole() {
+    let (_home, folder) = new_folder();
+    let Opened { mut log, .. } = opened(&folder, &TestStore::default());
+    let stage_three = |log: &mut FileAuditLog| {
+        for index in 0..3 {
+            log.stage(&sample(index), at(1)).unwrap();
+        }
+    };
+    let before = log.bound().len;
+    stage_three(&mut log);
+    let segment = folder::segment_path(&folder, 1);
+    assert_eq!(fs::metadata(&segment).unwrap().len(), before);
+    log.write().unwrap();
+    let written = log.bound().len;
+    assert_eq!(fs::metadata(&segment).unwrap().len(), written);
+
+    let full = Arc::new(File::options().append(true).open("/dev/full").unwrap());
+    let good = log.divert(full);
+    stage_three(&mut log);
+    assert_eq!(log.write(), Err(AuditError));
+    assert_eq!(log.write(), Ok(()), "nothing is left of it");
+    drop(log.divert(good));
+    assert_eq!(log.bound().len, written);
+    stage_three(&mut log);
+    log.write().unwrap();
+    let report = in_runtime(log.verify()).unwrap();
+    assert_eq!((report.damage, report.records), (None, 6));
 }
 
 /// AU-1: a sync that fails closes delivery until one works; nothing written before is lost.
@@ -975,7 +1007,7 @@ fn a_disk_that_hangs_closes_delivery_before_memory_grows() {
     let (_home, folder) = new_folder();
     let Opened { mut log, .. } = opened(&folder, &TestStore::default());
     let shared = Arc::clone(log.shared());
-    let turn = shared.turn();
+    let turn = shared.turn.lock().unwrap();
     let mut taken = 0;
     while log.append(&sample(0), at(1)).is_ok() {
         taken += 1;
@@ -1152,7 +1184,7 @@ proptest! {
             log.flush().unwrap();
             // While the turn is ours nobody syncs.
             let shared = Arc::clone(log.shared());
-            let turn = shared.turn();
+            let turn = shared.turn.lock().unwrap();
             let safe = log.bound().len;
             for index in 0..unsynced {
                 log.append(&sample(index), at(1)).unwrap();

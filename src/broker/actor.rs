@@ -26,6 +26,10 @@ use crate::time::{Clock, Now, Timestamp};
 /// Requests that may wait for the core (LM). Past that a door answers `rate_limited`.
 const QUEUE: usize = 1024;
 
+/// Requests that are decided before their records are written, all in one write. A crowd of
+/// callers shares the cost; one caller does not wait, because only what is there already is taken.
+const BATCH: usize = 64;
+
 /// The longest nap: a timer stops while the machine sleeps, so a deadline that passed meanwhile
 /// is noticed at most this late. Expiry itself is compared on use and needs no timer.
 const MAX_NAP: std::time::Duration = std::time::Duration::from_hours(1);
@@ -56,6 +60,20 @@ pub(super) enum Message {
     },
 }
 
+impl Message {
+    /// Whether what was decided before it may be written together with what it leads to. Anything
+    /// but a request for a credential sees a log, and callers, that are up to date.
+    const fn may_share_a_write(&self) -> bool {
+        matches!(
+            self,
+            Self::Request {
+                request: Request::Credential(_),
+                ..
+            }
+        )
+    }
+}
+
 /// What the actor works with.
 #[derive(Debug)]
 pub struct Parts {
@@ -81,14 +99,18 @@ pub struct Actor {
     verification: JoinSet<Result<AuditReport, AuditError>>,
     verifying: Vec<oneshot::Sender<Result<AuditReport, Refusal>>>,
     login_calls: Vec<AbortHandle>,
-    replies: HashMap<Ticket, oneshot::Sender<Result<Reply, Refusal>>>,
+    replies: HashMap<Ticket, ReplyTo>,
     processes: HashMap<ProcessId, Arc<dyn PeerProcess>>,
     connections: HashMap<ConnectionId, ProcessId>,
     watched: HashSet<ProcessId>,
     next_ticket: u64,
     effects: Vec<Effect>,
+    /// Answers whose records are staged and not written yet.
+    outbox: Vec<(Option<ReplyTo>, Result<Reply, Refusal>)>,
     stopped: bool,
 }
+
+type ReplyTo = oneshot::Sender<Result<Reply, Refusal>>;
 
 impl Actor {
     /// Builds the actor and the handle that doors get, for at most `connections` peers.
@@ -108,6 +130,7 @@ impl Actor {
             watched: HashSet::new(),
             next_ticket: 0,
             effects: Vec::new(),
+            outbox: Vec::new(),
             stopped: false,
         };
         (actor, Handle::new(sender))
@@ -128,6 +151,7 @@ impl Actor {
         let mut asked_to_stop = false;
         let mut has_doors = true;
         let mut alarm: Option<(Timestamp, Pin<Box<Sleep>>)> = None;
+        let mut messages = Vec::with_capacity(BATCH);
         while !self.stopped {
             self.set_alarm(&mut alarm);
             tokio::select! {
@@ -138,13 +162,14 @@ impl Actor {
                 }
                 Some(done) = self.work.join_next() => self.work_ended(done),
                 Some(done) = self.verification.join_next() => self.audit_verified(&done),
-                message = self.messages.recv(), if has_doors => {
-                    if let Some(message) = message {
-                        self.received(message);
-                    } else {
+                count = self.messages.recv_many(&mut messages, BATCH), if has_doors => {
+                    if count == 0 {
                         // No door is left and none can come.
                         has_doors = false;
                         self.happened(Event::ShutdownRequested);
+                    }
+                    for message in messages.drain(..) {
+                        self.received(message);
                     }
                 }
                 () = ring(alarm.as_mut()) => {
@@ -152,6 +177,7 @@ impl Actor {
                     self.happened(Event::TimerFired);
                 }
             }
+            self.release();
         }
         self.work.abort_all();
     }
@@ -172,6 +198,9 @@ impl Actor {
     }
 
     fn received(&mut self, message: Message) {
+        if !message.may_share_a_write() {
+            self.release();
+        }
         match message {
             Message::Connect {
                 connection,
@@ -255,59 +284,67 @@ impl Actor {
         }
     }
 
-    /// One event, and everything that follows from it at once.
+    /// One event and what it leads to. What needs its record written waits in the outbox for
+    /// [`release`](Self::release).
     fn happened(&mut self, event: Event) {
-        let mut next = Some(event);
-        while let Some(event) = next.take() {
-            let now = self.parts.clock.now();
-            let mut effects = std::mem::take(&mut self.effects);
-            self.parts.state.step(event, now, &mut effects);
-            let mut recorded = true;
-            let mut undone = Vec::new();
-            for effect in effects.drain(..) {
-                if let Some(event) = self.carry_out(effect, now, &mut recorded) {
-                    undone.push(event);
-                }
-            }
-            self.effects = effects;
-            // Only a broken audit log leaves something undone, and never more than one call.
-            for event in undone {
-                if next.is_none() {
-                    next = Some(event);
-                } else {
-                    self.work.spawn(async move { event });
-                }
-            }
+        let now = self.parts.clock.now();
+        let mut effects = std::mem::take(&mut self.effects);
+        self.parts.state.step(event, now, &mut effects);
+        let mut recorded = true;
+        for effect in effects.drain(..) {
+            self.carry_out(effect, now, &mut recorded);
         }
+        self.effects = effects;
     }
 
-    /// Carries out one effect. Once a record of this batch could not be written, nothing that
-    /// lets a secret out or makes one is done any more: callers hear `audit_unavailable`, calls
-    /// come back as failed.
-    fn carry_out(&mut self, effect: Effect, now: Now, recorded: &mut bool) -> Option<Event> {
+    /// Writes what is staged, then lets the answers go that waited for it.
+    fn release(&mut self) -> bool {
+        let recorded = self.parts.audit.write().is_ok();
+        let mut outbox = std::mem::take(&mut self.outbox);
+        for (reply, answer) in outbox.drain(..) {
+            self.answer(reply, answer, recorded);
+        }
+        self.outbox = outbox;
+        recorded
+    }
+
+    /// Sends an answer. Without its record, what lets a secret out or names a live lease becomes
+    /// `audit_unavailable`, and the lease is given back.
+    fn answer(&mut self, reply: Option<ReplyTo>, answer: Result<Reply, Refusal>, recorded: bool) {
+        let answer = match answer {
+            Ok(Reply::Delivered(_)) if !recorded => Err(ErrorCode::AuditUnavailable.into()),
+            Ok(Reply::Lease(view)) if !recorded && view.state == LeaseState::Active => {
+                self.come_back(Event::LeaseUnrecorded {
+                    lease_id: view.lease_id,
+                });
+                Err(ErrorCode::AuditUnavailable.into())
+            }
+            other => other,
+        };
+        // A caller that hung up drops the answer, material included.
+        drop(reply.map(|reply| reply.send(answer)));
+    }
+
+    /// Queues an event that follows from what was not done.
+    fn come_back(&mut self, event: Event) {
+        self.work.spawn(async move { event });
+    }
+
+    /// Carries out one effect. Once a record of this event could not be staged or written,
+    /// nothing that lets a secret out or makes one is done any more: callers hear
+    /// `audit_unavailable`, calls come back as failed.
+    fn carry_out(&mut self, effect: Effect, now: Now, recorded: &mut bool) {
         match effect {
             Effect::Audit(record) => {
-                *recorded &= self.parts.audit.append(&record, now).is_ok();
+                *recorded &= self.parts.audit.stage(&record, now).is_ok();
             }
             Effect::Reply { ticket, answer } => {
-                let mut unrecorded = None;
-                let answer = match answer {
-                    Ok(Reply::Delivered(_)) if !*recorded => {
-                        Err(ErrorCode::AuditUnavailable.into())
-                    }
-                    Ok(Reply::Lease(view)) if !*recorded && view.state == LeaseState::Active => {
-                        unrecorded = Some(Event::LeaseUnrecorded {
-                            lease_id: view.lease_id,
-                        });
-                        Err(ErrorCode::AuditUnavailable.into())
-                    }
-                    other => other,
-                };
-                if let Some(reply) = self.replies.remove(&ticket) {
-                    // A caller that hung up drops the answer, material included.
-                    drop(reply.send(answer));
+                let reply = self.replies.remove(&ticket);
+                if *recorded {
+                    self.outbox.push((reply, answer));
+                } else {
+                    self.answer(reply, answer, false);
                 }
-                return unrecorded;
             }
             Effect::BeginDeviceAuthorization {
                 generation,
@@ -349,8 +386,9 @@ impl Actor {
                     generation,
                     answer,
                 };
+                *recorded = *recorded && self.release();
                 if !*recorded {
-                    return Some(event(unrecorded()));
+                    return self.come_back(event(unrecorded()));
                 }
                 let call = self.parts.aegis.create_lease(session, request);
                 self.work.spawn(async move { event(guarded(call).await) });
@@ -359,12 +397,14 @@ impl Actor {
                 lease,
                 session,
                 lease_id,
+                selector,
             } => {
                 let event = move |answer| Event::LeaseRedeemAnswered { lease, answer };
+                *recorded = *recorded && self.release();
                 if !*recorded {
-                    return Some(event(unrecorded()));
+                    return self.come_back(event(unrecorded()));
                 }
-                let call = self.parts.aegis.redeem_lease(session, lease_id);
+                let call = self.parts.aegis.redeem_lease(session, lease_id, selector);
                 self.work.spawn(async move { event(guarded(call).await) });
             }
             Effect::RevokeLease {
@@ -393,7 +433,6 @@ impl Actor {
             Effect::DropConnections => self.parts.aegis.drop_connections(),
             Effect::Stop => self.stopped = true,
         }
-        None
     }
 
     fn login_call(&mut self, call: AbortHandle) {

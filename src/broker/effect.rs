@@ -8,7 +8,7 @@ use super::login::Generation;
 use super::ports::{
     AuditRecord, BeginDeviceAuthorization, CreateLease, DeviceAuthorization, RevokeReason, Session,
 };
-use crate::model::{LeaseId, ProcessId, Refusal};
+use crate::model::{LeaseId, ProcessId, Refusal, Selector};
 
 /// One thing to do.
 #[derive(Debug)]
@@ -56,6 +56,8 @@ pub enum Effect {
         session: Arc<Session>,
         /// Which.
         lease_id: LeaseId,
+        /// What it is for.
+        selector: Selector,
     },
     /// Revoke a lease.
     RevokeLease {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::event::Ticket;
 use super::ports::{DeviceAuthorization, Session};
-use crate::model::ProcessId;
+use crate::model::{PeerFacts, ProcessId};
 use crate::time::Timestamp;
 
 /// What `slow_down` adds, for this and all later polls (RFC 8628 §3.5).
@@ -40,6 +40,8 @@ pub enum Login {
     Locked,
     /// The first call is on its way.
     Beginning {
+        /// Who started it, for the records.
+        peer: Arc<PeerFacts>,
         /// Who wants to see the code.
         begin: Vec<Ticket>,
         /// Who waits for the end.
@@ -51,6 +53,8 @@ pub enum Login {
     },
     /// The person has the code; we poll.
     AwaitingApproval {
+        /// Who started it, for the records.
+        peer: Arc<PeerFacts>,
         /// The flow.
         authorization: Arc<DeviceAuthorization>,
         /// When to ask again.

@@ -42,11 +42,13 @@ pub trait AegisService: Send + Sync + fmt::Debug {
         request: CreateLease,
     ) -> PortFuture<Answer<CreatedLease>>;
 
-    /// Turns a lease into material. Never repeated unless it certainly was not counted.
+    /// Turns a lease for that selector into material. Never repeated unless it certainly was not
+    /// counted.
     fn redeem_lease(
         &self,
         session: Arc<Session>,
         lease_id: LeaseId,
+        selector: Selector,
     ) -> PortFuture<Answer<RedeemedLease>>;
 
     /// Ends a lease. Idempotent.
@@ -281,12 +283,28 @@ impl RevokeReason {
 
 /// The chained audit log.
 pub trait AuditLog: Send + fmt::Debug {
-    /// Hands one record to the kernel before it returns; sync to disk follows behind (AU-1).
+    /// Adds one record to the batch that the next [`write`](Self::write) hands to the kernel.
     ///
     /// # Errors
-    /// [`AuditError`] when the record was not written, or an earlier one could not be synced:
-    /// then nothing may be delivered.
-    fn append(&mut self, record: &AuditRecord, now: Now) -> Result<(), AuditError>;
+    /// [`AuditError`] when the record was not taken, or an earlier one could not be synced: then
+    /// nothing may be delivered. What the batch holds already stays in it.
+    fn stage(&mut self, record: &AuditRecord, now: Now) -> Result<(), AuditError>;
+
+    /// Hands the batch to the kernel before it returns; sync to disk follows behind (AU-1).
+    ///
+    /// # Errors
+    /// [`AuditError`] when it was not written: the whole batch is gone then, and nothing that it
+    /// records may be delivered.
+    fn write(&mut self) -> Result<(), AuditError>;
+
+    /// A batch of one.
+    ///
+    /// # Errors
+    /// As [`stage`](Self::stage) and [`write`](Self::write).
+    fn append(&mut self, record: &AuditRecord, now: Now) -> Result<(), AuditError> {
+        self.stage(record, now)?;
+        self.write()
+    }
 
     /// Checks the whole log, with the keys this process holds.
     fn verify(&self) -> PortFuture<Result<AuditReport, AuditError>>;

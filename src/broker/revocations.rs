@@ -2,10 +2,11 @@
 //! again, with backoff, as long as a session can do it and they could still be live (LC-5, LC-10).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::ports::RevokeReason;
-use crate::model::{LeaseId, Selector};
+use crate::model::{LeaseId, PeerFacts, Selector};
 use crate::time::{Now, Timestamp, UnixTime};
 
 /// The pause after the first failed try; doubles up to [`MAX_BACKOFF`].
@@ -17,10 +18,41 @@ const MAX_BACKOFF: Duration = Duration::from_mins(1);
 /// Unconfirmed revocations kept at most; past that the ones that end soonest are let run out.
 const MAX_KEPT: usize = 4096;
 
+/// Why a lease is revoked, and by whom where a peer asked for it.
+#[derive(Debug, Clone)]
+pub(super) struct Cause {
+    pub(super) reason: RevokeReason,
+    pub(super) peer: Option<Arc<PeerFacts>>,
+}
+
+impl Cause {
+    /// This peer asked.
+    pub(super) fn asked(reason: RevokeReason, peer: &Arc<PeerFacts>) -> Self {
+        Self {
+            reason,
+            peer: Some(Arc::clone(peer)),
+        }
+    }
+}
+
+impl From<RevokeReason> for Cause {
+    /// Nobody asked: something came to its end.
+    fn from(reason: RevokeReason) -> Self {
+        Self { reason, peer: None }
+    }
+}
+
+/// What the record of a revocation is about.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Subject {
+    pub(super) selector: Option<Selector>,
+    pub(super) peer: Option<Arc<PeerFacts>>,
+}
+
 /// One of them.
 #[derive(Debug)]
 struct Pending {
-    selector: Option<Selector>,
+    subject: Subject,
     reason: RevokeReason,
     ends_at: Timestamp,
     next_try: Option<Timestamp>,
@@ -41,7 +73,7 @@ impl Revocations {
         &mut self,
         lease_id: LeaseId,
         selector: Option<Selector>,
-        reason: RevokeReason,
+        cause: Cause,
         ends_at: Timestamp,
     ) {
         if self.pending.len() >= MAX_KEPT
@@ -56,8 +88,11 @@ impl Revocations {
         self.pending.insert(
             lease_id,
             Pending {
-                selector,
-                reason,
+                subject: Subject {
+                    selector,
+                    peer: cause.peer,
+                },
+                reason: cause.reason,
                 ends_at,
                 next_try: None,
                 in_flight: false,
@@ -78,28 +113,27 @@ impl Revocations {
         self.pending.values().any(|pending| pending.in_flight)
     }
 
-    /// The issuer has answered for good: nothing is left to do. Says for which selector.
-    pub(super) fn settled(&mut self, lease_id: &LeaseId) -> Option<Selector> {
-        self.pending.remove(lease_id)?.selector
+    /// The issuer has answered for good: nothing is left to do.
+    pub(super) fn settled(&mut self, lease_id: &LeaseId) -> Option<Subject> {
+        Some(self.pending.remove(lease_id)?.subject)
     }
 
-    /// The issuer has not answered: another try follows while a session lasts. Says for which
-    /// selector.
-    pub(super) fn failed(&mut self, lease_id: &LeaseId, now: Timestamp) -> Option<Selector> {
+    /// The issuer has not answered: another try follows while a session lasts.
+    pub(super) fn failed(&mut self, lease_id: &LeaseId, now: Timestamp) -> Option<Subject> {
         let pending = self.pending.get_mut(lease_id)?;
         let factor = 1_u32.checked_shl(pending.failures).unwrap_or(u32::MAX);
         pending.failures = pending.failures.saturating_add(1);
         pending.in_flight = false;
         pending.next_try = Some(now.plus(FIRST_BACKOFF.saturating_mul(factor).min(MAX_BACKOFF)));
-        pending.selector.clone()
+        Some(pending.subject.clone())
     }
 
-    /// The issuer refuses: this session need not try again. Says for which selector.
-    pub(super) fn refused(&mut self, lease_id: &LeaseId) -> Option<Selector> {
+    /// The issuer refuses: this session need not try again.
+    pub(super) fn refused(&mut self, lease_id: &LeaseId) -> Option<Subject> {
         let pending = self.pending.get_mut(lease_id)?;
         pending.in_flight = false;
         pending.next_try = None;
-        pending.selector.clone()
+        Some(pending.subject.clone())
     }
 
     /// The session that did the tries is gone: they wait for the next login.
@@ -181,7 +215,7 @@ mod tests {
     #[test]
     fn failures_back_off_until_the_lease_has_run_out() {
         let mut revocations = Revocations::default();
-        revocations.add(id("a"), None, RevokeReason::Logout, after(300));
+        revocations.add(id("a"), None, RevokeReason::Logout.into(), after(300));
         assert_eq!(
             revocations.next_deadline(),
             None,
@@ -204,8 +238,18 @@ mod tests {
     #[test]
     fn parked_revocations_wait_for_a_session() {
         let mut revocations = Revocations::default();
-        revocations.add(id("a"), None, RevokeReason::DeliveryUncertain, after(300));
-        revocations.add(id("b"), None, RevokeReason::DeliveryUncertain, after(10));
+        revocations.add(
+            id("a"),
+            None,
+            RevokeReason::DeliveryUncertain.into(),
+            after(300),
+        );
+        revocations.add(
+            id("b"),
+            None,
+            RevokeReason::DeliveryUncertain.into(),
+            after(10),
+        );
         assert_eq!(revocations.next_deadline(), None);
         assert_eq!(revocations.count(START), 2);
         assert_eq!(

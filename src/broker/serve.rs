@@ -14,6 +14,7 @@ use super::ports::{
     Answer, AuditAction, AuditOutcome, AuditRecord, CallTrace, Certainty, CreateLease,
     CreatedLease, Disposition, Failure, RedeemedLease, RevokeReason, Session,
 };
+use super::revocations::Cause;
 use super::session::{device_view, outcome_of, reason_word, refusal_of};
 use super::state::{Asker, State};
 use crate::model::{
@@ -36,6 +37,21 @@ const CALL_SLACK: Duration = Duration::from_mins(1);
 struct Passed {
     rule: CleanText,
     max_ttl: Option<Duration>,
+}
+
+impl Passed {
+    /// The caller that passed, waiting for whatever comes of it.
+    fn waiter(self, asker: &Asker, class: HolderClass) -> Waiter {
+        Waiter {
+            ticket: asker.ticket,
+            connection: asker.connection,
+            peer: Arc::clone(&asker.peer),
+            class,
+            min_valid_for: Duration::ZERO,
+            rule: self.rule,
+            max_ttl: self.max_ttl,
+        }
+    }
 }
 
 /// What a caller wants of the gate.
@@ -63,13 +79,8 @@ impl State {
             return;
         };
         let waiter = Waiter {
-            ticket: asker.ticket,
-            connection: asker.connection,
-            peer: Arc::clone(&asker.peer),
-            class: request.holder,
             min_valid_for: request.min_valid_for,
-            rule: passed.rule,
-            max_ttl: passed.max_ttl,
+            ..passed.waiter(asker, request.holder)
         };
         if let Some((key, lease)) = self.leases.shared_mut(&request.selector)
             && serves(lease, &waiter, now)
@@ -112,15 +123,7 @@ impl State {
         let Some(passed) = self.gate(asker, &wanted, effects) else {
             return;
         };
-        let waiter = Waiter {
-            ticket: asker.ticket,
-            connection: asker.connection,
-            peer: Arc::clone(&asker.peer),
-            class: request.holder,
-            min_valid_for: Duration::ZERO,
-            rule: passed.rule,
-            max_ttl: passed.max_ttl,
-        };
+        let waiter = passed.waiter(asker, request.holder);
         let target_ttl = self
             .targets
             .get(&request.selector)
@@ -182,16 +185,7 @@ impl State {
         if let Some(code) = code {
             return self.deny(asker, Some(&selector), &passed.rule, code.into(), effects);
         }
-        let class = lease.class;
-        lease.waiters.push_back(Waiter {
-            ticket: asker.ticket,
-            connection: asker.connection,
-            peer: Arc::clone(&asker.peer),
-            class,
-            min_valid_for: Duration::ZERO,
-            rule: passed.rule,
-            max_ttl: passed.max_ttl,
-        });
+        lease.waiters.push_back(passed.waiter(asker, lease.class));
         redeem_next(key, lease, &session, effects);
     }
 
@@ -230,7 +224,7 @@ impl State {
             Some(Phase::Live(_))
         ) && self.revoke_live(
             key,
-            RevokeReason::UserRequest,
+            &Cause::asked(RevokeReason::UserRequest, &asker.peer),
             session.as_ref(),
             now,
             effects,
@@ -466,7 +460,7 @@ impl State {
             return Err(Refusal::new(ErrorCode::InvalidRequest)
                 .with_reason("min_valid_for_too_long")
                 .with_message("no lease can stay valid for as long as asked")
-                .with_fix("ask for a shorter min_valid_for_s"));
+                .with_fix("ask for a shorter time of validity"));
         }
         Ok((Arc::clone(session), ttl))
     }
@@ -554,14 +548,20 @@ impl State {
         };
         if lease.waiters.is_empty() {
             // Everybody hung up meanwhile: no orphans (LC-8).
-            self.revoke_live(key, RevokeReason::Released, session.as_ref(), now, effects);
+            self.revoke_live(
+                key,
+                &RevokeReason::Released.into(),
+                session.as_ref(),
+                now,
+                effects,
+            );
             return;
         }
         if lease.kind.is_shared() {
             match &session {
                 Some(session) => redeem_next(key, lease, session, effects),
                 None => {
-                    self.revoke_live(key, RevokeReason::Released, None, now, effects);
+                    self.revoke_live(key, &RevokeReason::Released.into(), None, now, effects);
                 }
             }
             return;
@@ -583,7 +583,13 @@ impl State {
     ) {
         let session = self.session(now).map(Arc::clone);
         if let Some(key) = self.leases.find(lease_id) {
-            self.revoke_live(key, RevokeReason::Released, session.as_ref(), now, effects);
+            self.revoke_live(
+                key,
+                &RevokeReason::Released.into(),
+                session.as_ref(),
+                now,
+                effects,
+            );
         }
     }
 
@@ -605,7 +611,13 @@ impl State {
         let session = self
             .ending_session()
             .or_else(|| self.session(now).map(Arc::clone));
-        if !self.revoke_live(key, RevokeReason::Logout, session.as_ref(), now, effects) {
+        if !self.revoke_live(
+            key,
+            &RevokeReason::Logout.into(),
+            session.as_ref(),
+            now,
+            effects,
+        ) {
             self.ending_settled(key, false);
         }
     }
@@ -733,7 +745,7 @@ impl State {
             Certainty::Unknown => RevokeReason::DeliveryUncertain,
             Certainty::NotDone => RevokeReason::Released,
         };
-        self.revoke_live(key, reason, session.as_ref(), now, effects);
+        self.revoke_live(key, &reason.into(), session.as_ref(), now, effects);
         if replace && !waiters.is_empty() && session.is_some() {
             self.make_lease(new, waiters, now, effects);
         } else {
@@ -755,7 +767,7 @@ impl State {
             Ok(()) => (AuditOutcome::Ok, CleanText::new(reason.as_str(), 64), true),
             Err(failure) => (outcome_of(failure), reason_word(failure), false),
         };
-        let selector = match &answer.outcome {
+        let subject = match &answer.outcome {
             Ok(()) => self.revocations.settled(lease_id),
             // Nothing of that name is live there.
             Err(failure) if failure.code == ErrorCode::LeaseNotFound => {
@@ -766,16 +778,11 @@ impl State {
                 self.revocations.refused(lease_id)
             }
             Err(_) => self.revocations.failed(lease_id, now.boot),
-        };
-        // Who asked for it, if a peer did and is still there.
-        let peer = self
-            .revoke_tickets
-            .get(lease_id)
-            .and_then(|waiting| self.peers.get(&waiting.first()?.1))
-            .map(Arc::clone);
+        }
+        .unwrap_or_default();
         effects.push(Effect::Audit(Box::new(AuditRecord {
-            peer,
-            selector,
+            peer: subject.peer,
+            selector: subject.selector,
             lease_id: Some(lease_id.clone()),
             reason: Some(word),
             trace: answer.trace,
@@ -896,7 +903,7 @@ impl State {
         for key in self.leases.release(holder) {
             self.revoke_live(
                 key,
-                RevokeReason::HolderExited,
+                &RevokeReason::HolderExited.into(),
                 session.as_ref(),
                 now,
                 effects,
@@ -916,7 +923,7 @@ impl State {
         });
         if abandoned {
             let session = self.session(now).map(Arc::clone);
-            self.revoke_live(key, reason, session.as_ref(), now, effects);
+            self.revoke_live(key, &reason.into(), session.as_ref(), now, effects);
         }
     }
 
@@ -1015,6 +1022,7 @@ fn redeem_next(
             lease: key,
             session: Arc::clone(session),
             lease_id: live.lease_id.clone(),
+            selector: lease.selector.clone(),
         });
     }
 }

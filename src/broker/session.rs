@@ -13,9 +13,10 @@ use super::ports::{
     Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CallTrace,
     DeviceAuthorization, DeviceExchange, Disposition, Failure, RevokeReason, Session,
 };
+use super::revocations::Cause;
 use super::serve::MIN_LEASE_TTL;
 use super::state::{Asker, State};
-use crate::model::{CleanText, DeviceView, ErrorCode, LeaseState, Refusal};
+use crate::model::{CleanText, DeviceView, ErrorCode, LeaseState, PeerFacts, Refusal};
 use crate::time::{Now, Timestamp};
 
 /// How long logout and lock wait for the issuer to confirm revocations (OA-16, HY-7).
@@ -77,6 +78,7 @@ impl State {
                 let locked = self.login.is_locked();
                 self.generation = self.generation.next();
                 self.login = Login::Beginning {
+                    peer: Arc::clone(&asker.peer),
                     begin: vec![ticket],
                     wait: Vec::new(),
                     callers: Callers::new(process),
@@ -112,9 +114,9 @@ impl State {
         }
     }
 
-    pub(super) fn login_cancel(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
-        self.end_flow(ErrorCode::LoginCancelled, &CallTrace::default(), effects);
-        self.show_login(ticket, now, effects);
+    pub(super) fn login_cancel(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {
+        self.cancel_flow(asker, effects);
+        self.show_login(asker.ticket, now, effects);
     }
 
     /// One caller wants out: the flow ends if it is nobody else's, and goes on without a word
@@ -147,6 +149,7 @@ impl State {
             return;
         }
         let Login::Beginning {
+            peer,
             begin,
             wait,
             callers,
@@ -155,11 +158,13 @@ impl State {
         else {
             return;
         };
+        let peer = Arc::clone(peer);
         let (begin, wait) = (std::mem::take(begin), std::mem::take(wait));
         let (callers, locked) = (*callers, *locked);
         match answer.outcome {
             Ok(authorization) => {
                 self.login = Login::AwaitingApproval {
+                    peer: Arc::clone(&peer),
                     poll: Poll::new(authorization.interval, authorization.expires_at, now.boot),
                     authorization: Arc::new(authorization),
                     wait,
@@ -167,6 +172,7 @@ impl State {
                     locked,
                 };
                 effects.push(Effect::Audit(Box::new(AuditRecord {
+                    peer: Some(peer),
                     trace: answer.trace,
                     ..self.record(AuditAction::LoginBegin, AuditOutcome::Ok)
                 })));
@@ -177,6 +183,7 @@ impl State {
             Err(failure) => {
                 self.login = logged_out(locked);
                 effects.push(Effect::Audit(Box::new(AuditRecord {
+                    peer: Some(peer),
                     trace: answer.trace.clone(),
                     reason: Some(reason_word(&failure)),
                     ..self.record(AuditAction::LoginBegin, outcome_of(&failure))
@@ -226,7 +233,7 @@ impl State {
                 let refusal = refusal_of(&failure, &answer.trace);
                 let outcome = outcome_of(&failure);
                 let reason = reason_word(&failure);
-                self.end_flow_with(&refusal, outcome, reason, &answer.trace, effects);
+                self.end_flow_with(&refusal, outcome, reason, None, &answer.trace, effects);
             }
         }
     }
@@ -246,14 +253,15 @@ impl State {
         {
             return self.end_flow(ErrorCode::PrincipalChanged, trace, effects);
         }
-        let Login::AwaitingApproval { wait, .. } = &mut self.login else {
+        let Login::AwaitingApproval { peer, wait, .. } = &mut self.login else {
             return;
         };
-        let wait = std::mem::take(wait);
+        let (peer, wait) = (Arc::clone(peer), std::mem::take(wait));
         self.last_principal = Some(session.principal.clone());
         let session = Arc::new(session);
         self.login = Login::LoggedIn(Arc::clone(&session));
         effects.push(Effect::Audit(Box::new(AuditRecord {
+            peer: Some(peer),
             trace: trace.clone(),
             ..self.record(AuditAction::Login, AuditOutcome::Ok)
         })));
@@ -272,19 +280,36 @@ impl State {
     /// Ends the flow that runs, if one does, with one of our own codes.
     fn end_flow(&mut self, code: ErrorCode, trace: &CallTrace, effects: &mut Vec<Effect>) {
         let reason = CleanText::new(code.as_str(), 64);
-        self.end_flow_with(&code.into(), AuditOutcome::Denied, reason, trace, effects);
+        let denied = AuditOutcome::Denied;
+        self.end_flow_with(&code.into(), denied, reason, None, trace, effects);
     }
 
+    /// Ends the flow that runs, if one does, because a peer wants so.
+    fn cancel_flow(&mut self, asker: &Asker, effects: &mut Vec<Effect>) {
+        let code = ErrorCode::LoginCancelled;
+        self.end_flow_with(
+            &code.into(),
+            AuditOutcome::Denied,
+            CleanText::new(code.as_str(), 64),
+            Some(&asker.peer),
+            &CallTrace::default(),
+            effects,
+        );
+    }
+
+    /// The record names the peer that ended the flow, else the one that started it.
     fn end_flow_with(
         &mut self,
         refusal: &Refusal,
         outcome: AuditOutcome,
         reason: CleanText,
+        ended_by: Option<&Arc<PeerFacts>>,
         trace: &CallTrace,
         effects: &mut Vec<Effect>,
     ) {
-        let (waiting, locked) = match &mut self.login {
+        let (peer, waiting, locked) = match &mut self.login {
             Login::Beginning {
+                peer,
                 begin,
                 wait,
                 locked,
@@ -292,15 +317,18 @@ impl State {
             } => {
                 let mut waiting = std::mem::take(begin);
                 waiting.append(wait);
-                (waiting, *locked)
+                (Arc::clone(peer), waiting, *locked)
             }
-            Login::AwaitingApproval { wait, locked, .. } => (std::mem::take(wait), *locked),
+            Login::AwaitingApproval {
+                peer, wait, locked, ..
+            } => (Arc::clone(peer), std::mem::take(wait), *locked),
             Login::LoggedOut | Login::Locked | Login::LoggedIn(_) => return,
         };
         self.login = logged_out(locked);
         self.generation = self.generation.next();
         effects.push(Effect::AbandonLogin);
         effects.push(Effect::Audit(Box::new(AuditRecord {
+            peer: Some(ended_by.map_or(peer, Arc::clone)),
             reason: Some(reason),
             trace: trace.clone(),
             ..self.record(AuditAction::Login, outcome)
@@ -310,24 +338,34 @@ impl State {
         }
     }
 
-    pub(super) fn logout(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
-        let record = self.audit(AuditAction::Logout, AuditOutcome::Ok);
-        self.end_flow(ErrorCode::LoginCancelled, &CallTrace::default(), effects);
+    pub(super) fn logout(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {
+        let record = self.asked(asker, AuditAction::Logout);
+        self.cancel_flow(asker, effects);
         let locked = self.login.is_locked();
         effects.push(record);
-        self.end_session(RevokeReason::Logout, ErrorCode::LoginRequired, now, effects);
+        let cause = Cause::asked(RevokeReason::Logout, &asker.peer);
+        self.end_session(&cause, ErrorCode::LoginRequired, now, effects);
         self.login = logged_out(locked);
         self.last_principal = None;
-        self.join_ending(ticket);
+        self.join_ending(asker.ticket);
     }
 
-    pub(super) fn lock(&mut self, ticket: Ticket, now: Now, effects: &mut Vec<Effect>) {
-        let record = self.audit(AuditAction::Lock, AuditOutcome::Ok);
-        self.end_flow(ErrorCode::LoginCancelled, &CallTrace::default(), effects);
+    pub(super) fn lock(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {
+        let record = self.asked(asker, AuditAction::Lock);
+        self.cancel_flow(asker, effects);
         effects.push(record);
-        self.end_session(RevokeReason::Locked, ErrorCode::Locked, now, effects);
+        let cause = Cause::asked(RevokeReason::Locked, &asker.peer);
+        self.end_session(&cause, ErrorCode::Locked, now, effects);
         self.login = Login::Locked;
-        self.join_ending(ticket);
+        self.join_ending(asker.ticket);
+    }
+
+    /// The record of something that a peer asked for and that is done.
+    fn asked(&self, asker: &Asker, action: AuditAction) -> Effect {
+        Effect::Audit(Box::new(AuditRecord {
+            peer: Some(Arc::clone(&asker.peer)),
+            ..self.record(action, AuditOutcome::Ok)
+        }))
     }
 
     pub(super) fn shutdown(&mut self, now: Now, effects: &mut Vec<Effect>) {
@@ -335,12 +373,8 @@ impl State {
             return;
         }
         self.end_flow(ErrorCode::ShuttingDown, &CallTrace::default(), effects);
-        self.end_session(
-            RevokeReason::Released,
-            ErrorCode::ShuttingDown,
-            now,
-            effects,
-        );
+        let cause = RevokeReason::Released.into();
+        self.end_session(&cause, ErrorCode::ShuttingDown, now, effects);
         self.stopping = true;
         let until = now.boot.plus(STOP_WITHIN);
         // `end_session` has just made it.
@@ -359,19 +393,14 @@ impl State {
             reason: Some(reason.clone()),
             ..self.record(AuditAction::Logout, AuditOutcome::Error)
         })));
-        self.end_session(RevokeReason::Logout, ErrorCode::LoginRequired, now, effects);
+        let cause = RevokeReason::Logout.into();
+        self.end_session(&cause, ErrorCode::LoginRequired, now, effects);
         self.login = Login::LoggedOut;
     }
 
     /// Ends every lease here, revokes them at the issuer with the session that goes, and answers
     /// everybody who waited with `code`. The caller sets the login that follows.
-    fn end_session(
-        &mut self,
-        reason: RevokeReason,
-        code: ErrorCode,
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn end_session(&mut self, cause: &Cause, code: ErrorCode, now: Now, effects: &mut Vec<Effect>) {
         self.generation = self.generation.next();
         let session = self.login.session().map(Arc::clone);
         self.login = Login::LoggedOut;
@@ -389,7 +418,7 @@ impl State {
                     outstanding.insert(key);
                 }
                 Phase::Live(_) => {
-                    if self.revoke_live(key, reason, session.as_ref(), now, effects) {
+                    if self.revoke_live(key, cause, session.as_ref(), now, effects) {
                         outstanding.insert(key);
                     } else {
                         unconfirmed = unconfirmed.saturating_add(1);
@@ -521,7 +550,7 @@ impl State {
     pub(super) fn revoke_live(
         &mut self,
         key: LeaseKey,
-        reason: RevokeReason,
+        cause: &Cause,
         session: Option<&Arc<Session>>,
         now: Now,
         effects: &mut Vec<Effect>,
@@ -542,7 +571,7 @@ impl State {
             return false;
         }
         self.revocations
-            .add(lease_id.clone(), Some(selector), reason, ends_at);
+            .add(lease_id.clone(), Some(selector), cause.clone(), ends_at);
         let Some(session) = session else {
             return false;
         };
@@ -550,7 +579,7 @@ impl State {
         effects.push(Effect::RevokeLease {
             session: Arc::clone(session),
             lease_id,
-            reason,
+            reason: cause.reason,
         });
         true
     }

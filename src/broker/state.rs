@@ -94,7 +94,7 @@ impl State {
             revocations.add(
                 open.lease_id,
                 open.selector,
-                super::ports::RevokeReason::DeliveryUncertain,
+                super::ports::RevokeReason::DeliveryUncertain.into(),
                 deadline_of(open.expires_at, now),
             );
         }
@@ -242,10 +242,10 @@ impl State {
             }
             Request::LoginBegin => self.login_begin(&asker, now, effects),
             Request::LoginWait => self.login_wait(&asker, now, effects),
-            Request::LoginCancel => self.login_cancel(ticket, now, effects),
+            Request::LoginCancel => self.login_cancel(&asker, now, effects),
             Request::LoginWithdraw => self.login_withdraw(&asker, now, effects),
-            Request::Logout => self.logout(ticket, now, effects),
-            Request::Lock => self.lock(ticket, now, effects),
+            Request::Logout => self.logout(&asker, now, effects),
+            Request::Lock => self.lock(&asker, now, effects),
             Request::TargetList => {
                 let targets = self.target_views(now);
                 self.reply(ticket, Reply::Targets(targets), effects);

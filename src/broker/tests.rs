@@ -165,6 +165,10 @@ impl World {
                     if record.action == AuditAction::Deliver && record.outcome == AuditOutcome::Ok {
                         delivered_records.push(record.lease_id.clone().unwrap());
                     }
+                    assert!(
+                        record.peer.is_some() || !is_asked_for(&record),
+                        "nobody asked for {record:?}"
+                    );
                     self.records.push(*record);
                 }
                 Effect::Reply { ticket, answer } => {
@@ -215,6 +219,7 @@ impl World {
                     lease,
                     session,
                     lease_id,
+                    ..
                 } => {
                     assert!(self.may_serve, "a session used after logout or lock");
                     assert!(self.now.boot < session.expires_at, "a dead token used");
@@ -454,6 +459,11 @@ impl World {
     /// Logs in, the whole way.
     fn log_in(&mut self) -> ConnectionId {
         let connection = self.connect(10);
+        self.log_in_on(connection);
+        connection
+    }
+
+    fn log_in_on(&mut self, connection: ConnectionId) {
         self.ask(connection, Request::LoginBegin);
         self.answer(0, How::Well);
         let wait = self.ask(connection, Request::LoginWait);
@@ -464,7 +474,6 @@ impl World {
             "{:?}",
             self.told[&wait]
         );
-        connection
     }
 
     fn code(&self, ticket: Ticket) -> Option<ErrorCode> {
@@ -576,6 +585,105 @@ fn create(index: usize, max_redemptions: u32, holder: HolderClass) -> Request {
         reason: None,
         holder,
     })
+}
+
+/// AU-2: whether a record tells of something that only a peer's request leads to.
+fn is_asked_for(record: &AuditRecord) -> bool {
+    match record.action {
+        AuditAction::LoginBegin
+        | AuditAction::Login
+        | AuditAction::Lock
+        | AuditAction::Deny
+        | AuditAction::Deliver => true,
+        AuditAction::Logout => record.outcome == AuditOutcome::Ok,
+        // A lease that has run out meanwhile is known by its name alone.
+        AuditAction::LeaseRevoke => {
+            let word = record.reason.as_ref().map(CleanText::as_str);
+            record.selector.is_some() && matches!(word, Some("user_request" | "locked"))
+        }
+        _ => false,
+    }
+}
+
+/// AU-2: each record names the peer that asked, not the one that asked for something else before.
+#[test]
+fn records_name_the_peer_that_asked() {
+    type Row = (&'static str, fn(&mut World, ConnectionId), AuditAction, i32);
+    let cancel: fn(&mut World, ConnectionId) = |world, second| {
+        world.ask(second, Request::Logout);
+        world.answer(0, How::Well);
+        world.ask(second, Request::LoginBegin);
+        world.answer(0, How::Well);
+        let third = world.connect(3);
+        world.ask(third, Request::LoginCancel);
+    };
+    let rows: [Row; 7] = [
+        ("a login", |_, _| {}, AuditAction::Login, 1),
+        ("its begin", |_, _| {}, AuditAction::LoginBegin, 1),
+        ("a cancelled login", cancel, AuditAction::Login, 3),
+        (
+            "a revocation",
+            |world, second| {
+                let lease_id = LeaseId::parse("lse_1").unwrap();
+                world.ask(second, Request::LeaseRevoke { lease_id });
+                world.answer(0, How::Well);
+            },
+            AuditAction::LeaseRevoke,
+            2,
+        ),
+        (
+            "a revocation by lock",
+            |world, second| {
+                world.ask(second, Request::Lock);
+                world.answer(0, How::Well);
+            },
+            AuditAction::LeaseRevoke,
+            2,
+        ),
+        (
+            "a lock",
+            |world, second| {
+                world.ask(second, Request::Lock);
+            },
+            AuditAction::Lock,
+            2,
+        ),
+        (
+            "a logout",
+            |world, second| {
+                world.ask(second, Request::Logout);
+            },
+            AuditAction::Logout,
+            2,
+        ),
+    ];
+    for (name, act, action, pid) in rows {
+        let mut world = World::new(Resumed::default());
+        let first = world.connect(1);
+        world.log_in_on(first);
+        world.ask(first, create(0, 1, HolderClass::None));
+        world.answer(0, How::Well);
+        let second = world.connect(2);
+        act(&mut world, second);
+        let record = world.records.iter().rev().find(|r| r.action == action);
+        let peer = record.unwrap().peer.as_ref();
+        assert_eq!(peer.map(|peer| peer.process.pid), Some(pid), "{name}");
+    }
+}
+
+/// LC-7: a lease that ends with its holder ends at nobody's request.
+#[test]
+fn a_lease_that_ends_with_its_holder_was_ended_by_nobody() {
+    let mut world = World::new(Resumed::default());
+    world.log_in();
+    let connection = world.connect(1);
+    world.ask(connection, create(0, 1, HolderClass::Connection));
+    world.answer(0, How::Well);
+    world.close(connection);
+    world.answer(0, How::Well);
+    let record = world.records.last().unwrap();
+    assert_eq!(record.action, AuditAction::LeaseRevoke);
+    assert_eq!(record.peer, None);
 }
 
 /// DG-13: everybody joins the one flow, and hears its end.

@@ -14,10 +14,10 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "value", value_name = "FORMAT")]
     format: Format,
     /// How long it must still be valid, at most 1h
-    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::min_valid_for)]
     min_valid_for: Option<Duration>,
     /// Why, for the records: at most 200 characters
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = super::reason)]
     reason: Option<String>,
     /// The profile, where not the configured one
     #[arg(long, value_name = "NAME", value_parser = super::profile)]

@@ -23,13 +23,13 @@ pub(super) struct Create {
     /// What for: provider/app/account
     selector: String,
     /// How long, 30s to 1h
-    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::ttl)]
     ttl: Option<Duration>,
     /// How often it can be redeemed, 1 to 10
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10))]
     max_redemptions: Option<u32>,
     /// Why, for the records: at most 200 characters
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = super::reason)]
     reason: Option<String>,
     /// The profile, where not the configured one
     #[arg(long, value_name = "NAME", value_parser = super::profile)]

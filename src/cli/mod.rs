@@ -32,6 +32,7 @@ mod render;
 
 mod status;
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,8 +41,11 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, ProcessEnvironment};
-use crate::model::{ErrorCode, ProfileName, Refusal};
+use crate::model::{CleanText, ErrorCode, ProfileName, Refusal};
 use crate::socket::client::{Client, SOCKET};
+
+/// Of a reason, in characters, as docs/socket-protocol.md says.
+const MAX_REASON: usize = 200;
 
 /// A local credential broker: short-lived, sender-constrained credentials for agents, commands
 /// and scripts.
@@ -113,7 +117,7 @@ fn default_socket(name: &str) -> Result<PathBuf, Refusal> {
 pub fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return exit::usage(&error),
+        Err(error) => return usage(&error),
     };
     let context = Context {
         socket: arguments.socket,
@@ -142,6 +146,41 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// What clap has to say: help and version are data, a mistake is `usage`.
+fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    if !error.use_stderr() {
+        return match render::data(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(refusal) => exit::of(refusal.code),
+        };
+    }
+    if wants_json(std::env::args_os()) {
+        // The first paragraph says what is wrong; the rest is the usage, which `--help` shows.
+        let what = text.split("\n\n").next().unwrap_or_default();
+        let what = what.strip_prefix("error: ").unwrap_or(what);
+        let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+        let context = Context {
+            socket: None,
+            json: true,
+        };
+        render::refusal(
+            &context,
+            &Refusal::new(ErrorCode::Usage).with_message(&what),
+        );
+    } else {
+        render::progress(&text);
+    }
+    exit::of(ErrorCode::Usage)
+}
+
+/// Whether a command line that could not be read asks for JSON.
+fn wants_json(arguments: impl Iterator<Item = OsString>) -> bool {
+    arguments
+        .take_while(|argument| argument != "--")
+        .any(|argument| argument == "--json")
+}
+
 /// Ends a process that could not be hardened, before it did anything.
 pub fn not_hardened(error: &io::Error) -> ExitCode {
     let refusal = Refusal::new(ErrorCode::Internal)
@@ -157,6 +196,32 @@ pub fn not_hardened(error: &io::Error) -> ExitCode {
 /// Reads a profile's name from an argument.
 fn profile(text: &str) -> Result<ProfileName, String> {
     ProfileName::parse(text).map_err(|error| error.to_string())
+}
+
+/// Reads how long a new lease is to live.
+fn ttl(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::from_secs(30), "30s to 1h")
+}
+
+/// Reads how long something must still be valid.
+fn min_valid_for(text: &str) -> Result<Duration, String> {
+    bounded(text, Duration::ZERO, "at most 1h")
+}
+
+/// What the daemon would refuse is refused here, in the words of the command line.
+fn bounded(text: &str, least: Duration, bounds: &str) -> Result<Duration, String> {
+    duration(text).and_then(|duration| {
+        let fits = (least..=Duration::from_hours(1)).contains(&duration);
+        fits.then_some(duration)
+            .ok_or_else(|| format!("it is {bounds}"))
+    })
+}
+
+/// Reads why somebody asks.
+fn reason(text: &str) -> Result<String, String> {
+    CleanText::exact(text, MAX_REASON)
+        .map(|_checked| text.to_owned())
+        .ok_or_else(|| format!("it is at most {MAX_REASON} printable characters"))
 }
 
 /// Reads `90`, `90s`, `15m` or `1h` from an argument.
@@ -187,6 +252,28 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// After `--` nothing is a flag.
+    #[test]
+    fn json_is_asked_for_by_its_flag_alone() {
+        let asked = |line: &str| wants_json(line.split(' ').map(OsString::from));
+        assert!(asked("aegis-broker --json nonsense"));
+        assert!(asked("aegis-broker get --json"));
+        assert!(!asked("aegis-broker get -- --json"));
+        assert!(!asked("aegis-broker get --jsonish"));
+    }
+
+    /// The bounds are those of docs/socket-protocol.md.
+    #[test]
+    fn what_the_daemon_would_refuse_is_refused_by_flag() {
+        assert_eq!(ttl("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(ttl("1h"), Ok(Duration::from_hours(1)));
+        assert!(ttl("29s").is_err() && ttl("3601").is_err());
+        assert_eq!(min_valid_for("0"), Ok(Duration::ZERO));
+        assert!(min_valid_for("61m").is_err());
+        assert!(reason(&"ä".repeat(200)).is_ok());
+        assert!(reason(&"ä".repeat(201)).is_err() && reason("a\u{1b}[m").is_err());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The shapes a credential is written in.
 
-use crate::model::{ErrorCode, Field, FieldValue, Material, Refusal};
+use std::io::Write as _;
+
+use crate::model::{CleanText, ErrorCode, Field, FieldValue, Material, Refusal};
 use crate::secret::{BufferFull, SecretBuffer};
 use crate::socket::client::{ClientReply, Delivery};
 
@@ -45,7 +47,7 @@ pub(super) fn check_terminal(reveal: bool) -> Result<(), Refusal> {
 pub(super) fn write(format: &Format, reply: &ClientReply<Delivery>) -> Result<(), Refusal> {
     let material = &reply.view.material;
     match format {
-        Format::Json => render::json(reply.expose_json()),
+        Format::Json => render::secret(&json(reply.expose_json())?),
         Format::Env => render::secret(&env(material)?),
         Format::Value => render::secret(&value(main_field(material)?)?),
         Format::Field(name) => {
@@ -55,6 +57,28 @@ pub(super) fn write(format: &Format, reply: &ClientReply<Delivery>) -> Result<()
             render::secret(&value(field)?)
         }
     }
+}
+
+/// The whole answer and a line feed; what would steer a terminal or a reader's eye is escaped, so
+/// that it is the same JSON and harmless to look at (HY-13). Such characters are in strings only:
+/// JSON has them nowhere else.
+fn json(answer: &[u8]) -> Result<SecretBuffer, Refusal> {
+    let text = std::str::from_utf8(answer).map_err(|_error| Refusal::from(ErrorCode::Internal))?;
+    // Six characters for one byte, at worst.
+    let mut buffer = SecretBuffer::with_capacity(text.len().saturating_mul(6).saturating_add(1));
+    for part in text.split_inclusive(|c| !CleanText::shows(c)) {
+        let hidden = part.chars().next_back().filter(|c| !CleanText::shows(*c));
+        let shown = part.trim_end_matches(|c| Some(c) == hidden);
+        buffer.extend(shown.as_bytes()).map_err(full)?;
+        for unit in hidden
+            .iter()
+            .flat_map(|c| c.encode_utf16(&mut [0; 2]).to_vec())
+        {
+            write!(buffer, "\\u{unit:04x}").map_err(|_full| Refusal::from(ErrorCode::Internal))?;
+        }
+    }
+    buffer.extend(b"\n").map_err(full)?;
+    Ok(buffer)
 }
 
 /// The field that a caller who wants a single value means.
@@ -208,6 +232,23 @@ mod tests {
                 ErrorCode::Usage
             );
         }
+    }
+
+    /// HY-13: JSON on a terminal is harmless, and the same JSON.
+    #[test]
+    fn json_is_the_same_value_without_what_steers_a_terminal() {
+        let value =
+            serde_json::json!({ "a\u{9b}": "\u{9b}31m\u{9b}\u{202e}x\u{7f}", "ä": "\u{e0001}€" });
+        let told = json(value.to_string().as_bytes()).unwrap();
+        let told = std::str::from_utf8(told.expose()).unwrap();
+        let line = told.strip_suffix('\n').unwrap();
+        assert!(line.chars().all(CleanText::shows), "{line}");
+        assert!(
+            line.contains("€") && line.contains("\\udb40\\udc01"),
+            "{line}"
+        );
+        let again: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(again, value);
     }
 
     #[test]

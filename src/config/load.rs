@@ -117,6 +117,9 @@ pub enum ConfigError {
     /// There is no such file.
     #[error("there is no configuration file {}", .0.display())]
     Missing(PathBuf),
+    /// There is no such policy file, although one was named.
+    #[error("there is no policy file {}", .0.display())]
+    NoPolicy(PathBuf),
     /// It cannot be read.
     #[error("{} could not be read", file.display())]
     Unreadable {

@@ -18,4 +18,4 @@ mod tests;
 
 pub use load::{Config, ConfigError, Limits, Mistake, Profile, Renew, load};
 pub use paths::{Environment, Overrides, PathError, Paths, ProcessEnvironment, runtime_dir};
-pub use policy::load_policy;
+pub use policy::{load_named_policy, load_policy};

@@ -34,6 +34,15 @@ pub fn load_policy(file: &Path) -> Result<Vec<Rule>, ConfigError> {
     }
 }
 
+/// Reads a policy that somebody named: then no file is a mistake, not a policy.
+///
+/// # Errors
+/// As [`load_policy`], and [`ConfigError::NoPolicy`].
+pub fn load_named_policy(file: &Path) -> Result<Vec<Rule>, ConfigError> {
+    let text = read(file)?.ok_or_else(|| ConfigError::NoPolicy(file.to_owned()))?;
+    parse_policy(&Source::new(file, &text))
+}
+
 /// From text to rules.
 pub(super) fn parse_policy(source: &Source<'_>) -> Result<Vec<Rule>, ConfigError> {
     let raw: RawPolicy = source.decode()?;

@@ -63,14 +63,16 @@ impl Plan {
         };
         let environment = ProcessEnvironment::new();
         let paths = Paths::resolve(&environment, &overrides).map_err(no_path)?;
-        let policy = |file: &Path| config::load_policy(file).map_err(|error| mistake(&error));
+        let named_policy = match &overrides.policy_file {
+            Some(file) => {
+                Some(config::load_named_policy(file).map_err(|error| bad_policy(&error))?)
+            }
+            None => None,
+        };
         #[cfg(feature = "mock")]
         if options.mock && overrides.config_file.is_none() {
             let config = mock::config(&paths)?;
-            let rules = match &overrides.policy_file {
-                Some(file) => policy(file)?,
-                None => mock::rules()?,
-            };
+            let rules = named_policy.map_or_else(mock::rules, Ok)?;
             return Ok(Self {
                 config,
                 rules,
@@ -80,7 +82,10 @@ impl Plan {
         }
         let config =
             config::load(&paths, &overrides, &environment).map_err(|error| mistake(&error))?;
-        let rules = policy(&config.policy_file)?;
+        let rules = match named_policy {
+            Some(rules) => rules,
+            None => config::load_policy(&config.policy_file).map_err(|error| bad_policy(&error))?,
+        };
         Ok(Self {
             config,
             rules,
@@ -107,7 +112,7 @@ pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Re
     } = plan;
     let instance = RuntimeFolder::prepare(&runtime_dir)
         .and_then(RuntimeFolder::lock)
-        .map_err(|error: FolderError| Refusal::from(error))?;
+        .map_err(|error: FolderError| error.at(&runtime_dir))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let key_store = MemoryKeyStore::new();
     let now = clock.now();
@@ -202,10 +207,28 @@ fn mistake(error: &ConfigError) -> Refusal {
         ConfigError::Missing(_) => Refusal::new(ErrorCode::ConfigInvalid)
             .with_message(&message)
             .with_fix("write one; config/aegis-broker.toml shows every key. To look around first, run `aegis-broker demo`"),
-        ConfigError::Unreadable { .. } | ConfigError::Unsafe { .. } | ConfigError::Mistake(_) => {
-            Refusal::new(ErrorCode::ConfigInvalid).with_message(&message)
-        }
+        ConfigError::NoPolicy(_)
+        | ConfigError::Unreadable { .. }
+        | ConfigError::Unsafe { .. }
+        | ConfigError::Mistake(_) => Refusal::new(ErrorCode::ConfigInvalid).with_message(&message),
     }
+}
+
+fn bad_policy(error: &ConfigError) -> Refusal {
+    let fix = match error {
+        ConfigError::Missing(_) | ConfigError::NoPolicy(_) => {
+            "name a file that is there, or leave --policy out"
+        }
+        ConfigError::Unreadable { .. } | ConfigError::Unsafe { .. } => {
+            "make it a readable file that only you can write"
+        }
+        ConfigError::Mistake(_) => {
+            "correct the key that is named; config/policy.example.toml shows all of them"
+        }
+    };
+    Refusal::new(ErrorCode::ConfigInvalid)
+        .with_message(&error.to_string())
+        .with_fix(fix)
 }
 
 fn no_audit(error: &OpenError) -> Refusal {

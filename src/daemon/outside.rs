@@ -13,11 +13,14 @@ use crate::broker::ports::{
     CreatedLease, DeviceAuthorization, DeviceExchange, Disposition, Failure, PortFuture,
     RedeemedLease, RevokeReason, Session,
 };
-use crate::model::{CleanText, ErrorCode, LeaseId};
+use crate::model::{CleanText, ErrorCode, LeaseId, Selector};
 
 /// A call keeps its own limit of 30 s. Should a server keep even the timer from being seen, the
 /// core stops waiting here.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(35);
+
+/// What follows a call that got lost: whoever asked may try again.
+const AGAIN: Disposition = Disposition::Retry(None);
 
 /// The Aegis service on a thread of its own, so that a server that keeps the HTTP client busy
 /// keeps nobody waiting but the callers it was asked for. Measured: endless interim responses
@@ -55,8 +58,8 @@ impl<S: AegisService + 'static> Outside<S> {
         })
     }
 
-    /// Runs a call over there and waits for it here.
-    fn over_there<T, F>(&self, call: F) -> PortFuture<Answer<T>>
+    /// Runs a call over there and waits for it here; `lost` is what follows when it does not end.
+    fn over_there<T, F>(&self, lost: Disposition, call: F) -> PortFuture<Answer<T>>
     where
         T: Send + 'static,
         F: Future<Output = Answer<T>> + Send + 'static,
@@ -66,11 +69,7 @@ impl<S: AegisService + 'static> Outside<S> {
             match tokio::time::timeout(GIVE_UP_AFTER, call).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_panic)) => failed(ErrorCode::Internal, Disposition::Fault, "panic"),
-                Err(_elapsed) => failed(
-                    ErrorCode::AegisUnavailable,
-                    Disposition::Retry(None),
-                    "timeout",
-                ),
+                Err(_elapsed) => failed(ErrorCode::AegisUnavailable, lost, "timeout"),
             }
         })
     }
@@ -87,24 +86,16 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
         &self,
         request: BeginDeviceAuthorization,
     ) -> PortFuture<Answer<DeviceAuthorization>> {
-        self.over_there(self.service.begin_device_authorization(request))
+        self.over_there(AGAIN, self.service.begin_device_authorization(request))
     }
 
     fn exchange_device_authorization(
         &self,
         authorization: Arc<DeviceAuthorization>,
     ) -> PortFuture<Answer<DeviceExchange>> {
-        let call = self.over_there(self.service.exchange_device_authorization(authorization));
-        Box::pin(async move {
-            let mut answer = call.await;
-            // A poll that got lost is followed by another one.
-            if let Err(failure) = &mut answer.outcome
-                && let Disposition::Retry(pause) = failure.disposition
-            {
-                failure.disposition = Disposition::Wait(pause);
-            }
-            answer
-        })
+        // A poll that got lost is followed by another one.
+        let call = self.service.exchange_device_authorization(authorization);
+        self.over_there(Disposition::Wait(None), call)
     }
 
     fn create_lease(
@@ -112,15 +103,19 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
         session: Arc<Session>,
         request: CreateLease,
     ) -> PortFuture<Answer<CreatedLease>> {
-        self.over_there(self.service.create_lease(session, request))
+        self.over_there(AGAIN, self.service.create_lease(session, request))
     }
 
     fn redeem_lease(
         &self,
         session: Arc<Session>,
         lease_id: LeaseId,
+        selector: Selector,
     ) -> PortFuture<Answer<RedeemedLease>> {
-        self.over_there(self.service.redeem_lease(session, lease_id))
+        self.over_there(
+            AGAIN,
+            self.service.redeem_lease(session, lease_id, selector),
+        )
     }
 
     fn revoke_lease(
@@ -129,7 +124,7 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
         lease_id: LeaseId,
         reason: RevokeReason,
     ) -> PortFuture<Answer<()>> {
-        self.over_there(self.service.revoke_lease(session, lease_id, reason))
+        self.over_there(AGAIN, self.service.revoke_lease(session, lease_id, reason))
     }
 
     fn drop_connections(&self) {

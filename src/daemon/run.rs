@@ -117,7 +117,10 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
 }
 
 fn bind(instance: &mut Instance, name: &str) -> Result<UnixListener, Refusal> {
-    UnixListener::from_std(instance.bind(name)?).map_err(|_error| {
+    let listener = instance
+        .bind(name)
+        .map_err(|error| error.at(instance.folder()))?;
+    UnixListener::from_std(listener).map_err(|_error| {
         Refusal::new(ErrorCode::Internal).with_message("the socket cannot be used")
     })
 }

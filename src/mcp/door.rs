@@ -107,10 +107,12 @@ impl Door {
             .serve_with_ct(guarded(input, output), shutdown.child_token())
             .await
         {
-            Ok(running) => match running.waiting().await {
-                Ok(QuitReason::Closed | QuitReason::Cancelled) => {}
-                Ok(_) | Err(_) => tracing::error!("a conversation ended by a mistake of ours"),
-            },
+            Ok(running) => {
+                let ended = running.waiting().await;
+                if !matches!(ended, Ok(QuitReason::Closed | QuitReason::Cancelled)) {
+                    tracing::error!("a conversation ended by a mistake of ours");
+                }
+            }
             // What the peer sent is in these errors, and stays there.
             Err(ServerInitializeError::ConnectionClosed(_) | ServerInitializeError::Cancelled) => {}
             Err(_) => tracing::debug!("a conversation ended before it began"),

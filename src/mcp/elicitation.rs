@@ -224,7 +224,13 @@ mod tests {
         assert_eq!(states.open(&late, end), Err(StateError::Invalid));
         let in_time = end - Duration::from_secs(1);
         assert_eq!(states.open(&late, in_time).as_deref(), Ok("ABCD-EFGH"));
-        for text in ["", "rs1", "rs1.a.b", &sealed[1..], "\u{1f511}"] {
+        for text in [
+            "",
+            "rs1",
+            "rs1.a.b",
+            sealed.trim_start_matches('r'),
+            "\u{1f511}",
+        ] {
             assert_eq!(states.open(text, now), Err(StateError::Invalid), "{text}");
         }
     }

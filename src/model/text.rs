@@ -19,6 +19,11 @@ impl CleanText {
         shown.then(|| Self(Arc::from(text)))
     }
 
+    /// Whether a character may be shown.
+    pub fn shows(character: char) -> bool {
+        is_shown(character)
+    }
+
     /// The clean text.
     pub fn as_str(&self) -> &str {
         &self.0

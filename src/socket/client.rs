@@ -52,9 +52,9 @@ const CHUNK: usize = 4096;
 /// # Errors
 /// `daemon_unreachable`, `runtime_folder_unsafe`.
 pub fn connect(socket: &Path) -> Result<UnixStream, Refusal> {
-    folder::check_length(socket)?;
-    let parent = socket.parent().ok_or(FolderError::NotAFolder)?;
-    RuntimeFolder::check(parent)?;
+    folder::check_length(socket).map_err(|error| error.at(socket))?;
+    let parent = folder_of(socket)?;
+    RuntimeFolder::check(parent).map_err(|error| error.at(parent))?;
     let address = SocketAddrUnix::new(socket).map_err(|error| unreachable(&error.into()))?;
     let connected = socket_with(
         AddressFamily::UNIX,
@@ -83,10 +83,16 @@ pub fn connect(socket: &Path) -> Result<UnixStream, Refusal> {
 /// # Errors
 /// `runtime_folder_unsafe`, `io_error`.
 pub fn prepare_folder(socket: &Path) -> Result<(), Refusal> {
-    folder::check_length(socket)?;
-    let parent = socket.parent().ok_or(FolderError::NotAFolder)?;
-    RuntimeFolder::prepare(parent)?;
+    folder::check_length(socket).map_err(|error| error.at(socket))?;
+    let parent = folder_of(socket)?;
+    RuntimeFolder::prepare(parent).map_err(|error| error.at(parent))?;
     Ok(())
+}
+
+fn folder_of(socket: &Path) -> Result<&Path, Refusal> {
+    socket
+        .parent()
+        .ok_or_else(|| FolderError::NotAFolder.at(socket))
 }
 
 /// A connection to the daemon.

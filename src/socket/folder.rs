@@ -59,31 +59,24 @@ pub enum FolderError {
     Io(#[from] io::Error),
 }
 
-impl From<FolderError> for Refusal {
-    fn from(error: FolderError) -> Self {
-        let code = match &error {
-            FolderError::NotAFolder
-            | FolderError::OtherOwner
-            | FolderError::Open
-            | FolderError::PathTooLong
-            | FolderError::NotASocket => ErrorCode::RuntimeFolderUnsafe,
-            FolderError::Missing => ErrorCode::DaemonUnreachable,
-            FolderError::AlreadyRunning => ErrorCode::AlreadyRunning,
-            FolderError::Io(_) => ErrorCode::Io,
-        };
-        let refusal = Self::new(code).with_message(&error.to_string());
-        match error {
+impl FolderError {
+    /// What a person is told: which folder, what is wrong with it, and what to do.
+    pub fn at(&self, folder: &Path) -> Refusal {
+        let place = folder.display();
+        let told = |code| Refusal::new(code).with_message(&format!("{self}: {place}"));
+        match self {
             // The daemon makes it.
-            FolderError::Missing => Self::new(code),
-            FolderError::PathTooLong => refusal.with_fix("use a shorter XDG_RUNTIME_DIR"),
-            FolderError::Io(cause) => {
-                Self::new(code).with_message(&format!("the runtime folder cannot be used: {cause}"))
+            Self::Missing => ErrorCode::DaemonUnreachable.into(),
+            Self::NotAFolder | Self::OtherOwner | Self::Open | Self::NotASocket => {
+                told(ErrorCode::RuntimeFolderUnsafe)
             }
-            FolderError::NotAFolder
-            | FolderError::OtherOwner
-            | FolderError::Open
-            | FolderError::NotASocket
-            | FolderError::AlreadyRunning => refusal,
+            Self::PathTooLong => {
+                told(ErrorCode::RuntimeFolderUnsafe).with_fix("use a shorter XDG_RUNTIME_DIR")
+            }
+            Self::AlreadyRunning => told(ErrorCode::AlreadyRunning),
+            Self::Io(cause) => {
+                Refusal::new(ErrorCode::Io).with_message(&format!("{self}: {place}: {cause}"))
+            }
         }
     }
 }

@@ -8,6 +8,7 @@
 mod system;
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 pub use system::SystemClock;
@@ -90,17 +91,24 @@ impl fmt::Display for UnixTime {
             // Past year 9999: no calendar form, still a number to look at.
             return write!(f, "{}ms", self.0);
         };
-        write!(
-            f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-            at.year(),
-            u8::from(at.month()),
-            at.day(),
-            at.hour(),
-            at.minute(),
-            at.second(),
-            at.millisecond()
-        )
+        // Digit by digit into one piece of text: every record and every answer waits for this.
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        put(&mut text, 0..4, u32::try_from(at.year()).unwrap_or(0));
+        put(&mut text, 5..7, u8::from(at.month()).into());
+        put(&mut text, 8..10, at.day().into());
+        put(&mut text, 11..13, at.hour().into());
+        put(&mut text, 14..16, at.minute().into());
+        put(&mut text, 17..19, at.second().into());
+        put(&mut text, 20..23, at.millisecond().into());
+        f.write_str(str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+/// Writes a number over the digits at `place`, zeros before it.
+fn put(text: &mut [u8], place: Range<usize>, mut number: u32) {
+    for digit in text.get_mut(place).unwrap_or_default().iter_mut().rev() {
+        *digit = b'0'.saturating_add(u8::try_from(number % 10).unwrap_or(0));
+        number /= 10;
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
 
 use aegis_broker::broker::ports::{AuditAction, AuditLog as _, AuditOutcome, AuditRecord};
 use aegis_broker::model::{ErrorCode, HolderClass};
 use aegis_broker::time::{Clock as _, SystemClock};
 use aegis_mock::LeaseState as ServerState;
+use tokio::task::JoinSet;
 
 use crate::world::{DEPLOY, Daemon, READER, REDEEM, World, code, create, get, secret};
 
@@ -17,7 +19,9 @@ type Turn = fn(&World, &Daemon);
 /// everything is again.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_delivered_without_its_record() {
-    let rows: [(&str, bool, Turn, Turn); 4] = [
+    let rows: [(&str, bool, Turn, Turn); 6] = [
+        ("log closed, nothing held", false, close, open),
+        ("log closed, material held", true, close, open),
         ("disk full, nothing held", false, fill, make_room),
         ("disk full, material held", true, fill, make_room),
         ("no sync, nothing held", false, block_anchor, free_anchor),
@@ -53,13 +57,46 @@ async fn nothing_is_delivered_without_its_record() {
             "{name}: a lease was forgotten"
         );
         assert_eq!(world.verify().damage, None, "{name}");
-        let delivered = world
-            .records()
-            .iter()
-            .filter(|record| record.action == AuditAction::Deliver)
-            .count();
-        assert_eq!(delivered, 1 + usize::from(held), "{name}");
+        assert_eq!(deliveries(&world), 1 + usize::from(held), "{name}");
     }
+}
+
+/// AU-1, AU-2: callers that ask at the same time share one write, and each has its record.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_shares_one_write() {
+    let world = World::new().await;
+    let (daemon, connection) = world.logged_in().await;
+    get(&connection, DEPLOY).await.unwrap();
+    let connection = Arc::new(connection);
+    for crowd in [1_usize, 40] {
+        let (writes, records) = (daemon.sink.writes(), deliveries(&world));
+        let mut gets = JoinSet::new();
+        for _ in 0..crowd {
+            let connection = Arc::clone(&connection);
+            gets.spawn(async move { get(&connection, DEPLOY).await.map(|_| ()) });
+        }
+        for answer in gets.join_all().await {
+            answer.unwrap();
+        }
+        assert_eq!(daemon.sink.writes(), writes + 1, "{crowd}");
+        assert_eq!(deliveries(&world), records + crowd, "{crowd}");
+    }
+}
+
+fn deliveries(world: &World) -> usize {
+    world
+        .records()
+        .iter()
+        .filter(|record| record.action == AuditAction::Deliver)
+        .count()
+}
+
+fn close(_: &World, daemon: &Daemon) {
+    daemon.sink.set_closed(true);
+}
+
+fn open(_: &World, daemon: &Daemon) {
+    daemon.sink.set_closed(false);
 }
 
 fn fill(_: &World, daemon: &Daemon) {

@@ -12,6 +12,7 @@
 mod world;
 
 mod audit;
+mod costs;
 mod faults;
 mod leases;
 mod login;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
@@ -109,15 +109,49 @@ impl World {
 
     /// Starts a daemon over the audit folder.
     pub(crate) fn daemon(&self) -> Daemon {
-        let clock = Arc::clone(&self.clock);
-        let now = clock.now();
+        let (log, resumed) = self.open_log();
+        let sink = Sink::new(log);
+        let (handle, shutdown, core) = self.core(Box::new(sink.clone()), resumed);
+        Daemon {
+            handle,
+            sink,
+            shutdown,
+            core,
+        }
+    }
+
+    /// A daemon as it is shipped, with nothing between its core and its audit log.
+    pub(crate) fn plain_daemon(&self) -> Handle {
+        let (log, resumed) = self.open_log();
+        let (handle, _, _) = self.core(Box::new(log), resumed);
+        handle
+    }
+
+    fn open_log(&self) -> (FileAuditLog, Resumed) {
         let Opened {
             log,
             open_leases,
             mut last_principals,
             torn_tail: _,
-        } = FileAuditLog::open(&self.audit_folder(), &MemoryKeyStore::new(), now).unwrap();
-        let sink = Sink::new(log);
+        } = FileAuditLog::open(
+            &self.audit_folder(),
+            &MemoryKeyStore::new(),
+            self.clock.now(),
+        )
+        .unwrap();
+        let resumed = Resumed {
+            principal: last_principals.remove(&settings().profile),
+            open_leases,
+        };
+        (log, resumed)
+    }
+
+    fn core(
+        &self,
+        audit: Box<dyn AuditLog>,
+        resumed: Resumed,
+    ) -> (Handle, CancellationToken, JoinHandle<()>) {
+        let clock = Arc::clone(&self.clock);
         let aegis = AegisClient::new(
             AegisSettings {
                 base_url: self.base_url.clone(),
@@ -127,28 +161,18 @@ impl World {
             Arc::clone(&clock),
         )
         .unwrap();
-        let settings = settings();
-        let resumed = Resumed {
-            principal: last_principals.remove(&settings.profile),
-            open_leases,
-        };
         let shutdown = CancellationToken::new();
         let (actor, handle) = Actor::new(
             Parts {
-                state: State::new(settings, policy(), resumed, now),
+                state: State::new(settings(), policy(), resumed, clock.now()),
                 aegis: Arc::new(aegis),
-                audit: Box::new(sink.clone()),
+                audit,
                 clock,
                 shutdown: shutdown.clone(),
             },
             256,
         );
-        Daemon {
-            handle,
-            sink,
-            shutdown,
-            core: tokio::spawn(actor.run()),
-        }
+        (handle, shutdown, tokio::spawn(actor.run()))
     }
 
     /// Logs in on this connection and approves as the demo person.
@@ -350,9 +374,7 @@ impl Daemon {
     }
 
     pub(crate) fn connect_as(&self, peer: &Peer) -> Connection {
-        self.handle
-            .connect(peer.facts.clone(), Arc::new(peer.process.clone()))
-            .unwrap()
+        connect(&self.handle, peer)
     }
 
     /// As SIGTERM would, to the end.
@@ -428,24 +450,46 @@ impl PeerProcess for Process {
     }
 }
 
-/// The real audit log, with a disk that can be full.
+pub(crate) fn connect(handle: &Handle, peer: &Peer) -> Connection {
+    let process = Arc::new(peer.process.clone());
+    handle.connect(peer.facts.clone(), process).unwrap()
+}
+
+/// The real audit log, with a disk that can be full and an end that can be closed.
 #[derive(Debug, Clone)]
 pub(crate) struct Sink {
-    // Held for one append or flush.
+    // Held for one batch or flush.
     log: Arc<Mutex<FileAuditLog>>,
+    batch: Vec<(AuditRecord, Now)>,
+    closed: Arc<AtomicBool>,
     full: Arc<AtomicBool>,
+    writes: Arc<AtomicUsize>,
 }
 
 impl Sink {
     fn new(log: FileAuditLog) -> Self {
         Self {
             log: Arc::new(Mutex::new(log)),
+            batch: Vec::new(),
+            closed: Arc::default(),
             full: Arc::default(),
+            writes: Arc::default(),
         }
     }
 
+    /// Takes no record at all from now on, or takes them again.
+    pub(crate) fn set_closed(&self, closed: bool) {
+        self.closed.store(closed, Ordering::SeqCst);
+    }
+
+    /// Takes records and cannot write them, or can again.
     pub(crate) fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::SeqCst);
+    }
+
+    /// How many batches were written.
+    pub(crate) fn writes(&self) -> usize {
+        self.writes.load(Ordering::SeqCst)
     }
 
     pub(crate) fn flush(&self) -> Result<(), AuditError> {
@@ -458,11 +502,28 @@ impl Sink {
 }
 
 impl AuditLog for Sink {
-    fn append(&mut self, record: &AuditRecord, now: Now) -> Result<(), AuditError> {
+    fn stage(&mut self, record: &AuditRecord, now: Now) -> Result<(), AuditError> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(AuditError);
+        }
+        self.batch.push((record.clone(), now));
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), AuditError> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
         if self.full.load(Ordering::SeqCst) {
             return Err(AuditError);
         }
-        self.log().append(record, now)
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        let mut log = self.log();
+        for (record, now) in &batch {
+            log.stage(record, *now)?;
+        }
+        log.write()
     }
 
     fn verify(&self) -> PortFuture<Result<AuditReport, AuditError>> {

@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs::{self, OpenOptions};
 use std::io::Read as _;
 use std::process::Stdio;
@@ -222,6 +222,38 @@ fn secrets_stay_out_of_files_logs_and_command_lines() {
                 path.display()
             );
         }
+    }
+}
+
+/// A command line that is wrong is told in JSON where JSON was asked for, and names flags as they
+/// are typed.
+#[test]
+fn a_mistake_in_the_command_line_is_told_in_the_shape_that_was_asked_for() {
+    let house = House::new();
+    for (arguments, word) in [
+        (&["lease", "create", SELECTOR, "--ttl", "5s"][..], "--ttl"),
+        (
+            &["get", SELECTOR, "--min-valid-for", "2h"],
+            "--min-valid-for",
+        ),
+        (
+            &["lease", "create", SELECTOR, "--max-redemptions", "11"],
+            "--max-redemptions",
+        ),
+        (&["get", SELECTOR, "--reason", "a\u{7}b"], "--reason"),
+        (&["get"], "<SELECTOR>"),
+        (&["nonsense"], "nonsense"),
+    ] {
+        assert_eq!(house.refusal(arguments), ("usage".to_owned(), 64));
+        let told = house.run(&[&["--json"], arguments].concat());
+        let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+        let message = told["error"]["message"].as_str().unwrap();
+        assert!(message.contains(word), "{arguments:?}: {message}");
+        assert!(!message.contains("Usage:"), "{message}");
+        let plain = house.run(arguments);
+        assert_eq!(plain.status.code(), Some(64), "{}", text(&plain));
+        assert!(plain.stdout.is_empty(), "{}", text(&plain));
+        assert!(String::from_utf8_lossy(&plain.stderr).contains(word));
     }
 }
 

@@ -1,9 +1,11 @@
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::house::BROKER;
+use super::house::{BROKER, contains};
 
 const STEPS: [&str; 13] = [
     "start",
@@ -78,5 +80,39 @@ fn a_planted_fault_ends_the_demonstration_at_its_step() {
         assert_eq!(answer["error"]["code"], "demo_failed", "{step}");
         assert_eq!(answer["error"]["reason_code"], step, "{answer}");
         assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "{step}");
+    }
+}
+
+/// Interrupted while it waits for its login, it ends as a failed step does: the daemon is gone,
+/// and so is the folder.
+#[test]
+fn an_interrupted_demonstration_leaves_nothing() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut demo = Command::new(BROKER)
+            .arg("demo")
+            .env("TMPDIR", temporary.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let told = BufReader::new(demo.stdout.take().unwrap());
+        let mut login = told.lines().skip_while(|line| {
+            let line = line.as_ref().unwrap();
+            !line.starts_with("Login")
+        });
+        assert!(login.next().is_some());
+        let pid = Pid::from_raw(i32::try_from(demo.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        let output = demo.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(70), "{said}");
+        assert!(said.contains("step login: interrupted"), "{said}");
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+        // Whatever it started names its folder on its command line.
+        for process in fs::read_dir("/proc").unwrap() {
+            let line = fs::read(process.unwrap().path().join("cmdline")).unwrap_or_default();
+            assert!(!contains(&line, temporary.path().to_str().unwrap()));
+        }
     }
 }

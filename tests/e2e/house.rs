@@ -254,11 +254,15 @@ selector = "{SELECTOR}"
                 std::os::unix::fs::chown(self.runtime(), Some(uid), Some(uid)).unwrap();
             }
         }
-        let mut command = self.command(&["daemon", "--config"]);
+        let mut command = self.bare_daemon_command();
+        command.arg("--policy").arg(self.path("policy.toml"));
         command
-            .arg(self.path("config.toml"))
-            .arg("--policy")
-            .arg(self.path("policy.toml"));
+    }
+
+    /// The same without a policy.
+    pub(crate) fn bare_daemon_command(&self) -> Command {
+        let mut command = self.command(&["daemon", "--config"]);
+        command.arg(self.path("config.toml"));
         command
     }
 
@@ -319,14 +323,7 @@ selector = "{SELECTOR}"
     }
 
     pub(crate) fn connect(&self) -> Peer {
-        let stream = UnixStream::connect(self.socket()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Peer {
-            reader: BufReader::new(stream.try_clone().unwrap()),
-            stream,
-            next: 0,
-        }
+        Peer::connect(&self.socket())
     }
 
     /// The access token for the selector, over the socket.
@@ -432,6 +429,17 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    pub(crate) fn connect(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            reader: BufReader::new(stream.try_clone().unwrap()),
+            stream,
+            next: 0,
+        }
+    }
+
     pub(crate) fn ask(&mut self, method: &str, params: &Value) -> Value {
         self.next += 1;
         let line = json!({ "jsonrpc": "2.0", "id": self.next, "method": method, "params": params });

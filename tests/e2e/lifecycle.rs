@@ -1,11 +1,14 @@
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use aegis_mock::{FaultKind, LeaseState};
 use serde_json::json;
 
-use super::house::{House, SELECTOR, text};
+use super::house::{House, Peer, SELECTOR, text};
 
 /// SIGTERM: what is live is revoked at the issuer, the socket is gone, the log verifies.
 #[test]
@@ -83,6 +86,8 @@ fn a_runtime_folder_that_cannot_be_trusted_is_refused() {
         make();
         let output = house.daemon_command().output().unwrap();
         assert_eq!(output.status.code(), Some(78), "{name}: {}", text(&output));
+        let told = text(&output);
+        assert!(told.contains(folder.to_str().unwrap()), "{name}: {told}");
         assert!(!house.socket().exists() || name == "a link", "{name}");
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0, "{name}");
         if fs::symlink_metadata(&folder).unwrap().is_dir() {
@@ -142,6 +147,33 @@ fn a_mistake_in_the_configuration_is_named() {
     }
 }
 
+/// A policy that was named and is not there is no empty policy, and a mistake in one is told
+/// with the page that shows how it is written.
+#[test]
+fn a_mistake_in_the_policy_is_named() {
+    let house = House::new();
+    drop(house.daemon_command());
+    house.write("broken.toml", "[[rule]]\nid = \"x\"\nefect = \"allow\"\n");
+    for (name, mistake, fix) in [
+        ("missing.toml", "there is no policy file", "--policy"),
+        ("broken.toml", "efect", "config/policy.example.toml"),
+    ] {
+        let file = house.path(name);
+        for command in [
+            &mut house.bare_daemon_command(),
+            &mut house.command(&["daemon", "--mock"]),
+        ] {
+            let output = command.arg("--policy").arg(&file).output().unwrap();
+            let told = text(&output);
+            assert_eq!(output.status.code(), Some(78), "{told}");
+            for word in [file.to_str().unwrap(), mistake, fix] {
+                assert!(told.contains(word), "{word}: {told}");
+            }
+            assert!(!house.socket().exists(), "{name}");
+        }
+    }
+}
+
 /// LC-7: a lease that a connection holds ends with it, confirmed by the issuer.
 #[test]
 fn a_lease_ends_with_its_connection() {
@@ -166,41 +198,49 @@ fn a_lease_ends_with_its_connection() {
 /// LC-7: a lease that a process holds outlives its connection and ends with the process.
 #[test]
 fn a_lease_ends_with_its_process() {
+    // The process is this test once more.
+    if let Some(socket) = std::env::var_os("AEGIS_E2E_HOLD") {
+        return hold(Path::new(&socket));
+    }
     let house = House::new();
     let _daemon = house.daemon();
     house.log_in();
-    // The client closes its connection, says so, and lives on until its standard input ends.
-    let program = format!(
-        "{}\ngot = call('credential.get', selector='{SELECTOR}', holder='client')\nimport sys\nprint(got['fields']['access_token'], flush=True)\nsys.stdin.read()",
-        include_str!("../../README.md")
-            .split_once("```python\n")
-            .unwrap()
-            .1
-            .split_once("\nprint(")
-            .unwrap()
-            .0
-    );
-    let mut python = std::process::Command::new("python3");
-    house.surround(&mut python);
-    let mut client = python
-        .arg("-c")
-        .arg(program)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
+    let mut client = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "lifecycle::a_lease_ends_with_its_process"])
+        .arg("--nocapture")
+        .env("AEGIS_E2E_HOLD", house.socket())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut token = String::new();
-    let mut reader = std::io::BufReader::new(client.stdout.take().unwrap());
-    std::io::BufRead::read_line(&mut reader, &mut token).unwrap();
+    let mut told = BufReader::new(client.stderr.take().unwrap());
+    told.read_line(&mut token).unwrap();
     assert_eq!(
         house.server.whoami(token.trim()),
         200,
         "its connection is closed already"
     );
     drop(client.stdin.take());
-    client.wait().unwrap();
+    assert!(client.wait().unwrap().success());
     house.server.wait_for("RevokeCredentialLease", "ok");
     assert_eq!(house.server.whoami(token.trim()), 401);
+}
+
+/// Takes a lease that dies with this process, closes the connection, says so on standard error,
+/// and lives on until its standard input ends.
+fn hold(socket: &Path) {
+    let mut peer = Peer::connect(socket);
+    let got = peer.ask(
+        "credential.get",
+        &json!({ "selector": SELECTOR, "holder": "client" }),
+    );
+    drop(peer);
+    let token = got["result"]["fields"]["access_token"].as_str().unwrap();
+    let line = format!("{token}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
 }
 
 /// A server that is slow or lies costs its caller an answer, and nobody else anything.

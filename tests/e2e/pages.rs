@@ -1,10 +1,8 @@
-//! What the pages show, done as a reader would.
-
-use std::process::Command;
+//! What the pages show, done as a reader would. `tests/interop` runs their clients.
 
 use serde_json::Value;
 
-use super::house::{House, SELECTOR, text};
+use super::house::{House, SELECTOR};
 use super::line_client::LineClient;
 
 const README: &str = include_str!("../../README.md");
@@ -19,36 +17,6 @@ fn python_block(page: &str) -> &str {
 #[test]
 fn the_client_is_the_same_on_both_pages() {
     assert_eq!(python_block(README), python_block(PROTOCOL));
-}
-
-/// The ten lines get material that opens `whoami`, and opens nothing after a revoke.
-#[test]
-fn ten_lines_of_python_get_a_credential() {
-    let house = House::new();
-    let _daemon = house.daemon();
-    house.log_in();
-    let run = |code: &str| {
-        let mut python = Command::new("python3");
-        house.surround(&mut python);
-        python.arg("-c").arg(code).output().unwrap()
-    };
-    let output = run(python_block(README));
-    assert!(output.status.success(), "{}", text(&output));
-    let material = String::from_utf8(output.stdout).unwrap().trim().to_owned();
-    assert_eq!(house.server.whoami(&material), 200);
-
-    let definitions = python_block(README).split_once("\nprint(").unwrap().0;
-    let revoke = format!(
-        "{definitions}\nlease = call('credential.get', selector='{SELECTOR}')['lease']\nprint(call('lease.revoke', lease_id=lease['lease_id'])['state'])"
-    );
-    let output = run(&revoke);
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout).trim(),
-        "revoked",
-        "{}",
-        text(&output)
-    );
-    assert_eq!(house.server.whoami(&material), 401);
 }
 
 /// The README's configuration and policy, with the bundled server's address put in, do what the

@@ -1,15 +1,19 @@
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aegis_mock::Mock;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::socket::client::{Client, MCP_SOCKET, SOCKET};
@@ -56,19 +60,30 @@ pub(super) struct Household {
 }
 
 impl Household {
-    /// Starts the server, then the daemon, and waits until it says that it is ready.
-    pub(super) fn start(lenient_replay: bool) -> Result<Self, Box<dyn std::error::Error>> {
-        let folder = tempfile::Builder::new()
-            .prefix("aegis-broker-demo-")
-            .tempdir()?;
+    /// Starts the server, then the daemon, and waits until it says that it is ready. From then on
+    /// SIGINT and SIGTERM stop the daemon and set `interrupted`: whatever waits for it fails, and
+    /// the way out is that of any failed step.
+    pub(super) fn start(
+        lenient_replay: bool,
+        interrupted: &Arc<AtomicBool>,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let mut policy = SERVER_POLICY.to_owned();
         if lenient_replay {
             policy.push_str("[strictness]\nreplay = false\n");
         }
         let server = Server::start(policy)?;
+        // Before there is anything to leave behind.
+        let signals = server.signals()?;
+        let folder = tempfile::Builder::new()
+            .prefix("aegis-broker-demo-")
+            .tempdir()?;
         write(&folder.path().join("config.toml"), &config(&server.mock))?;
         write(&folder.path().join("policy.toml"), &broker_policy())?;
-        let daemon = Daemon::start(folder.path())?;
+        let daemon = Daemon::start(folder.path(), |daemon, notify| {
+            server
+                .handle
+                .spawn(signals.stop(daemon, notify, Arc::clone(interrupted)));
+        })?;
         Ok(Self {
             server,
             daemon,
@@ -194,6 +209,15 @@ impl Server {
         })
     }
 
+    /// Catches SIGINT and SIGTERM from now on, for this process.
+    fn signals(&self) -> io::Result<Signals> {
+        let _runtime = self.handle.enter();
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
     /// Waits for something that the server's thread drives.
     pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.handle.block_on(future)
@@ -209,6 +233,28 @@ impl Drop for Server {
     }
 }
 
+/// What a person ends the demonstration with.
+#[derive(Debug)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Waits for one of them, then ends what the demonstration may be waiting for: the daemon,
+    /// or its being ready.
+    async fn stop(mut self, daemon: OwnedFd, notify: PathBuf, interrupted: Arc<AtomicBool>) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+        interrupted.store(true, Ordering::SeqCst);
+        // Either may be over already.
+        let _sent = pidfd_send_signal(&daemon, Signal::TERM);
+        drop(UnixDatagram::unbound().and_then(|socket| socket.send_to(b"STOPPING=1", notify)));
+    }
+}
+
 /// The daemon as a child process.
 #[derive(Debug)]
 struct Daemon {
@@ -217,7 +263,8 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(folder: &Path) -> io::Result<Self> {
+    /// `started` hears of the process, and where its readiness is waited for.
+    fn start(folder: &Path, started: impl FnOnce(OwnedFd, PathBuf)) -> io::Result<Self> {
         let notify = folder.join("notify");
         let ready = UnixDatagram::bind(&notify)?;
         ready.set_read_timeout(Some(READY_WITHIN))?;
@@ -237,6 +284,9 @@ impl Daemon {
             .stderr(File::create(folder.join("daemon.log"))?)
             .spawn()?;
         let mut daemon = Self { child, over: false };
+        if let Some(pid) = daemon.pid() {
+            started(pidfd_open(pid, PidfdFlags::empty())?, notify);
+        }
         let mut message = [0_u8; 256];
         let told = ready.recv(&mut message);
         let text = told
@@ -251,9 +301,13 @@ impl Daemon {
         Ok(daemon)
     }
 
+    fn pid(&self) -> Option<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+    }
+
     fn stop(&mut self) -> io::Result<ExitStatus> {
         if !self.over
-            && let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+            && let Some(pid) = self.pid()
         {
             // Not reaped yet, so the number is still our child's.
             kill_process(pid, Signal::TERM)?;

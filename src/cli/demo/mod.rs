@@ -13,6 +13,9 @@ mod report;
 
 mod story;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::{Context, render};
 use crate::model::{ErrorCode, Refusal};
 
@@ -93,15 +96,21 @@ pub(super) fn command(context: &Context, options: Options) -> Result<(), Refusal
     Ok(())
 }
 
-/// Tells the story; `tell` hears each sentence of it as it comes true.
+/// Tells the story, or ends it early at SIGINT and SIGTERM; `tell` hears each sentence of it as it comes true.
 ///
 /// # Errors
 /// `demo_failed` with the step's name as its reason.
 fn run(options: Options, tell: &mut dyn FnMut(&str)) -> Result<Report, Refusal> {
-    story::tell(options, tell).map_err(|failed| {
-        Refusal::new(ErrorCode::DemoFailed)
-            .with_reason(failed.step.as_str())
-            .with_message(&format!("step {}: {}", failed.step.as_str(), failed.what))
+    let interrupted = Arc::new(AtomicBool::new(false));
+    story::tell(options, &interrupted, tell).map_err(|failed| {
+        let step = failed.step.as_str();
+        let refusal = Refusal::new(ErrorCode::DemoFailed).with_reason(step);
+        if interrupted.load(Ordering::SeqCst) {
+            return refusal
+                .with_message(&format!("step {step}: interrupted"))
+                .with_fix("run it again; it has left nothing behind");
+        }
+        refusal.with_message(&format!("step {step}: {}", failed.what))
     })
 }
 

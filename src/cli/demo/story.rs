@@ -1,4 +1,6 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use aegis_mock::{FaultKind, LeaseState, RequestRecord, SecretRecord};
@@ -20,11 +22,16 @@ const HTTP_WITHIN: Duration = Duration::from_secs(10);
 const ALWAYS: u32 = 1000;
 
 /// The whole story. What went before a failed step is undone all the same.
-pub(super) fn tell(options: Options, say: &mut dyn FnMut(&str)) -> Result<Report, Failed> {
+pub(super) fn tell(
+    options: Options,
+    interrupted: &Arc<AtomicBool>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Report, Failed> {
     let mut clockwork = Clockwork::new();
     let planted = options.plant_fault;
     let lenient = planted == Some(Step::Replay);
-    let mut household = Household::start(lenient).map_err(|error| Step::Start.failed(error))?;
+    let mut household =
+        Household::start(lenient, interrupted).map_err(|error| Step::Start.failed(error))?;
     if planted == Some(Step::Start) {
         household
             .kill()

@@ -221,6 +221,8 @@ async fn wait(
             Ok(signed_in("signed_in", &view))
         }
         Ok(_) => Err(ErrorCode::LoginRequired.into()),
+        // It was over before we asked: how, nobody here knows.
+        Err(refusal) if refusal.code == ErrorCode::LoginRequired => Err(refusal),
         Err(refusal) => Ok(failed(&refusal)),
     }
 }
@@ -304,7 +306,8 @@ impl Flow {
             Err(refusal) => Some(refusal.clone()),
         };
         *watched = None;
-        failure
+        // That one means that it was over before we asked: there is nothing to tell.
+        failure.filter(|refusal| refusal.code != ErrorCode::LoginRequired)
     }
 
     /// The last login's end was told.

@@ -31,10 +31,8 @@ fn misfit(schema: &Value, value: &Value, at: &str) -> Option<String> {
         return Some(format!("{at}: {value} is no {}", schema["type"]));
     }
     if let Some(items) = value.as_array() {
-        let each = items.iter().enumerate();
-        return each
-            .filter_map(|(n, item)| misfit(&schema["items"], item, &format!("{at}[{n}]")))
-            .next();
+        let mut each = items.iter().enumerate();
+        return each.find_map(|(n, item)| misfit(&schema["items"], item, &format!("{at}[{n}]")));
     }
     let members = value.as_object()?;
     for name in schema["required"].as_array().into_iter().flatten() {
