@@ -1,9 +1,10 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Whatever ends a run early.
 pub(crate) type Failed = Box<dyn std::error::Error>;
 
-/// Measures credential requests and proofs beside their floors.
+/// Measures credential requests, proofs and the door for models beside their floors.
 #[derive(Debug, clap::Parser)]
 #[command(name = "cargo bench --bench latency --")]
 pub(crate) struct Arguments {
@@ -32,7 +33,38 @@ pub(crate) struct Arguments {
     /// What cargo says when it is `cargo bench`.
     #[arg(long, hide = true)]
     pub(crate) bench: bool,
-    /// Be the floor on that socket.
-    #[arg(long, hide = true, value_name = "SOCKET")]
-    pub(crate) floor: Option<PathBuf>,
+    /// Be a floor, or a part of one.
+    #[arg(long, hide = true, requires = "at")]
+    pub(crate) floor: Option<Part>,
+    /// The floor's socket; for the minimal server the file with its answer.
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub(crate) at: Option<PathBuf>,
+}
+
+/// What this tool is as a child of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// Answers JSON-RPC.
+    Jsonrpc,
+    /// Answers every line with the same one.
+    Echo,
+    /// Moves bytes between stdio and an echo.
+    Relay,
+    /// Answers MCP on stdio.
+    Minimal,
+}
+
+impl Part {
+    /// This tool once more, as that part.
+    pub(crate) fn command(self, at: &Path) -> Result<Command, Failed> {
+        let mut command = Command::new(std::env::current_exe()?);
+        let name = match self {
+            Self::Jsonrpc => "jsonrpc",
+            Self::Echo => "echo",
+            Self::Relay => "relay",
+            Self::Minimal => "minimal",
+        };
+        command.arg("--floor").arg(name).arg("--at").arg(at);
+        Ok(command)
+    }
 }

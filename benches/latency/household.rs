@@ -19,8 +19,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::args::Failed;
-use crate::load::Exchange;
+use crate::args::{Failed, Part};
+use crate::cold::Cold;
+use crate::load::{self, Exchange};
+use crate::mcp::Models;
 
 /// How long the daemon may take to be ready on a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -83,6 +85,8 @@ expose = "reveal"
 /// Everything that runs. Dropped, it is ended and the folder is gone.
 #[derive(Debug)]
 pub(crate) struct Household {
+    models: Option<Models>,
+    bin: PathBuf,
     daemon: Daemon,
     floor: Option<Floor>,
     exchange: Exchange,
@@ -101,8 +105,10 @@ impl Household {
         write(&folder.path().join("policy.toml"), &broker_policy())?;
         let daemon = Daemon::start(bin, folder.path())?;
         log_in(&daemon.socket, &server.mock)?;
-        let exchange = Exchange::learn(&daemon.socket, &request())?;
+        let exchange = Exchange::learn(load::connect(&daemon.socket)?, &request())?;
         Ok(Self {
+            models: None,
+            bin: bin.to_owned(),
             daemon,
             floor: None,
             exchange,
@@ -123,10 +129,34 @@ impl Household {
     pub(crate) fn floor(&mut self) -> Result<(&Path, u32), Failed> {
         let floor = match self.floor.take() {
             Some(floor) => floor,
-            None => Floor::start(&self.folder.path().join("floor.sock"), &self.exchange)?,
+            None => self.start_floor()?,
         };
         let floor = self.floor.insert(floor);
         Ok((&floor.socket, floor.child.id()))
+    }
+
+    fn start_floor(&self) -> Result<Floor, Failed> {
+        let mut result = self.exchange.result().as_bytes().to_vec();
+        result.push(b'\n');
+        let socket = self.folder.path().join("floor.sock");
+        Floor::start(Part::Jsonrpc, &socket, &result)
+    }
+
+    /// The door for models, prepared when it is first wanted.
+    pub(crate) fn models(&mut self) -> Result<&Models, Failed> {
+        let models = match self.models.take() {
+            Some(models) => models,
+            None => self.open_door()?,
+        };
+        Ok(self.models.insert(models))
+    }
+
+    fn open_door(&self) -> Result<Models, Failed> {
+        let folder = self.folder.path();
+        let cold = Cold::prepare(folder.join("cold"), &config(&self.server.mock))?;
+        let socket = self.daemon.socket.with_file_name("mcp.sock");
+        let daemon = (socket.as_path(), self.daemon.child.id());
+        Models::prepare(&self.bin, daemon, folder, cold)
     }
 
     /// Whether somebody pressed Ctrl-C.
@@ -137,6 +167,7 @@ impl Household {
     /// Ends everything and says so if something did not end well.
     pub(crate) fn stop(mut self) -> Result<(), Failed> {
         drop(self.floor.take());
+        drop(self.models.take());
         self.daemon.stop()?;
         Ok(self.folder.close()?)
     }
@@ -163,7 +194,8 @@ fn log_in(socket: &Path, mock: &Mock) -> Result<(), Failed> {
     Ok(())
 }
 
-fn write(path: &Path, text: &str) -> io::Result<()> {
+/// Writes a new file of our own.
+pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut file: File = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -304,18 +336,18 @@ impl Drop for Daemon {
     }
 }
 
-/// The floor: this tool once more.
+/// A floor that answers on a socket: this tool once more.
 #[derive(Debug)]
-struct Floor {
+pub(crate) struct Floor {
     child: Child,
     socket: PathBuf,
 }
 
 impl Floor {
-    fn start(socket: &Path, exchange: &Exchange) -> Result<Self, Failed> {
-        let child = Command::new(std::env::current_exe()?)
-            .arg("--floor")
-            .arg(socket)
+    /// Starts it and tells it in one line what to answer.
+    pub(crate) fn start(part: Part, socket: &Path, answer: &[u8]) -> Result<Self, Failed> {
+        let child = part
+            .command(socket)?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -325,8 +357,7 @@ impl Floor {
             socket: socket.to_owned(),
         };
         let input = floor.child.stdin.as_mut().ok_or("the floor has no input")?;
-        input.write_all(exchange.result().as_bytes())?;
-        input.write_all(b"\n")?;
+        input.write_all(answer)?;
         let output = floor.child.stdout.take().ok_or("the floor has no output")?;
         let mut said = String::new();
         BufReader::new(output).read_line(&mut said)?;
@@ -335,6 +366,14 @@ impl Floor {
         }
         drop(UnixStream::connect(socket)?);
         Ok(floor)
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The load: one thread, any number of connections, each with one request under way.
 
-use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::clock::nanos;
 use crate::machine::Usage;
 
 /// Longer than any answer that is still worth measuring.
-const STALLED: Duration = Duration::from_secs(10);
+pub(crate) const STALLED: Duration = Duration::from_secs(10);
 
 /// Ten seconds in nanoseconds: what does not fit has stalled.
 const LONGEST: u64 = 10_000_000_000;
@@ -31,9 +31,7 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     /// Asks once and takes the answer for what every further answer must look like.
-    pub(crate) fn learn(socket: &Path, request: &[u8]) -> Result<Self, Failed> {
-        let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(STALLED))?;
+    pub(crate) fn learn(mut stream: impl Read + Write, request: &[u8]) -> Result<Self, Failed> {
         stream.write_all(request)?;
         let mut reply = Vec::new();
         BufReader::new(stream).read_until(b'\n', &mut reply)?;
@@ -49,6 +47,11 @@ impl Exchange {
 
     const BEGIN: &str = r#"{"jsonrpc":"2.0","id":7,"result":"#;
 
+    /// The whole reply, a line.
+    pub(crate) fn reply(&self) -> &[u8] {
+        &self.reply
+    }
+
     /// The result member of the reply.
     pub(crate) fn result(&self) -> &str {
         std::str::from_utf8(&self.reply)
@@ -63,9 +66,12 @@ impl Exchange {
 
     /// A result of the same length. The order of members is not the floor's to keep.
     fn is_right(&self, reply: &[u8]) -> bool {
-        reply.len() == self.reply.len()
-            && reply.starts_with(Self::BEGIN.as_bytes())
-            && reply.ends_with(b"}\n")
+        reply.len() == self.reply.len() && Self::is_result(reply)
+    }
+
+    /// Whether that is an answer, and not a refusal.
+    pub(crate) fn is_result(reply: &[u8]) -> bool {
+        reply.starts_with(Self::BEGIN.as_bytes()) && reply.ends_with(b"}\n")
     }
 }
 
@@ -82,6 +88,13 @@ pub(crate) fn histogram() -> Result<Histogram<u64>, Failed> {
     Ok(Histogram::new_with_max(LONGEST, DIGITS)?)
 }
 
+/// A connection whose reads do not wait for ever.
+pub(crate) fn connect(socket: &Path) -> Result<UnixStream, Failed> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(STALLED))?;
+    Ok(stream)
+}
+
 /// `requests` in all, over `connections` that are opened and warmed before the clock starts.
 pub(crate) fn run(
     (socket, server): (&Path, u32),
@@ -89,23 +102,44 @@ pub(crate) fn run(
     connections: u16,
     requests: u32,
 ) -> Result<Run, Failed> {
-    let mut load: Box<dyn Load> = if connections == 1 {
-        Box::new(Alone::open(socket)?)
-    } else {
-        Box::new(Crowd::open(socket, connections)?)
-    };
-    let mut warm = Tally::new()?;
-    load.drive(exchange, requests / 10 + u32::from(connections), &mut warm)?;
+    if connections == 1 {
+        return converse((connect(socket)?, &[server]), exchange, requests);
+    }
+    let mut crowd = Crowd::open(socket, connections)?;
+    let warm = requests / 10 + u32::from(connections);
+    timed((&mut crowd, &[server]), exchange, warm, requests)
+}
+
+/// `requests` one after the other over a stream that is open, and warmed before the clock
+/// starts. `servers` are all that do work for it.
+pub(crate) fn converse(
+    (stream, servers): (impl Read + Write, &[u32]),
+    exchange: &Exchange,
+    requests: u32,
+) -> Result<Run, Failed> {
+    let mut alone = Alone(Peer::new(stream));
+    let warm = requests / 10 + 1;
+    timed((&mut alone, servers), exchange, warm, requests)
+}
+
+fn timed(
+    (load, servers): (&mut dyn Load, &[u32]),
+    exchange: &Exchange,
+    warm: u32,
+    requests: u32,
+) -> Result<Run, Failed> {
+    let mut warming = Tally::new()?;
+    load.drive(exchange, warm, &mut warming)?;
     let mut tally = Tally::new()?;
-    let used = Usage::of(server);
+    let used = Usage::of_all(servers);
     let begun = nanos();
     load.drive(exchange, requests, &mut tally)?;
     let elapsed = nanos().saturating_sub(begun);
     Ok(Run {
         times: tally.times,
         elapsed,
-        errors: tally.errors.saturating_add(warm.errors),
-        used: Usage::of(server).since(&used),
+        errors: tally.errors.saturating_add(warming.errors),
+        used: Usage::of_all(servers).since(&used),
     })
 }
 
@@ -140,19 +174,9 @@ trait Load {
 }
 
 /// One connection: write, wait in the kernel, read.
-struct Alone {
-    peer: Peer,
-}
+struct Alone<S>(Peer<S>);
 
-impl Alone {
-    fn open(socket: &Path) -> Result<Self, Failed> {
-        let peer = Peer::open(socket)?;
-        peer.stream.set_read_timeout(Some(STALLED))?;
-        Ok(Self { peer })
-    }
-}
-
-impl Load for Alone {
+impl<S: Read + Write> Load for Alone<S> {
     fn drive(
         &mut self,
         exchange: &Exchange,
@@ -160,8 +184,8 @@ impl Load for Alone {
         tally: &mut Tally,
     ) -> Result<(), Failed> {
         for _ in 0..requests {
-            self.peer.ask(exchange)?;
-            while !self.peer.hear(exchange, tally)? {}
+            self.0.ask(exchange)?;
+            while !self.0.hear(exchange, tally)? {}
         }
         Ok(())
     }
@@ -169,7 +193,7 @@ impl Load for Alone {
 
 /// Many: one wait for all of them.
 struct Crowd {
-    peers: Vec<Peer>,
+    peers: Vec<Peer<UnixStream>>,
     epoll: std::os::fd::OwnedFd,
     ready: Vec<epoll::Event>,
 }
@@ -179,7 +203,7 @@ impl Crowd {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let mut peers = Vec::new();
         for index in 0..u64::from(connections) {
-            let peer = Peer::open(socket)?;
+            let peer = Peer::new(UnixStream::connect(socket)?);
             peer.stream.set_nonblocking(true)?;
             epoll::add(
                 &epoll,
@@ -245,21 +269,21 @@ impl Load for Crowd {
 }
 
 /// One connection and the answer that is on its way.
-struct Peer {
-    stream: UnixStream,
+struct Peer<S> {
+    stream: S,
     asked: u64,
     buffer: [u8; 8192],
     filled: usize,
 }
 
-impl Peer {
-    fn open(socket: &Path) -> Result<Self, Failed> {
-        Ok(Self {
-            stream: UnixStream::connect(socket)?,
+impl<S: Read + Write> Peer<S> {
+    const fn new(stream: S) -> Self {
+        Self {
+            stream,
             asked: 0,
             buffer: [0; 8192],
             filled: 0,
-        })
+        }
     }
 
     fn ask(&mut self, exchange: &Exchange) -> Result<(), Failed> {

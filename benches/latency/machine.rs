@@ -101,6 +101,8 @@ pub(crate) struct Usage {
     pub(crate) cpu: u64,
     /// How often a thread went to sleep by itself.
     pub(crate) waits: u64,
+    /// How often a thread was made to wait for another one.
+    pub(crate) preemptions: u64,
 }
 
 impl Usage {
@@ -115,14 +117,18 @@ impl Usage {
             let cpu = file("schedstat");
             let cpu = cpu.split(' ').next().and_then(|text| text.parse().ok());
             let status = file("status");
-            let waits = status
-                .lines()
-                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
-                .and_then(|text| text.trim().parse().ok());
-            used.cpu = used.cpu.saturating_add(cpu.unwrap_or(0));
-            used.waits = used.waits.saturating_add(waits.unwrap_or(0));
+            used = used.plus(Self {
+                cpu: cpu.unwrap_or(0),
+                waits: number(&status, "voluntary_ctxt_switches:"),
+                preemptions: number(&status, "nonvoluntary_ctxt_switches:"),
+            });
         }
         used
+    }
+
+    pub(crate) fn of_all(pids: &[u32]) -> Self {
+        let each = pids.iter().map(|pid| Self::of(*pid));
+        each.fold(Self::default(), Self::plus)
     }
 
     /// A thread that ended between the two took its share with it.
@@ -130,6 +136,7 @@ impl Usage {
         Self {
             cpu: self.cpu.saturating_sub(earlier.cpu),
             waits: self.waits.saturating_sub(earlier.waits),
+            preemptions: self.preemptions.saturating_sub(earlier.preemptions),
         }
     }
 
@@ -137,6 +144,15 @@ impl Usage {
         Self {
             cpu: self.cpu.saturating_add(other.cpu),
             waits: self.waits.saturating_add(other.waits),
+            preemptions: self.preemptions.saturating_add(other.preemptions),
         }
     }
+}
+
+/// What a line of `/proc/PID/status` counts.
+fn number(status: &str, key: &str) -> u64 {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+        .unwrap_or(0)
 }

@@ -4,23 +4,30 @@
 //! loopback only. A subject and its floor take turns within a round, and rounds rotate their
 //! order, so that a busy machine is busy for both. Ratios are what counts; nothing is asserted.
 //!
-//! Read [`rows`] (what is measured), `floors` (beside what), `load` and `proof` (how), `report`.
+//! Read [`rows`] (what is measured), `floors`, `relay` and `minimal` (beside what), `load`, `mcp`
+//! and `proof` (how), `report`.
 
 mod args;
+mod client;
 mod clock;
+mod cold;
 mod floors;
 mod household;
 mod load;
 mod machine;
+mod mcp;
+mod minimal;
 mod proof;
+mod relay;
 mod report;
 mod rows;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use args::{Arguments, Failed};
+use args::{Arguments, Failed, Part};
 use household::Household;
 use machine::Machine;
 
@@ -31,8 +38,8 @@ static ALLOC: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let done = match &arguments.floor {
-        Some(socket) => floors::serve(socket),
+    let done = match arguments.floor.zip(arguments.at.as_deref()) {
+        Some((part, at)) => be(part, at),
         None if arguments.list => rows::list(&arguments),
         None if !arguments.bench => report::say(
             "not run: it measures for a minute and asserts nothing; cargo bench --bench latency does",
@@ -48,15 +55,24 @@ fn main() -> ExitCode {
     }
 }
 
+fn be(part: Part, at: &Path) -> Result<(), Failed> {
+    match part {
+        Part::Jsonrpc => floors::serve(at),
+        Part::Echo => relay::echo(at),
+        Part::Relay => relay::relay(at),
+        Part::Minimal => minimal::serve(at),
+    }
+}
+
 fn measure(arguments: &Arguments) -> Result<(), Failed> {
-    let rows = rows::chosen(arguments)?;
-    let mut household = if rows.iter().any(|row| row.needs_daemon()) {
+    let chosen = rows::chosen(arguments)?;
+    let mut household = if chosen.needs_daemon() {
         Some(Household::start(&arguments.bin)?)
     } else {
         None
     };
     let before = Machine::look();
-    let measured = rows::run(arguments, &rows, household.as_mut())?;
+    let measured = rows::run(arguments, &chosen, household.as_mut())?;
     report::print(arguments, &before, &measured)?;
     match household {
         Some(household) => household.stop(),

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::args::{Arguments, Failed};
 use crate::clock::real;
 use crate::machine::{self, Machine};
-use crate::rows::{Measured, Side};
+use crate::mcp::{IDLE, Idle};
+use crate::rows::{Measured, Results, Side};
 
 /// One line for the person.
 pub(crate) fn say(line: &str) -> Result<(), Failed> {
@@ -21,11 +22,11 @@ pub(crate) fn complain(error: &dyn std::error::Error) {
     drop(writeln!(std::io::stderr().lock(), "error: {error}"));
 }
 
-/// Prints the table and writes the file, if one is wanted.
+/// Prints the tables and writes the file, if one is wanted.
 pub(crate) fn print(
     arguments: &Arguments,
     before: &Machine,
-    measured: &[Measured],
+    results: &Results,
 ) -> Result<(), Failed> {
     let after = machine::load();
     let mut text = String::new();
@@ -33,14 +34,30 @@ pub(crate) fn print(
         writeln!(text, "{name:12}{value}")?;
     }
     writeln!(text, "{:12}{after}", "load after")?;
-    writeln!(
-        text,
-        "{:12}{} rounds of {} requests a row and side; one thread makes the load\n",
-        "run", arguments.rounds, arguments.requests
-    )?;
-    text.push_str("| row | p50 ÷ floor (quartiles) | requests/s ÷ floor | p99 ÷ floor |\n");
+    if !results.rows.is_empty() {
+        writeln!(
+            text,
+            "{:12}{} rounds of {} requests a row and side; one thread makes the load",
+            "run", arguments.rounds, arguments.requests
+        )?;
+        ratios(&mut text, &results.rows)?;
+        times(&mut text, &results.rows)?;
+    }
+    if !results.idle.is_empty() {
+        idle(&mut text, &results.idle)?;
+    }
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    if let Some(path) = &arguments.json {
+        let all = as_json(arguments, before, &after, results);
+        std::fs::write(path, serde_json::to_vec_pretty(&all)?)?;
+    }
+    Ok(())
+}
+
+fn ratios(text: &mut String, rows: &[Measured]) -> std::fmt::Result {
+    text.push_str("\n| row | p50 ÷ floor (quartiles) | requests/s ÷ floor | p99 ÷ floor |\n");
     text.push_str("|---|---|---|---|\n");
-    for one in measured {
+    for one in rows {
         let [subject, floor] = &one.sides;
         if void(one) {
             writeln!(
@@ -66,25 +83,45 @@ pub(crate) fn print(
             p99.median
         )?;
     }
+    Ok(())
+}
+
+fn times(text: &mut String, rows: &[Measured]) -> std::fmt::Result {
     text.push_str(
         "\n| row | side | min p50 | p50 | p99 | p99.9 | requests/s | CPU a request | waits a request | errors |\n",
     );
     text.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
-    for one in measured {
+    for one in rows {
         for side in &one.sides {
             writeln!(text, "| {} | {} |", one.row.name(), cells(side))?;
         }
     }
-    if let Some(bytes) = measured.iter().find_map(|one| one.reply_bytes) {
+    text.push_str("\nTimes in µs.\n");
+    let mut said = "";
+    for one in rows {
+        let measure = one.row.measure();
+        if let Some(bytes) = one.reply_bytes
+            && said != measure
+        {
+            said = measure;
+            writeln!(text, "A reply of {measure} is {bytes} bytes on both sides.")?;
+        }
+    }
+    Ok(())
+}
+
+fn idle(text: &mut String, sides: &[Idle]) -> std::fmt::Result {
+    let seconds = IDLE.as_secs();
+    writeln!(text, "\n| idle for {seconds} s | waits | preemptions |")?;
+    text.push_str("|---|---|---|\n");
+    for side in sides {
         writeln!(
             text,
-            "\nTimes in µs; a reply is {bytes} bytes on both sides."
+            "| {} | {} | {} |",
+            side.way.name(),
+            side.used.waits,
+            side.used.preemptions
         )?;
-    }
-    std::io::stdout().lock().write_all(text.as_bytes())?;
-    if let Some(path) = &arguments.json {
-        let all = as_json(arguments, before, &after, measured);
-        std::fs::write(path, serde_json::to_vec_pretty(&all)?)?;
     }
     Ok(())
 }
@@ -112,13 +149,14 @@ fn cells(side: &Side) -> String {
     )
 }
 
-fn as_json(arguments: &Arguments, before: &Machine, after: &str, measured: &[Measured]) -> Value {
+fn as_json(arguments: &Arguments, before: &Machine, after: &str, results: &Results) -> Value {
     let facts: serde_json::Map<String, Value> = before
         .facts
         .iter()
         .map(|(name, value)| ((*name).to_owned(), json!(value)))
         .collect();
-    let rows: Vec<Value> = measured
+    let rows: Vec<Value> = results
+        .rows
         .iter()
         .map(|one| {
             let sides = one.sides.each_ref().map(|side| {
@@ -148,12 +186,25 @@ fn as_json(arguments: &Arguments, before: &Machine, after: &str, measured: &[Mea
             })
         })
         .collect();
+    let idle: Vec<Value> = results
+        .idle
+        .iter()
+        .map(|side| {
+            json!({
+                "name": side.way.name(),
+                "seconds": IDLE.as_secs(),
+                "waits": side.used.waits,
+                "preemptions": side.used.preemptions,
+            })
+        })
+        .collect();
     json!({
         "machine": facts,
         "load_after": after,
         "rounds": arguments.rounds,
         "requests": arguments.requests,
         "rows": rows,
+        "idle": idle,
     })
 }
 

@@ -3,15 +3,17 @@
 use hdrhistogram::Histogram;
 
 use crate::args::{Arguments, Failed};
+use crate::client::Stdio;
 use crate::clock::real;
 use crate::household::Household;
 use crate::load::{self, Run};
 use crate::machine::Usage;
+use crate::mcp::{Idle, Start, Way};
 use crate::proof::Signing;
 use crate::report;
 
 /// Names for `--only`, and what they are.
-const MEASURES: [(&str, &str); 2] = [
+const MEASURES: [(&str, &str); 5] = [
     (
         "get",
         "credential.get from memory over broker.sock, beside a JSON-RPC echo of equal bytes",
@@ -20,23 +22,86 @@ const MEASURES: [(&str, &str); 2] = [
         "proof",
         "one DPoP proof, beside a bare ES256 signature over the same bytes",
     ),
+    (
+        "mcp/call",
+        "tools/call of status through the shim, beside a relay to an echo, and beside the MCP library alone",
+    ),
+    (
+        "mcp/start",
+        "a started shim to its reply, daemon up and absent, beside the MCP library alone",
+    ),
+    (
+        "mcp/idle",
+        "context switches of a shim that is left alone for ten seconds, beside a relay",
+    ),
 ];
 
 /// Proofs of one round and side at most: at 20 µs a piece nobody needs more.
 const MAX_PROOFS: u32 = 5_000;
 
+/// Starts of one row and side at least, over all rounds.
+const MIN_STARTS: u32 = 40;
+
 /// One line of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Row {
-    Get { connections: u16 },
+    Get {
+        connections: u16,
+    },
     Proof,
+    /// Through the shim, beside another way.
+    Call {
+        stdio: Stdio,
+        beside: Way,
+    },
+    Start(Start),
 }
+
+/// In the order of the table.
+const MODELS: [Row; 6] = [
+    Row::Call {
+        stdio: Stdio::Pipes,
+        beside: Way::Relay,
+    },
+    Row::Call {
+        stdio: Stdio::Sockets,
+        beside: Way::Relay,
+    },
+    Row::Call {
+        stdio: Stdio::Pipes,
+        beside: Way::Minimal,
+    },
+    Row::Start(Start::Up),
+    Row::Start(Start::Absent),
+    Row::Start(Start::Call),
+];
 
 impl Row {
     pub(crate) fn name(self) -> String {
         match self {
             Self::Get { connections } => format!("get/{connections}"),
             Self::Proof => "proof".to_owned(),
+            Self::Call {
+                beside: Way::Minimal,
+                ..
+            } => "mcp/call/rmcp".to_owned(),
+            Self::Call { stdio, .. } => match stdio {
+                Stdio::Pipes => "mcp/call/pipe".to_owned(),
+                Stdio::Sockets => "mcp/call/socket".to_owned(),
+            },
+            Self::Start(Start::Up) => "mcp/start/up".to_owned(),
+            Self::Start(Start::Absent) => "mcp/start/absent".to_owned(),
+            Self::Start(Start::Call) => "mcp/start/call".to_owned(),
+        }
+    }
+
+    /// The name for `--only`.
+    pub(crate) const fn measure(self) -> &'static str {
+        match self {
+            Self::Get { .. } => "get",
+            Self::Proof => "proof",
+            Self::Call { .. } => "mcp/call",
+            Self::Start(_) => "mcp/start",
         }
     }
 
@@ -44,32 +109,44 @@ impl Row {
         match self {
             Self::Get { .. } => ["credential.get", "floor-jsonrpc"],
             Self::Proof => ["DPoP proof", "bare signature"],
+            Self::Call { beside, .. } => [Way::Shim.name(), beside.name()],
+            Self::Start(_) => [Way::Shim.name(), Way::Minimal.name()],
         }
     }
+}
 
-    pub(crate) const fn needs_daemon(self) -> bool {
-        matches!(self, Self::Get { .. })
+/// What is to be measured.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    rows: Vec<Row>,
+    idle: bool,
+}
+
+impl Chosen {
+    pub(crate) fn needs_daemon(&self) -> bool {
+        self.idle || self.rows.iter().any(|row| *row != Row::Proof)
     }
 }
 
 /// Says what there is.
 pub(crate) fn list(arguments: &Arguments) -> Result<(), Failed> {
     for (name, what) in MEASURES {
-        report::say(&format!("{name:8}{what}"))?;
+        report::say(&format!("{name:11}{what}"))?;
     }
     let conns: Vec<String> = arguments.conns.iter().map(u16::to_string).collect();
     report::say(&format!("connections: {}", conns.join(", ")))
 }
 
 /// What `--only` and `--conns` leave.
-pub(crate) fn chosen(arguments: &Arguments) -> Result<Vec<Row>, Failed> {
+pub(crate) fn chosen(arguments: &Arguments) -> Result<Chosen, Failed> {
     for name in &arguments.only {
-        if MEASURES.iter().all(|(known, _)| known != name) {
+        if MEASURES.iter().all(|(known, _)| !is_meant(name, known)) {
             return Err(format!("there is no measure {name}: see --list").into());
         }
     }
-    let wanted =
-        |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
+    let wanted = |name: &str| {
+        arguments.only.is_empty() || arguments.only.iter().any(|only| is_meant(only, name))
+    };
     let mut rows = Vec::new();
     if wanted("get") {
         let of = |connections: &u16| Row::Get {
@@ -80,7 +157,24 @@ pub(crate) fn chosen(arguments: &Arguments) -> Result<Vec<Row>, Failed> {
     if wanted("proof") {
         rows.push(Row::Proof);
     }
-    Ok(rows)
+    rows.extend(MODELS.into_iter().filter(|row| wanted(row.measure())));
+    Ok(Chosen {
+        rows,
+        idle: wanted("mcp/idle"),
+    })
+}
+
+/// A measure is meant by its name, and by the group that its name begins with.
+fn is_meant(only: &str, name: &str) -> bool {
+    name.strip_prefix(only)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Everything that was measured.
+#[derive(Debug)]
+pub(crate) struct Results {
+    pub(crate) rows: Vec<Measured>,
+    pub(crate) idle: Vec<Idle>,
 }
 
 /// Everything that was measured of a row: the subject, then its floor.
@@ -130,33 +224,30 @@ impl Side {
 /// Runs every row `--rounds` times. Neither side of a row is always first, nor any row.
 pub(crate) fn run(
     arguments: &Arguments,
-    rows: &[Row],
+    chosen: &Chosen,
     mut household: Option<&mut Household>,
-) -> Result<Vec<Measured>, Failed> {
+) -> Result<Results, Failed> {
     let signing = Signing::prepare()?;
-    let reply_bytes = household.as_ref().map(|all| all.exchange().reply_bytes());
-    let mut measured = Vec::new();
-    for row in rows {
+    let mut rows = Vec::new();
+    for row in &chosen.rows {
         let [subject, floor] = row.sides();
-        measured.push(Measured {
+        rows.push(Measured {
             row: *row,
-            reply_bytes: reply_bytes.filter(|_| row.needs_daemon()),
+            reply_bytes: reply_bytes(*row, household.as_deref_mut())?,
             sides: [Side::new(subject)?, Side::new(floor)?],
         });
     }
-    let mut first = 0_usize;
-    for round in 0..arguments.rounds {
-        let count = measured.len();
+    let count = rows.len();
+    for round in 0..usize::from(arguments.rounds) {
         for step in 0..count {
-            let at = (usize::from(round) + step) % count.max(1);
-            let Some(measured) = measured.get_mut(at) else {
+            let Some(measured) = rows.get_mut((round + step) % count.max(1)) else {
                 continue;
             };
             for turn in 0..2 {
                 if household.as_ref().is_some_and(|all| all.is_interrupted()) {
                     return Err("interrupted".into());
                 }
-                let at = (first + turn) % 2;
+                let at = (round + turn) % 2;
                 let run = one(
                     arguments,
                     measured.row,
@@ -169,9 +260,25 @@ pub(crate) fn run(
                 }
             }
         }
-        first += 1;
     }
-    Ok(measured)
+    let mut idle = Vec::new();
+    if chosen.idle {
+        idle.extend(present(household)?.models()?.idle()?);
+    }
+    Ok(Results { rows, idle })
+}
+
+/// How long what comes back is, where both sides send the same.
+fn reply_bytes(row: Row, household: Option<&mut Household>) -> Result<Option<usize>, Failed> {
+    Ok(match row {
+        Row::Get { .. } => Some(present(household)?.exchange().reply_bytes()),
+        Row::Call { .. } => Some(present(household)?.models()?.exchange().reply_bytes()),
+        Row::Proof | Row::Start(_) => None,
+    })
+}
+
+fn present(household: Option<&mut Household>) -> Result<&mut Household, Failed> {
+    Ok(household.ok_or("no daemon was started")?)
 }
 
 /// One side of one row of one round.
@@ -183,9 +290,10 @@ fn one(
     signing: &Signing,
 ) -> Result<Run, Failed> {
     let requests = arguments.requests;
+    let way = |floor| if is_floor { floor } else { Way::Shim };
     match row {
         Row::Get { connections } => {
-            let household = household.ok_or("no daemon was started")?;
+            let household = present(household)?;
             let (socket, pid) = if is_floor {
                 household.floor()?
             } else {
@@ -196,5 +304,14 @@ fn one(
         }
         Row::Proof if is_floor => signing.signatures(requests.min(MAX_PROOFS)),
         Row::Proof => signing.proofs(requests.min(MAX_PROOFS)),
+        Row::Call { stdio, beside } => {
+            let models = present(household)?.models()?;
+            models.calls(way(beside), stdio, requests)
+        }
+        Row::Start(start) => {
+            let models = present(household)?.models()?;
+            let count = MIN_STARTS.div_ceil(u32::from(arguments.rounds));
+            models.starts(way(Way::Minimal), start, count)
+        }
     }
 }
