@@ -135,7 +135,10 @@ pub enum Request {
     /// End the device login that runs, for everybody.
     LoginCancel,
     /// End the device login that runs if this peer started it and nobody joined it.
-    LoginWithdraw,
+    LoginWithdraw {
+        /// The code that the caller was shown: an old one ends nothing.
+        user_code: CleanText,
+    },
     /// End the session: revoke, wipe.
     Logout,
     /// Like logout, and serve nothing until the person logs in again.
@@ -189,7 +192,7 @@ impl Request {
             | Self::LoginBegin
             | Self::LoginWait
             | Self::LoginCancel
-            | Self::LoginWithdraw
+            | Self::LoginWithdraw { .. }
             | Self::Logout
             | Self::Lock
             | Self::TargetList
@@ -210,7 +213,7 @@ impl Request {
             | Self::LoginBegin
             | Self::LoginWait
             | Self::LoginCancel
-            | Self::LoginWithdraw
+            | Self::LoginWithdraw { .. }
             | Self::Logout
             | Self::Lock
             | Self::TargetList

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::actor::Message;
 use crate::model::{
-    ErrorCode, LeaseId, LeaseView, LoginView, PeerFacts, ProfileName, Refusal, Selector,
+    CleanText, ErrorCode, LeaseId, LeaseView, LoginView, PeerFacts, ProfileName, Refusal, Selector,
 };
 
 pub use super::decisions::MAX_DECISIONS;
@@ -343,13 +343,14 @@ impl ModelConnection {
         self.connection.login_wait(None).await
     }
 
-    /// Ends the login that runs if this process started it and nobody else joined it; else it
-    /// goes on without this process.
+    /// Ends the login with that code if this process started it and nobody else joined it; else
+    /// it, or the one that runs by now, goes on without this process.
     ///
     /// # Errors
     /// `rate_limited`, `shutting_down`.
-    pub async fn login_withdraw(&self) -> Result<LoginView, Refusal> {
-        self.connection.login(None, Request::LoginWithdraw).await
+    pub async fn login_withdraw(&self, user_code: CleanText) -> Result<LoginView, Refusal> {
+        let request = Request::LoginWithdraw { user_code };
+        self.connection.login(None, request).await
     }
 
     /// As [`Connection::logout`].

@@ -119,14 +119,22 @@ impl State {
         self.show_login(asker.ticket, now, effects);
     }
 
-    /// One caller wants out: the flow ends if it is nobody else's, and goes on without a word
-    /// otherwise.
-    pub(super) fn login_withdraw(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {
-        let process = asker.peer.process;
-        if self
-            .login
-            .callers()
-            .is_some_and(|callers| callers.is_only(process))
+    /// One caller wants out of the flow with that code: it ends if it is nobody else's, and goes on
+    /// without a word otherwise.
+    pub(super) fn login_withdraw(
+        &mut self,
+        asker: &Asker,
+        user_code: &CleanText,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Login::AwaitingApproval {
+            authorization,
+            callers,
+            ..
+        } = &self.login
+            && authorization.user_code == *user_code
+            && callers.is_only(asker.peer.process)
         {
             self.end_flow(ErrorCode::LoginCancelled, &CallTrace::default(), effects);
         }

@@ -254,7 +254,9 @@ impl State {
             Request::LoginBegin => self.login_begin(&asker, now, effects),
             Request::LoginWait => self.login_wait(&asker, now, effects),
             Request::LoginCancel => self.login_cancel(&asker, now, effects),
-            Request::LoginWithdraw => self.login_withdraw(&asker, now, effects),
+            Request::LoginWithdraw { user_code } => {
+                self.login_withdraw(&asker, &user_code, now, effects);
+            }
             Request::Logout => self.logout(&asker, now, effects),
             Request::Lock => self.lock(&asker, now, effects),
             Request::TargetList => {

@@ -1509,9 +1509,22 @@ fn a_flow_is_withdrawn_by_its_only_caller_alone() {
                 world.ask(second, request);
             }
             let connection = if who == 91 { starter } else { second };
-            world.ask(connection, Request::LoginWithdraw);
+            // Before there is a code nobody can have been shown one.
+            let user_code = match &world.state.login {
+                Login::AwaitingApproval { authorization, .. } => authorization.user_code.clone(),
+                _ => CleanText::new("BCDF-GHJK", 64),
+            };
+            let of_another = CleanText::new("of an older login", 64);
+            world.ask(
+                connection,
+                Request::LoginWithdraw {
+                    user_code: of_another,
+                },
+            );
+            assert!(world.state.login.callers().is_some(), "{name}");
+            world.ask(connection, Request::LoginWithdraw { user_code });
             let over = world.state.login.callers().is_none();
-            assert_eq!(over, ends, "{name}, begun: {begun}");
+            assert_eq!(over, ends && begun, "{name}, begun: {begun}");
         }
     }
 }
@@ -2567,7 +2580,14 @@ fn apply(world: &mut World, op: &Op) {
                     5 => Request::LoginCancel,
                     6 => Request::Logout,
                     7 => Request::Lock,
-                    8 => Request::LoginWithdraw,
+                    8 => Request::LoginWithdraw {
+                        user_code: match &world.state.login {
+                            Login::AwaitingApproval { authorization, .. } => {
+                                authorization.user_code.clone()
+                            }
+                            _ => CleanText::new("BCDF-GHJK", 64),
+                        },
+                    },
                     9 => Request::OfferList,
                     10 => Request::PolicyExplain {
                         selector: selector(c),

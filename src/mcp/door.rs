@@ -81,8 +81,13 @@ impl Door {
     ) {
         let who = facts.process;
         let (input, output) = stream.into_split();
+        // Whoever holds the socket after its process is not who was identified (PE-4).
+        let exited = process.exited();
         match self.shared.handle.connect_model(facts, process) {
-            Ok(core) => self.serve(core, who, input, output, shutdown).await,
+            Ok(core) => tokio::select! {
+                () = self.serve(core, who, input, output, shutdown) => {}
+                () = exited => tracing::debug!("a peer's process is gone"),
+            },
             Err(refusal) => turn_away(output, &refusal).await,
         }
     }

@@ -20,6 +20,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// The longest line; beyond it the peer is told so and the connection ends (LM).
 pub(super) const MAX_LINE: usize = 1024 * 1024;
 
+/// Values of one line. The library keeps a whole tree of what was said at the beginning and of each
+/// call under way, some 700 bytes for a value; what clients really send has a few dozen.
+const MAX_VALUES: usize = 1024;
+
 /// Answers that may wait to be written. At it nothing more is read from that peer.
 const MAX_UNSENT: usize = 64;
 
@@ -37,6 +41,8 @@ const UNREAD: Duration = Duration::from_secs(30);
 pub(super) enum Fault {
     /// A line was longer than [`MAX_LINE`].
     Overlong,
+    /// A line had more than [`MAX_VALUES`] values.
+    Crowded,
     /// It speaks another protocol, HTTP by the look of it (SP-9).
     NotMcp,
     /// Nothing came, or half a line stayed half.
@@ -50,6 +56,7 @@ impl Fault {
     const fn farewell(self) -> Option<&'static str> {
         match self {
             Self::Overlong => Some("a line was longer than 1 MiB"),
+            Self::Crowded => Some("a line had more than 1024 values"),
             Self::NotMcp => Some("this socket takes JSON-RPC messages, one a line"),
             Self::Slow | Self::Unread => None,
         }
@@ -206,6 +213,7 @@ pub(super) struct Lines<R> {
     common: Arc<Common>,
     /// Bytes of the line that has begun.
     length: usize,
+    values: Values,
     /// Until when the first line must be whole.
     first: Option<Instant>,
     /// Until when the line that has begun must be whole.
@@ -215,6 +223,31 @@ pub(super) struct Lines<R> {
     alarm: Pin<Box<Sleep>>,
 }
 
+/// How many values a line of JSON has so far: each follows a comma, a colon or an opening bracket
+/// that stands outside of strings.
+#[derive(Debug, Default)]
+struct Values {
+    count: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Values {
+    fn look_at(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.in_string => self.escaped = true,
+                b'"' => self.in_string = !self.in_string,
+                b',' | b':' | b'[' | b'{' if !self.in_string => {
+                    self.count = self.count.saturating_add(1);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
 impl<R> Lines<R> {
     fn new(inner: R, common: Arc<Common>) -> Self {
         let first = Instant::now() + FIRST_MESSAGE;
@@ -222,6 +255,7 @@ impl<R> Lines<R> {
             inner,
             common,
             length: 0,
+            values: Values::default(),
             first: Some(first),
             begun: None,
             touched: false,
@@ -247,8 +281,13 @@ impl<R> Lines<R> {
             if self.length.saturating_sub(usize::from(whole)) > MAX_LINE {
                 return Err(Fault::Overlong);
             }
+            self.values.look_at(piece);
+            if self.values.count > MAX_VALUES {
+                return Err(Fault::Crowded);
+            }
             if whole {
                 (self.length, self.first, self.begun) = (0, None, None);
+                self.values = Values::default();
             }
         }
         Ok(())

@@ -72,7 +72,9 @@ impl Launch {
         let Some(log) = &self.log else {
             return Ok(Stdio::null());
         };
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
+        // Another daemon may be writing it still. A pipe that nobody reads is an error, not a wait.
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = rustix::fs::open(log, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))?;
         Ok(file.into())
     }

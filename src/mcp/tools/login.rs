@@ -15,7 +15,7 @@ use crate::mcp::elicitation::{self, Showing};
 use crate::mcp::reply;
 use crate::mcp::server::Peer;
 use crate::mcp::wire::{DeviceReply, LoginToolReply, NoArguments};
-use crate::model::{DeviceView, ErrorCode, LoginPhase, LoginView, Refusal};
+use crate::model::{CleanText, DeviceView, ErrorCode, LoginPhase, LoginView, Refusal};
 
 /// How long a call waits for the person once their client said they will open the address:
 /// clients give a call 60 s.
@@ -23,6 +23,9 @@ const WAIT: Duration = Duration::from_secs(45);
 
 /// How often a waiting call says that it still waits.
 const PROGRESS: Duration = Duration::from_secs(5);
+
+/// The longest code that a login can have, in characters; what was sealed was no longer.
+const MAX_USER_CODE: usize = 64;
 
 /// A dialog that nobody answers is taken back when the code has ended.
 const DIALOG: Duration = Duration::from_mins(15);
@@ -116,7 +119,9 @@ async fn go_on(
         })?;
     match elicitation::answer(responses) {
         Some(ElicitationAction::Accept) => wait(peer, &user_code, context).await,
-        Some(ElicitationAction::Decline | ElicitationAction::Cancel) => withdraw(peer).await,
+        Some(ElicitationAction::Decline | ElicitationAction::Cancel) => {
+            withdraw(peer, &user_code).await
+        }
         // Missing, or nothing we know: the question stands.
         Some(_) | None => begin(peer, context).await,
     }
@@ -166,7 +171,7 @@ fn new_state(peer: &Peer, device: &DeviceView) -> Option<String> {
 }
 
 /// Asks the client to ask the person. The call is answered meanwhile: a client that never shows
-/// the dialog is real. At most one is open.
+/// the dialog is real. At most one is open, and none for a login that is over.
 fn open_dialog(
     peer: &Arc<Peer>,
     device: &DeviceView,
@@ -180,16 +185,18 @@ fn open_dialog(
         return;
     }
     let (peer, client) = (Arc::clone(peer), context.peer.clone());
-    let message = elicitation::message(device);
+    let (message, user_code) = (elicitation::message(device), device.user_code.clone());
+    let mut outcome = watch_for_end(&peer, user_code.as_str());
     tokio::spawn(async move {
         let asked = client.elicit_url_with_timeout(message, url, name, Some(DIALOG));
         let answer = tokio::select! {
             answer = asked => answer.ok(),
+            _ = ended(&mut outcome) => None,
             () = peer.gone.cancelled() => None,
         };
         peer.flow.dialog.store(false, Ordering::Relaxed);
         if let Some(ElicitationAction::Decline | ElicitationAction::Cancel) = answer
-            && let Err(refusal) = peer.core.login_withdraw().await
+            && let Err(refusal) = peer.core.login_withdraw(user_code).await
         {
             tracing::debug!(%refusal, "a login was not withdrawn");
         }
@@ -259,8 +266,9 @@ async fn still_pending(peer: &Peer) -> Result<CallToolResponse, Refusal> {
 }
 
 /// The person declined in their client: this caller is out, the others' login goes on.
-async fn withdraw(peer: &Peer) -> Result<CallToolResponse, Refusal> {
-    let view = peer.core.login_withdraw().await?;
+async fn withdraw(peer: &Peer, user_code: &str) -> Result<CallToolResponse, Refusal> {
+    let user_code = CleanText::new(user_code, MAX_USER_CODE);
+    let view = peer.core.login_withdraw(user_code).await?;
     peer.flow.forget();
     if matches!(view.phase, LoginPhase::LoggedIn { .. }) {
         return Ok(signed_in("already_signed_in", &view));

@@ -183,6 +183,21 @@ impl Client {
         self.output = None;
     }
 
+    /// A login of the newer era that is refused.
+    pub(crate) async fn refused_modern(&mut self, params: Value, capabilities: &Value) {
+        let answer = self.call_modern(params, capabilities).await;
+        assert_eq!(answer["isError"], json!(true), "{answer}");
+    }
+
+    /// A login of the older era that opens a dialog; the dialog's id.
+    pub(crate) async fn dialog(&mut self) -> Value {
+        let login = json!({ "name": "login", "arguments": {} });
+        self.request("tools/call", login).await;
+        let lines = [self.line().await.unwrap(), self.line().await.unwrap()];
+        let mut dialogs = lines.into_iter().filter(|line| line["method"].is_string());
+        dialogs.next().expect("no dialog was opened")["id"].clone()
+    }
+
     /// Hangs up and waits until the door has noticed.
     pub(crate) async fn hang_up(self) -> Peer {
         drop((self.input, self.output));

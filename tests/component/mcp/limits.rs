@@ -55,6 +55,46 @@ async fn a_line_that_is_too_long_is_answered_and_ends_the_conversation() {
     assert_eq!(fits.ask("ping", json!({})).await["result"], json!({}));
 }
 
+/// LM: a short line can still be a large tree, and what is kept of it for as long as the connection
+/// lives is bounded: 1024 values are taken, one more is not. Punctuation inside of text is none.
+#[tokio::test(start_paused = true)]
+async fn a_line_with_too_many_values_is_answered_and_ends_the_conversation() {
+    let world = World::new().await;
+    let door = door(&world.daemon());
+    // What the rest of the line has is counted too.
+    let rest = r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":["#;
+    let rest = rest.matches(['{', ':', ',', '[']).count();
+    let with = |values: usize| {
+        let zeros = vec![0; values - rest + 1];
+        json!({ "jsonrpc": "2.0", "id": 1, "method": "ping", "params": { "x": zeros } })
+    };
+    let mut fits = Client::legacy(&door, json!({})).await;
+    fits.say(&with(1024)).await;
+    assert_eq!(fits.line().await.unwrap()["result"], json!({}));
+    let text = ",:[{\"".repeat(2000);
+    let answer = fits.ask("ping", json!({ "x": text })).await;
+    assert_eq!(answer["result"], json!({}));
+
+    let mut crowded = Client::legacy(&door, json!({})).await;
+    crowded.say(&with(1025)).await;
+    farewell(crowded).await;
+    let mut first = Client::connect(&door);
+    first.say(&with(100_000)).await;
+    farewell(first).await;
+}
+
+/// PE-4: a connection ends with the process that made it, whoever else holds the socket.
+#[tokio::test(start_paused = true)]
+async fn a_conversation_ends_with_its_process() {
+    let world = World::new().await;
+    let door = door(&world.daemon());
+    let mut client = Client::legacy(&door, json!({})).await;
+    client.done("status", json!({})).await;
+    client.peer.exit();
+    assert_eq!(client.line().await, None);
+    client.ended().await;
+}
+
 /// SP-9: what looks like HTTP is refused and the connection closed.
 #[tokio::test(start_paused = true)]
 async fn http_is_refused() {
@@ -97,9 +137,11 @@ async fn what_is_no_message_harms_nobody() {
         assert_eq!(answer["error"]["code"], json!(-32600), "{message}");
         assert!(answer["id"].is_null(), "{answer}");
     }
-    let deep = format!("{}{}\n", "[".repeat(100_000), "]".repeat(100_000));
-    client.bytes(deep.as_bytes()).await;
+    let deep = |depth| format!("{}{}\n", "[".repeat(depth), "]".repeat(depth));
+    client.bytes(deep(1000).as_bytes()).await;
     assert_eq!(client.ask("ping", json!({})).await["result"], json!({}));
+    client.bytes(deep(100_000).as_bytes()).await;
+    farewell(client).await;
 }
 
 /// A peer that says nothing within ten seconds goes, and so does one whose line stays half.

@@ -266,6 +266,38 @@ async fn a_no_withdraws_only_the_client_that_says_it() {
     assert!(is_logged_in(&person.login_wait(None).await.unwrap()));
 }
 
+/// T14: what a client brings back from an older login ends no newer one, in either era; the dialog
+/// of a login that is over makes room for the next one's.
+#[tokio::test(start_paused = true)]
+async fn a_no_to_an_older_login_ends_no_newer_one() {
+    let world = World::new().await;
+    let daemon = world.daemon();
+    let door = door(&daemon);
+    let dialogs = url_dialogs();
+    let person = daemon.connect();
+    let mut modern = Client::connect(&door);
+    let first = modern.call_modern(login(), &dialogs).await;
+    person.login_cancel(None).await.unwrap();
+    modern.refused_modern(login(), &dialogs).await;
+    let second = modern.call_modern(login(), &dialogs).await;
+    let code = asked(&second, &world);
+    let stale = back(&first["requestState"], "decline");
+    modern.refused_modern(stale, &dialogs).await;
+    world.mock.approve(&code).unwrap();
+    assert!(is_logged_in(&person.login_wait(None).await.unwrap()));
+    person.logout(None).await.unwrap();
+
+    let mut legacy = Client::legacy(&door, dialogs).await;
+    let older = legacy.dialog().await;
+    person.login_cancel(None).await.unwrap();
+    legacy.refused("login", json!({})).await;
+    legacy.dialog().await;
+    let no = json!({ "jsonrpc": "2.0", "id": older, "result": { "action": "decline" } });
+    legacy.say(&no).await;
+    let status = legacy.done("status", json!({})).await;
+    assert_eq!(status["login"]["state"], json!("awaiting_approval"));
+}
+
 /// T11, T13: an older client is asked beside the answer, once, and may answer or not.
 #[tokio::test(start_paused = true)]
 async fn a_legacy_dialog_is_opened_once_and_never_waited_for() {
