@@ -20,15 +20,9 @@ use super::session::{device_view, outcome_of, reason_word, refusal_of};
 use super::state::{Asker, State};
 use crate::model::{
     Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, HolderClass, LeaseId,
-    LeaseState, Refusal, Scope, Selector,
+    LeaseState, MAX_LEASE_TTL, MIN_LEASE_TTL, Refusal, Scope, Selector,
 };
 use crate::time::Now;
-
-/// The shortest lease the issuer makes (`aegis.md` 13).
-pub(super) const MIN_LEASE_TTL: Duration = Duration::from_secs(30);
-
-/// The longest lease the issuer makes (`aegis.md` 13).
-const MAX_LEASE_TTL: Duration = Duration::from_hours(1);
 
 /// A new lease outlives what its caller needs by this much, so that it still does after the two
 /// calls that bring it.

@@ -14,9 +14,11 @@ use super::ports::{
     DeviceAuthorization, DeviceExchange, Disposition, Failure, RevokeReason, Session,
 };
 use super::revocations::Cause;
-use super::serve::{MIN_LEASE_TTL, room_for_lease};
+use super::serve::room_for_lease;
 use super::state::{Asker, State};
-use crate::model::{CleanText, DeviceView, ErrorCode, LeaseState, PeerFacts, Refusal};
+use crate::model::{
+    CleanText, DeviceView, ErrorCode, LeaseState, MIN_LEASE_TTL, PeerFacts, Refusal,
+};
 use crate::time::{Now, Timestamp};
 
 /// How long logout and lock wait for the issuer to confirm revocations (OA-16, HY-7).

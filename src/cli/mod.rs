@@ -41,11 +41,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, ProcessEnvironment};
-use crate::model::{CleanText, ErrorCode, ProfileName, Refusal};
+use crate::model::{CleanText, ErrorCode, MAX_REASON, ProfileName, Refusal};
 use crate::socket::client::{Client, SOCKET};
-
-/// Of a reason, in characters, as docs/socket-protocol.md says.
-const MAX_REASON: usize = 200;
 
 /// A local credential broker: short-lived, sender-constrained credentials for agents, commands
 /// and scripts.

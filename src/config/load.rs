@@ -14,7 +14,9 @@ use url::{Host, Url};
 
 use super::file::{Raw, RawConfig, RawLimits, RawProfile, RawTarget};
 use super::paths::{Environment, Overrides, Paths};
-use crate::model::{Action, CleanText, ProfileName, Selector, Target, TenantId};
+use crate::model::{
+    Action, CleanText, MAX_LEASE_TTL, MIN_LEASE_TTL, ProfileName, Selector, Target, TenantId,
+};
 
 /// The largest file that is read. A thousand targets fit several times over.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -22,9 +24,8 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// The most scopes that one login may ask for (`BeginDeviceAuthorization`).
 const MAX_SCOPES: usize = 96;
 
-/// How long a lease may be asked to live (LM).
-pub(super) const LEASE_TTL: RangeInclusive<Duration> =
-    Duration::from_secs(30)..=Duration::from_hours(1);
+/// How long a lease may be asked to live.
+pub(super) const LEASE_TTL: RangeInclusive<Duration> = MIN_LEASE_TTL..=MAX_LEASE_TTL;
 const DEFAULT_LEASE_TTL: Duration = Duration::from_mins(5);
 
 /// How long an access token may be asked to live (LM).

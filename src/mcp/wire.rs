@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::handle::DecisionView;
 use crate::model::{
-    CleanText, DeviceView, Exposure, LeaseState, LeaseView, LoginPhase, LoginView, Refusal,
+    CleanText, DeviceView, Exposure, LeaseState, LeaseView, LoginPhase, LoginView, MAX_LEASE_TTL,
+    MAX_REASON, MAX_REDEMPTIONS, MIN_LEASE_TTL, Refusal,
 };
 
 /// Every answer: exactly one of the two is there. One shape for results and refusals, because
@@ -304,7 +305,7 @@ pub(super) struct LeaseCreateArguments {
     /// How long, in seconds. The target's own lifetime when left out; cut to what the policy and
     /// the login allow.
     #[serde(default)]
-    #[schemars(with = "u64", range(min = MIN_TTL_S, max = MAX_TTL_S))]
+    #[schemars(with = "u64", range(min = MIN_LEASE_TTL.as_secs(), max = MAX_LEASE_TTL.as_secs()))]
     pub(super) ttl_s: Option<u64>,
     /// How often it can be redeemed; once when left out.
     #[serde(default)]
@@ -422,16 +423,6 @@ pub(super) struct DecisionReply {
     #[schemars(with = "String")]
     pub(super) reason: Option<String>,
 }
-
-/// The shortest and the longest lifetime that can be asked for, in seconds.
-pub(super) const MIN_TTL_S: u64 = 30;
-pub(super) const MAX_TTL_S: u64 = 3600;
-
-/// The most redemptions that can be asked for.
-pub(super) const MAX_REDEMPTIONS: u32 = 10;
-
-/// The longest reason, in characters.
-pub(super) const MAX_REASON: usize = 200;
 
 const EXPOSURES: [&str; 3] = [
     Exposure::Use.as_str(),

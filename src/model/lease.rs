@@ -1,5 +1,19 @@
+use std::time::Duration;
+
 use super::{LeaseId, Selector};
 use crate::time::UnixTime;
+
+/// The shortest life of a lease that Aegis issues (`aegis.md` 13).
+pub const MIN_LEASE_TTL: Duration = Duration::from_secs(30);
+
+/// The longest.
+pub const MAX_LEASE_TTL: Duration = Duration::from_hours(1);
+
+/// The most redemptions of one lease that Aegis grants; the fewest is one.
+pub const MAX_REDEMPTIONS: u32 = 10;
+
+/// The longest reason a caller may claim, in characters: a sentence. It goes to Aegis as it is.
+pub const MAX_REASON: usize = 200;
 
 /// What a lease dies with, beside its own expiry, lock, logout, revocation and daemon stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -36,7 +36,9 @@ pub use exposure::Exposure;
 pub use ids::{
     IdError, LeaseId, PopKeyId, Principal, ProfileName, ProofJti, RequestId, SessionId, TenantId,
 };
-pub use lease::{HolderClass, LeaseState, LeaseView};
+pub use lease::{
+    HolderClass, LeaseState, LeaseView, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS, MIN_LEASE_TTL,
+};
 pub use peer::{PeerFacts, ProcessId};
 pub use refusal::Refusal;
 pub use rule::{Effect, PeerPattern, Rule, SelectorPattern};

@@ -25,8 +25,8 @@ use crate::broker::handle::{
 };
 use crate::model::{
     Action, CleanText, DeviceView, ErrorCode, Field, FieldValue, HolderClass, LeaseId, LeaseState,
-    LeaseView, LoginPhase, LoginView, Material, MaterialKind, Principal, ProfileName, Refusal,
-    RequestId, Scope, Selector,
+    LeaseView, LoginPhase, LoginView, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS, MIN_LEASE_TTL,
+    Material, MaterialKind, Principal, ProfileName, Refusal, RequestId, Scope, Selector,
 };
 use crate::secret::{SecretBuffer, SecretString};
 use crate::time::UnixTime;
@@ -36,18 +36,6 @@ pub(super) const PRODUCT: &str = "aegis-broker";
 
 /// A longer id would be copied into every answer for nothing; a UUID is 36 long.
 const MAX_ID: usize = 128;
-
-/// Beyond an hour nothing lives anyway.
-const MAX_MIN_VALID_FOR_S: u64 = 3600;
-
-/// What Aegis issues: half a minute to an hour.
-const TTL_S: std::ops::RangeInclusive<u64> = 30..=3600;
-
-/// What Aegis issues.
-const MAX_REDEMPTIONS: std::ops::RangeInclusive<u32> = 1..=10;
-
-/// A sentence, in characters.
-const MAX_REASON: usize = 200;
 
 /// Of a path, in characters: what the kernel takes.
 const MAX_PATH: usize = 4096;
@@ -499,23 +487,24 @@ impl Params<'_> {
     }
 
     fn min_valid_for(&self) -> Result<Duration, (Fault, Refusal)> {
-        let seconds = self.min_valid_for_s.unwrap_or(0);
-        if seconds > MAX_MIN_VALID_FOR_S {
+        let valid = Duration::from_secs(self.min_valid_for_s.unwrap_or(0));
+        if valid > MAX_LEASE_TTL {
             return Err(wrong("`min_valid_for_s` is 0 to 3600"));
         }
-        Ok(Duration::from_secs(seconds))
+        Ok(valid)
     }
 
     fn ttl(&self) -> Result<Option<Duration>, (Fault, Refusal)> {
-        match self.ttl_s {
-            Some(seconds) if !TTL_S.contains(&seconds) => Err(wrong("`ttl_s` is 30 to 3600")),
-            given => Ok(given.map(Duration::from_secs)),
+        let ttl = self.ttl_s.map(Duration::from_secs);
+        if ttl.is_some_and(|ttl| !(MIN_LEASE_TTL..=MAX_LEASE_TTL).contains(&ttl)) {
+            return Err(wrong("`ttl_s` is 30 to 3600"));
         }
+        Ok(ttl)
     }
 
     fn max_redemptions(&self) -> Result<u32, (Fault, Refusal)> {
         let count = self.max_redemptions.unwrap_or(1);
-        if !MAX_REDEMPTIONS.contains(&count) {
+        if !(1..=MAX_REDEMPTIONS).contains(&count) {
             return Err(wrong("`max_redemptions` is 1 to 10"));
         }
         Ok(count)
@@ -2008,11 +1997,15 @@ mod tests {
             for kind in MaterialKind::ALL {
                 assert!(section("`credential.get`").contains(&format!("`{}`", kind.as_str())));
             }
-            let bound = format!("0 to {MAX_MIN_VALID_FOR_S};");
+            let bound = format!("0 to {};", MAX_LEASE_TTL.as_secs());
             assert!(section("`credential.get`").contains(&bound));
             let create = section("`lease.create`");
-            assert!(create.contains(&format!("{} to {};", TTL_S.start(), TTL_S.end())));
-            let bound = format!("{} to {};", MAX_REDEMPTIONS.start(), MAX_REDEMPTIONS.end());
+            assert!(create.contains(&format!(
+                "{} to {};",
+                MIN_LEASE_TTL.as_secs(),
+                MAX_LEASE_TTL.as_secs()
+            )));
+            let bound = format!("1 to {MAX_REDEMPTIONS};");
             assert!(create.contains(&bound));
             assert!(DOCUMENT.contains(&format!("a string of at most {MAX_ID} bytes")));
             let line = format!(

@@ -9,8 +9,10 @@ use super::{Name, Touch, describe, selector, wrong};
 use crate::broker::handle::LeaseRequest;
 use crate::mcp::server::Peer;
 use crate::mcp::wire::{HowToUse, LeaseCreateArguments, LeaseCreateReply, LeaseReply};
-use crate::mcp::wire::{MAX_REASON, MAX_REDEMPTIONS, MAX_TTL_S, MIN_TTL_S};
-use crate::model::{CleanText, ErrorCode, HolderClass, LeaseId, LeaseView, Refusal};
+use crate::model::{
+    CleanText, ErrorCode, HolderClass, LeaseId, LeaseView, MAX_LEASE_TTL, MAX_REASON,
+    MAX_REDEMPTIONS, MIN_LEASE_TTL, Refusal,
+};
 
 const DESCRIPTION: &str = "Creates a lease: the right to use one credential for a short time. Answers with a handle, its \
 end, and how a program redeems it; never with the credential itself. The lease ends by itself \
@@ -50,12 +52,10 @@ pub(super) async fn call(
 }
 
 fn request(arguments: &LeaseCreateArguments) -> Result<LeaseRequest, Refusal> {
-    let ttl = match arguments.ttl_s {
-        Some(seconds) if !(MIN_TTL_S..=MAX_TTL_S).contains(&seconds) => {
-            return Err(wrong("`ttl_s` is 30 to 3600"));
-        }
-        ttl => ttl.map(Duration::from_secs),
-    };
+    let ttl = arguments.ttl_s.map(Duration::from_secs);
+    if ttl.is_some_and(|ttl| !(MIN_LEASE_TTL..=MAX_LEASE_TTL).contains(&ttl)) {
+        return Err(wrong("`ttl_s` is 30 to 3600"));
+    }
     let max_redemptions = arguments.max_redemptions.unwrap_or(1);
     if !(1..=MAX_REDEMPTIONS).contains(&max_redemptions) {
         return Err(wrong("`max_redemptions` is 1 to 10"));

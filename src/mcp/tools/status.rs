@@ -4,8 +4,7 @@ use super::{Name, Touch, describe};
 use crate::mcp::door::{LEASE_BURST, LEASES_PER_S};
 use crate::mcp::server::Peer;
 use crate::mcp::wire::{LimitsReply, LoginReply, NoArguments, StatusReply};
-use crate::mcp::wire::{MAX_REDEMPTIONS, MAX_TTL_S, MIN_TTL_S};
-use crate::model::{LoginPhase, Refusal};
+use crate::model::{LoginPhase, MAX_LEASE_TTL, MAX_REDEMPTIONS, MIN_LEASE_TTL, Refusal};
 
 const DESCRIPTION: &str = "Shows how the credential broker stands: whether the person is logged in and until when, a \
 login that waits for them, live leases, the lock, and this client's limits. Changes nothing and \
@@ -28,8 +27,8 @@ pub(super) async fn call(peer: &Peer, _arguments: NoArguments) -> Result<StatusR
             calls_at_once: peer.shared.in_flight,
             new_leases_at_once: LEASE_BURST,
             new_leases_per_s: LEASES_PER_S,
-            min_ttl_s: MIN_TTL_S,
-            max_ttl_s: MAX_TTL_S,
+            min_ttl_s: MIN_LEASE_TTL.as_secs(),
+            max_ttl_s: MAX_LEASE_TTL.as_secs(),
             max_redemptions: MAX_REDEMPTIONS,
         },
         next: next(&status.login.phase).to_owned(),
