@@ -624,6 +624,7 @@ pub(super) fn device_view(authorization: &DeviceAuthorization) -> DeviceView {
         verification_uri: authorization.verification_uri.clone(),
         verification_uri_complete: authorization.verification_uri_complete.clone(),
         expires_at: authorization.expires_at_unix,
+        client_display_name: authorization.request.client_display_name.clone(),
         scopes: authorization.request.scopes.clone(),
     }
 }
