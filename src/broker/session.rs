@@ -78,10 +78,9 @@ impl State {
                 let locked = self.login.is_locked();
                 self.generation = self.generation.next();
                 self.login = Login::Beginning {
-                    peer: Arc::clone(&asker.peer),
                     begin: vec![ticket],
                     wait: Vec::new(),
-                    callers: Callers::new(process),
+                    callers: Callers::new(Arc::clone(&asker.peer)),
                     locked,
                 };
                 effects.push(Effect::BeginDeviceAuthorization {
@@ -157,7 +156,6 @@ impl State {
             return;
         }
         let Login::Beginning {
-            peer,
             begin,
             wait,
             callers,
@@ -166,13 +164,12 @@ impl State {
         else {
             return;
         };
-        let peer = Arc::clone(peer);
+        let peer = Arc::clone(&callers.starter);
         let (begin, wait) = (std::mem::take(begin), std::mem::take(wait));
-        let (callers, locked) = (*callers, *locked);
+        let (callers, locked) = (callers.clone(), *locked);
         match answer.outcome {
             Ok(authorization) => {
                 self.login = Login::AwaitingApproval {
-                    peer: Arc::clone(&peer),
                     poll: Poll::new(authorization.interval, authorization.expires_at, now.boot),
                     authorization: Arc::new(authorization),
                     wait,
@@ -261,10 +258,10 @@ impl State {
         {
             return self.end_flow(ErrorCode::PrincipalChanged, trace, effects);
         }
-        let Login::AwaitingApproval { peer, wait, .. } = &mut self.login else {
+        let Login::AwaitingApproval { callers, wait, .. } = &mut self.login else {
             return;
         };
-        let (peer, wait) = (Arc::clone(peer), std::mem::take(wait));
+        let (peer, wait) = (Arc::clone(&callers.starter), std::mem::take(wait));
         self.last_principal = Some(session.principal.clone());
         let session = Arc::new(session);
         self.login = Login::LoggedIn(Arc::clone(&session));
@@ -318,19 +315,21 @@ impl State {
     ) {
         let (peer, waiting, locked) = match &mut self.login {
             Login::Beginning {
-                peer,
                 begin,
                 wait,
+                callers,
                 locked,
-                ..
             } => {
                 let mut waiting = std::mem::take(begin);
                 waiting.append(wait);
-                (Arc::clone(peer), waiting, *locked)
+                (Arc::clone(&callers.starter), waiting, *locked)
             }
             Login::AwaitingApproval {
-                peer, wait, locked, ..
-            } => (Arc::clone(peer), std::mem::take(wait), *locked),
+                wait,
+                callers,
+                locked,
+                ..
+            } => (Arc::clone(&callers.starter), std::mem::take(wait), *locked),
             Login::LoggedOut | Login::Locked | Login::LoggedIn(_) => return,
         };
         self.login = logged_out(locked);
