@@ -9,6 +9,10 @@ use crate::model::{CleanText, ErrorCode};
 /// Longer pauses than this are not waited for inside a call, nor asked of a poll.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
+/// The longest pause that a caller is told: as long as the longest lease lives. A server may name
+/// any number, or a date years away, and a program that believes it would never come back.
+const MAX_TOLD: Duration = Duration::from_hours(1);
+
 /// Of a message, in characters: as much as a refusal holds.
 const MAX_MESSAGE: usize = 512;
 
@@ -341,7 +345,7 @@ impl AegisError {
     pub fn disposition(&self, during: During) -> Disposition {
         let passing = |after: Option<Duration>| match during {
             During::Poll => Disposition::Wait(after.map(|after| after.min(MAX_RETRY_AFTER))),
-            During::Call => Disposition::Retry(after),
+            During::Call => Disposition::Retry(after.map(|after| after.min(MAX_TOLD))),
         };
         match self {
             Self::Request(_) | Self::Crypto(_) | Self::Client | Self::Token(_) => {
@@ -781,6 +785,31 @@ mod tests {
                 Wait(Some(MAX_RETRY_AFTER)),
                 "{status}"
             );
+        }
+    }
+
+    /// HY-17: a caller is told the server's pause, but none that would keep it away for good.
+    #[test]
+    fn a_caller_is_told_a_pause_of_an_hour_at_most() {
+        let hour = Duration::from_hours(1);
+        let rows = [
+            (None, None),
+            (Some(Duration::ZERO), Some(Duration::ZERO)),
+            (Some(Duration::from_secs(61)), Some(Duration::from_secs(61))),
+            (Some(hour), Some(hour)),
+            (Some(hour + Duration::from_secs(1)), Some(hour)),
+            (Some(Duration::from_secs(u64::from(u32::MAX))), Some(hour)),
+            (Some(Duration::MAX), Some(hour)),
+        ];
+        for code in [Code::ResourceExhausted, Code::Unavailable, Code::Internal] {
+            for (retry_after, told) in rows {
+                let error = AegisError::Rejected(Rejection {
+                    retry_after,
+                    ..rejection(code, None)
+                });
+                let disposition = error.disposition(During::Call);
+                assert_eq!(disposition, Retry(told), "{code:?} {retry_after:?}");
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 
 use super::*;
-use crate::broker::ports::{Disposition, Failure};
+use crate::broker::ports::{Disposition, Failure, MAX_EARLIER_TRIES, Try};
 use crate::dpop::ProofKey;
 use crate::model::{
     Action, CleanText, ErrorCode, FieldValue, MaterialKind, PopKeyId, Principal, ProofJti, Scope,
@@ -665,6 +665,44 @@ async fn three_refused_proofs_make_a_key_suspect() {
 }
 
 // ---- repeats and limits ----
+
+/// DP-11, AU-9: a call's trace names every try, lost answers included, however many there were.
+#[tokio::test(start_paused = true)]
+async fn a_trace_names_every_try() {
+    let server = Server::start(vec![
+        Script::Bytes(Vec::new()),
+        answer(503, "", &json!({"code": "unavailable"})),
+        use_nonce("DPoP-Nonce: n-B\r\n"),
+        refusal(401, "", "unauthenticated", "proof_invalid"),
+        answer(503, "", &json!({"code": "unavailable"})),
+        created(),
+    ])
+    .await;
+    let Answer { trace, outcome } = server
+        .client()
+        .create_lease(session(), lease_request())
+        .await;
+    assert!(outcome.is_ok());
+    assert_eq!(trace.earlier.len(), MAX_EARLIER_TRIES);
+    let last = Try {
+        request_id: trace.request_id,
+        proof_jti: trace.proof_jti,
+    };
+    let tries = trace.earlier.iter().chain([&last]);
+    let (ids, proofs): (Vec<_>, Vec<_>) = tries
+        .map(|one| {
+            let id = one.request_id.as_ref().map_or("", RequestId::as_str);
+            (id, one.proof_jti.as_ref().unwrap().as_str())
+        })
+        .unzip();
+    assert_eq!(
+        ids,
+        ["", "req_503", "req_401", "req_401", "req_503", "req_200"]
+    );
+    let sent = server.claims();
+    let sent: Vec<_> = sent.iter().map(|claims| claims["jti"].as_str()).collect();
+    assert_eq!(proofs.into_iter().map(Some).collect::<Vec<_>>(), sent);
+}
 
 /// CN-4: create is repeated under its idempotency key, each try with a proof of its own; at most
 /// four tries, three after `internal`, one after a no.

@@ -31,7 +31,7 @@ use super::error::{
 use super::error_info::{self, ErrorInfo};
 use super::wire::{self, ErrorBody, RequestProof};
 use super::{AegisSettings, SettingsError};
-use crate::broker::ports::{CALL_LIMIT, CallTrace, Certainty};
+use crate::broker::ports::{CALL_LIMIT, CallTrace, Certainty, Try};
 use crate::dpop::{Htm, Htu, Nonce, Proof, ProofClaims, ProofKey, TokenHash};
 use crate::model::{CleanText, ProofJti, RequestId};
 use crate::secret::{SecretBuffer, SecretString};
@@ -58,7 +58,10 @@ const FIRST_BODY: usize = 16 * 1024;
 /// Room for a request: 96 scopes of 256 characters are the longest thing we send.
 const MAX_REQUEST: usize = 64 * 1024;
 
-/// Tries of a call that may be repeated (`aegis.md` 12).
+/// Tries of a call that may be repeated (`aegis.md` 12). With the one repeat for a nonce and the one
+/// for a refused proof, all but the last fit into a trace ([`MAX_EARLIER_TRIES`]).
+///
+/// [`MAX_EARLIER_TRIES`]: crate::broker::ports::MAX_EARLIER_TRIES
 const MAX_TRIES: u32 = 4;
 
 /// Repeats after `internal` and its like, which seldom pass (`aegis.md` 12).
@@ -279,8 +282,10 @@ impl Transport {
                 self.memory().nonce = Some(nonce.clone());
             }
             if marks.sent {
-                trace.request_id = marks.request_id.take();
-                trace.proof_jti = marks.jti.take();
+                trace.tried(Try {
+                    request_id: marks.request_id.take(),
+                    proof_jti: marks.jti.take(),
+                });
             }
             let error = match result {
                 Ok(body) => {

@@ -4,13 +4,14 @@
 use std::io::{self, Write as _};
 
 use super::chain::{Hash, Head};
-use crate::broker::ports::{AuditRecord, CallTrace};
+use crate::broker::ports::{AuditRecord, CallTrace, MAX_EARLIER_TRIES, Try};
 use crate::model::{
     CleanText, Exposure, LeaseId, PeerFacts, Principal, ProfileName, ProofJti, RequestId, SessionId,
 };
 use crate::time::UnixTime;
 
-/// The longest line, line feed included. The bounds below keep every line under 10 KiB.
+/// The longest line, line feed included. The bounds below, the longest
+/// identifiers and the tries of one call keep every line under 12 KiB.
 pub(super) const MAX_LINE: usize = 16 * 1024;
 
 /// The format that headers name.
@@ -107,16 +108,7 @@ pub(super) fn record(
         "session_id",
         session_id.as_ref().map(SessionId::as_str),
     );
-    let CallTrace {
-        request_id,
-        proof_jti,
-    } = trace;
-    plain(
-        out,
-        "request_id",
-        request_id.as_ref().map(RequestId::as_str),
-    );
-    plain(out, "proof_jti", proof_jti.as_ref().map(ProofJti::as_str));
+    self::trace(out, trace);
     hash(out, "prev", prev);
     Ok(())
 }
@@ -156,6 +148,49 @@ fn peer(out: &mut Vec<u8>, peer: &PeerFacts) -> io::Result<()> {
     }
     out.extend_from_slice(b"]}");
     Ok(())
+}
+
+fn trace(out: &mut Vec<u8>, trace: &CallTrace) {
+    let CallTrace {
+        request_id,
+        proof_jti,
+        earlier,
+    } = trace;
+    plain(
+        out,
+        "request_id",
+        request_id.as_ref().map(RequestId::as_str),
+    );
+    plain(out, "proof_jti", proof_jti.as_ref().map(ProofJti::as_str));
+    if earlier.is_empty() {
+        return;
+    }
+    member(out, "earlier_tries");
+    for (index, earlier) in earlier.iter().take(MAX_EARLIER_TRIES).enumerate() {
+        out.push(if index > 0 { b',' } else { b'[' });
+        one_try(out, earlier);
+    }
+    out.push(b']');
+}
+
+fn one_try(out: &mut Vec<u8>, one: &Try) {
+    let Try {
+        request_id,
+        proof_jti,
+    } = one;
+    let start = out.len();
+    plain(
+        out,
+        "request_id",
+        request_id.as_ref().map(RequestId::as_str),
+    );
+    plain(out, "proof_jti", proof_jti.as_ref().map(ProofJti::as_str));
+    // A member brings the comma before it; the first one's is where the object begins.
+    match out.get_mut(start) {
+        Some(comma) => *comma = b'{',
+        None => out.push(b'{'),
+    }
+    out.push(b'}');
 }
 
 // What is text already is copied, not formatted: every delivery waits for its line.

@@ -15,6 +15,10 @@
 //! {"seq":2,"at":…,"action":"start","outcome":"ok",…,"prev":…,"hash":…,"mac":…}
 //! ```
 //!
+//! A record of a call names its last HTTP try in `request_id` and `proof_jti`. Where others came
+//! before it, `earlier_tries` is a list of the same two members for each, the first try first, at
+//! most five; what is not known is left out. Otherwise there is no such member.
+//!
 //! The first line is the segment's header. `prev` is the `hash` of the line before, across
 //! segments too; `hash` is SHA-256 over the line's bytes up to and with `prev`; `mac` is
 //! HMAC-SHA-256 over `hash` under the segment's key. All three are base64url without padding.

@@ -19,7 +19,7 @@ use super::verify::{read, verify};
 use super::{FileAuditLog, FolderError, Keys, OpenError, folder, line, wire};
 use crate::broker::ports::{
     AuditAction, AuditError, AuditLog as _, AuditOutcome, AuditRecord, AuditReport, CallTrace,
-    KeyStore, KeyStoreError,
+    KeyStore, KeyStoreError, MAX_EARLIER_TRIES, Try,
 };
 use crate::model::{
     CleanText, Exposure, LeaseId, PeerFacts, Principal, ProcessId, ProfileName, ProofJti,
@@ -101,9 +101,19 @@ fn sample(index: usize) -> AuditRecord {
         record.trace = CallTrace {
             request_id: Some(RequestId::parse("req-1").unwrap()),
             proof_jti: Some(ProofJti::parse("jti-1").unwrap()),
+            earlier: tries(index % 4),
         };
     }
     record
+}
+
+/// That many tries, without an answer, without a proof, with both.
+fn tries(count: usize) -> Vec<Try> {
+    let one = |index: usize| Try {
+        request_id: (index != 0).then(|| RequestId::parse(&format!("req-0{index}")).unwrap()),
+        proof_jti: (index != 1).then(|| ProofJti::parse(&format!("jti-0{index}")).unwrap()),
+    };
+    (0..count).map(one).collect()
 }
 
 fn seconds(index: usize) -> u64 {
@@ -694,12 +704,24 @@ fn records_read_back_as_they_were_written() {
     assert!(read(&folder, 0).unwrap().is_empty());
 }
 
-/// HY-12, AU-3: no text of a peer makes a line that the reader would refuse, or two lines.
+/// HY-12, AU-3: no text of a peer makes a line that the reader would refuse, or two lines; nor do
+/// the longest names that a server can give.
 #[test]
 fn overlong_and_hostile_text_is_cut_to_a_line_that_reads() {
     let (_home, folder) = new_folder();
     let Opened { mut log, .. } = opened(&folder, &TestStore::default());
     let mut record = sample(0);
+    let one_try = Try {
+        request_id: Some(RequestId::parse(&"r".repeat(128)).unwrap()),
+        proof_jti: Some(ProofJti::parse(&"j".repeat(256)).unwrap()),
+    };
+    record.trace.earlier = vec![one_try.clone(); MAX_EARLIER_TRIES + 3];
+    record.trace.request_id = one_try.request_id;
+    record.trace.proof_jti = one_try.proof_jti;
+    record.lease_id = Some(LeaseId::parse(&"l".repeat(128)).unwrap());
+    record.session_id = Some(SessionId::parse(&"s".repeat(128)).unwrap());
+    record.principal = Some(Principal::parse(&"p".repeat(256)).unwrap());
+    record.profile = Some(ProfileName::parse(&"p".repeat(32)).unwrap());
     let long = CleanText::new(&"\"\u{1f980}\\\n".repeat(9000), usize::MAX);
     record.rule = Some(long.clone());
     record.reason = Some(long.clone());
@@ -715,6 +737,8 @@ fn overlong_and_hostile_text_is_cut_to_a_line_that_reads() {
     log.append(&record, at(1)).unwrap();
     drop(log);
     let entries = read(&folder, 10).unwrap();
+    let trace = &entries[0].record.trace;
+    assert_eq!(trace.earlier.len(), MAX_EARLIER_TRIES);
     let peer = entries[0].record.peer.as_ref().unwrap();
     assert_eq!(peer.ancestors.len(), 16);
     assert_eq!(peer.exe.as_ref().unwrap().as_str().chars().count(), 512);

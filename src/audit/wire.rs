@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::chain::{Hash, Head};
 use super::line::{self, Header, VERSION};
-use crate::broker::ports::{AuditAction, AuditOutcome, AuditRecord, CallTrace};
+use crate::broker::ports::{AuditAction, AuditOutcome, AuditRecord, CallTrace, Try};
 use crate::model::{
     CleanText, Exposure, LeaseId, PeerFacts, Principal, ProcessId, ProfileName, ProofJti,
     RequestId, Selector, SessionId,
@@ -82,6 +82,11 @@ pub(super) fn record(bytes: &[u8], scratch: &mut Vec<u8>) -> Option<Line<AuditRe
         trace: CallTrace {
             request_id: optional(raw.request_id, |text| RequestId::parse(text).ok())?,
             proof_jti: optional(raw.proof_jti, |text| ProofJti::parse(text).ok())?,
+            earlier: raw
+                .earlier_tries
+                .into_iter()
+                .map(one_try)
+                .collect::<Option<_>>()?,
         },
     };
     let at = time(&raw.at)?;
@@ -125,6 +130,13 @@ fn sealed(
     let mac = Hash::parse(mac)?;
     line::seal(scratch, &hash, &mac);
     (scratch.as_slice() == bytes).then_some((hash, computed, mac))
+}
+
+fn one_try(raw: RawTry) -> Option<Try> {
+    Some(Try {
+        request_id: optional(raw.request_id, |text| RequestId::parse(text).ok())?,
+        proof_jti: optional(raw.proof_jti, |text| ProofJti::parse(text).ok())?,
+    })
 }
 
 fn outcome(word: &str) -> Option<AuditOutcome> {
@@ -207,9 +219,18 @@ struct RawRecord {
     session_id: Option<String>,
     request_id: Option<String>,
     proof_jti: Option<String>,
+    #[serde(default)]
+    earlier_tries: Vec<RawTry>,
     prev: String,
     hash: String,
     mac: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTry {
+    request_id: Option<String>,
+    proof_jti: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -40,8 +40,6 @@ pub enum Login {
     Locked,
     /// The first call is on its way.
     Beginning {
-        /// Who started it, for the records.
-        peer: Arc<PeerFacts>,
         /// Who wants to see the code.
         begin: Vec<Ticket>,
         /// Who waits for the end.
@@ -53,8 +51,6 @@ pub enum Login {
     },
     /// The person has the code; we poll.
     AwaitingApproval {
-        /// Who started it, for the records.
-        peer: Arc<PeerFacts>,
         /// The flow.
         authorization: Arc<DeviceAuthorization>,
         /// When to ask again.
@@ -71,15 +67,16 @@ pub enum Login {
 }
 
 /// Who has asked for a flow, as far as it matters to one that wants out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Callers {
-    starter: ProcessId,
+    /// Who started it, for the records too.
+    pub starter: Arc<PeerFacts>,
     joined: bool,
 }
 
 impl Callers {
-    /// A flow that this process started.
-    pub const fn new(starter: ProcessId) -> Self {
+    /// A flow that this peer started.
+    pub const fn new(starter: Arc<PeerFacts>) -> Self {
         Self {
             starter,
             joined: false,
@@ -88,21 +85,21 @@ impl Callers {
 
     /// This process asks for it too. It stays joined when it goes: somebody was shown the code.
     pub fn join(&mut self, process: ProcessId) {
-        self.joined |= process != self.starter;
+        self.joined |= process != self.starter.process;
     }
 
     /// Whether this process started it and nobody else ever joined it.
-    pub fn is_only(self, process: ProcessId) -> bool {
-        self.starter == process && !self.joined
+    pub fn is_only(&self, process: ProcessId) -> bool {
+        self.starter.process == process && !self.joined
     }
 }
 
 impl Login {
     /// The flow that runs: whose it is.
-    pub const fn callers(&self) -> Option<Callers> {
+    pub const fn callers(&self) -> Option<&Callers> {
         match self {
             Self::Beginning { callers, .. } | Self::AwaitingApproval { callers, .. } => {
-                Some(*callers)
+                Some(callers)
             }
             Self::LoggedOut | Self::Locked | Self::LoggedIn(_) => None,
         }

@@ -69,19 +69,51 @@ pub trait AegisService: Send + Sync + fmt::Debug {
 /// What a call came to, with what the records need.
 #[derive(Debug)]
 pub struct Answer<T> {
-    /// Of the last HTTP try.
+    /// Of its HTTP tries.
     pub trace: CallTrace,
     /// The result.
     pub outcome: Result<T, Failure>,
 }
 
-/// What ties a local record to the issuer's.
+/// How many tries of a call can come before its last one, and how many a record names at most,
+/// whose line has a bound: three that failed in passing, one that brought a nonce, one whose proof
+/// was refused. The road to Aegis makes no more (`aegis/tests.rs`).
+pub const MAX_EARLIER_TRIES: usize = 5;
+
+/// What ties a local record to the issuer's: every HTTP try of the call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CallTrace {
-    /// `X-Request-Id` of the answer.
+    /// `X-Request-Id` of the last try's answer.
     pub request_id: Option<RequestId>,
-    /// `jti` of the proof that was sent.
+    /// `jti` of the proof that the last try sent.
     pub proof_jti: Option<ProofJti>,
+    /// The tries before it, the first one first; at most [`MAX_EARLIER_TRIES`].
+    pub earlier: Vec<Try>,
+}
+
+/// One HTTP try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Try {
+    /// `X-Request-Id` of its answer, where one came.
+    pub request_id: Option<RequestId>,
+    /// `jti` of the proof it sent.
+    pub proof_jti: Option<ProofJti>,
+}
+
+impl CallTrace {
+    /// Notes one more try as the last one; what was the last one becomes an earlier one.
+    pub fn tried(&mut self, last: Try) {
+        let before = Try {
+            request_id: self.request_id.take(),
+            proof_jti: self.proof_jti.take(),
+        };
+        let is_first = before.request_id.is_none() && before.proof_jti.is_none();
+        if !is_first && self.earlier.len() < MAX_EARLIER_TRIES {
+            self.earlier.push(before);
+        }
+        self.request_id = last.request_id;
+        self.proof_jti = last.proof_jti;
+    }
 }
 
 /// A call that failed.

@@ -629,21 +629,12 @@ impl State {
         };
         if lease.waiters.is_empty() {
             // Everybody hung up meanwhile: no orphans (LC-8).
-            self.revoke_live(
-                key,
-                &RevokeReason::Released.into(),
-                session.as_ref(),
-                now,
-                effects,
-            );
-            return;
+            return self.release(key, RevokeReason::Released, now, effects);
         }
         if lease.kind.is_shared() {
             match &session {
                 Some(session) => redeem_next(key, lease, session, effects),
-                None => {
-                    self.revoke_live(key, &RevokeReason::Released.into(), None, now, effects);
-                }
+                None => self.release(key, RevokeReason::Released, now, effects),
             }
             return;
         }
@@ -662,15 +653,8 @@ impl State {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let session = self.session(now).map(Arc::clone);
         if let Some(key) = self.leases.find(lease_id) {
-            self.revoke_live(
-                key,
-                &RevokeReason::Released.into(),
-                session.as_ref(),
-                now,
-                effects,
-            );
+            self.release(key, RevokeReason::Released, now, effects);
         }
     }
 
@@ -834,7 +818,7 @@ impl State {
             Certainty::Unknown => RevokeReason::DeliveryUncertain,
             Certainty::NotDone => RevokeReason::Released,
         };
-        self.revoke_live(key, &reason.into(), session.as_ref(), now, effects);
+        self.release(key, reason, now, effects);
         if replace && !waiters.is_empty() && session.is_some() {
             self.make_lease(new, waiters, now, effects);
         } else {
@@ -994,15 +978,8 @@ impl State {
 
     /// Leases whose last holder is gone are given back (LC-7).
     pub(super) fn holder_gone(&mut self, holder: Holder, now: Now, effects: &mut Vec<Effect>) {
-        let session = self.session(now).map(Arc::clone);
         for key in self.leases.release(holder) {
-            self.revoke_live(
-                key,
-                &RevokeReason::HolderExited.into(),
-                session.as_ref(),
-                now,
-                effects,
-            );
+            self.release(key, RevokeReason::HolderExited, now, effects);
         }
     }
 
@@ -1017,9 +994,20 @@ impl State {
             lease.holders.is_empty() && !lease.pinned && lease.waiters.is_empty()
         });
         if abandoned {
-            let session = self.session(now).map(Arc::clone);
-            self.revoke_live(key, &reason.into(), session.as_ref(), now, effects);
+            self.release(key, reason, now, effects);
         }
+    }
+
+    /// Ends a live lease that is of no more use; nobody asked for it.
+    fn release(
+        &mut self,
+        key: LeaseKey,
+        reason: RevokeReason,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let session = self.session(now).map(Arc::clone);
+        self.revoke_live(key, &reason.into(), session.as_ref(), now, effects);
     }
 
     pub(super) fn purge_leases(&mut self, now: Now, effects: &mut Vec<Effect>) {

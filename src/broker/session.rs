@@ -80,10 +80,9 @@ impl State {
                 let locked = self.login.is_locked();
                 self.generation = self.generation.next();
                 self.login = Login::Beginning {
-                    peer: Arc::clone(&asker.peer),
                     begin: vec![ticket],
                     wait: Vec::new(),
-                    callers: Callers::new(process),
+                    callers: Callers::new(Arc::clone(&asker.peer)),
                     locked,
                 };
                 effects.push(Effect::BeginDeviceAuthorization {
@@ -159,7 +158,6 @@ impl State {
             return;
         }
         let Login::Beginning {
-            peer,
             begin,
             wait,
             callers,
@@ -168,13 +166,12 @@ impl State {
         else {
             return;
         };
-        let peer = Arc::clone(peer);
+        let peer = Arc::clone(&callers.starter);
         let (begin, wait) = (std::mem::take(begin), std::mem::take(wait));
-        let (callers, locked) = (*callers, *locked);
+        let (callers, locked) = (callers.clone(), *locked);
         match answer.outcome {
             Ok(authorization) => {
                 self.login = Login::AwaitingApproval {
-                    peer: Arc::clone(&peer),
                     poll: Poll::new(authorization.interval, authorization.expires_at, now.boot),
                     authorization: Arc::new(authorization),
                     wait,
@@ -263,10 +260,10 @@ impl State {
         {
             return self.end_flow(ErrorCode::PrincipalChanged, trace, effects);
         }
-        let Login::AwaitingApproval { peer, wait, .. } = &mut self.login else {
+        let Login::AwaitingApproval { callers, wait, .. } = &mut self.login else {
             return;
         };
-        let (peer, wait) = (Arc::clone(peer), std::mem::take(wait));
+        let (peer, wait) = (Arc::clone(&callers.starter), std::mem::take(wait));
         self.last_principal = Some(session.principal.clone());
         let session = Arc::new(session);
         self.login = Login::LoggedIn(Arc::clone(&session));
@@ -320,19 +317,21 @@ impl State {
     ) {
         let (peer, waiting, locked) = match &mut self.login {
             Login::Beginning {
-                peer,
                 begin,
                 wait,
+                callers,
                 locked,
-                ..
             } => {
                 let mut waiting = std::mem::take(begin);
                 waiting.append(wait);
-                (Arc::clone(peer), waiting, *locked)
+                (Arc::clone(&callers.starter), waiting, *locked)
             }
             Login::AwaitingApproval {
-                peer, wait, locked, ..
-            } => (Arc::clone(peer), std::mem::take(wait), *locked),
+                wait,
+                callers,
+                locked,
+                ..
+            } => (Arc::clone(&callers.starter), std::mem::take(wait), *locked),
             Login::LoggedOut | Login::Locked | Login::LoggedIn(_) => return,
         };
         self.login = logged_out(locked);
@@ -626,6 +625,7 @@ pub(super) fn device_view(authorization: &DeviceAuthorization) -> DeviceView {
         verification_uri: authorization.verification_uri.clone(),
         verification_uri_complete: authorization.verification_uri_complete.clone(),
         expires_at: authorization.expires_at_unix,
+        client_display_name: authorization.request.client_display_name.clone(),
         scopes: authorization.request.scopes.clone(),
     }
 }

@@ -12,7 +12,7 @@ use super::{Context, render};
 use crate::audit::Keys;
 use crate::audit::verify as log;
 use crate::config::{self, ConfigError, Overrides, Paths, ProcessEnvironment};
-use crate::model::{CleanText, ErrorCode, Refusal};
+use crate::model::{CleanText, ErrorCode, ProofJti, Refusal, RequestId};
 use crate::socket::client::Client;
 
 /// How many records are shown where nobody says.
@@ -195,10 +195,23 @@ fn members(entry: &log::Entry) -> Vec<(&'static str, String)> {
             "proof_jti",
             record.trace.proof_jti.as_ref().map(ToString::to_string),
         ),
+        (EARLIER_TRIES, earlier_tries(entry)),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))
     .collect()
+}
+
+const EARLIER_TRIES: &str = "earlier_tries";
+
+/// Request id and `jti` of each try before the last one.
+fn earlier_tries(entry: &log::Entry) -> Option<String> {
+    let tries = entry.record.trace.earlier.iter().map(|one| {
+        let id = one.request_id.as_ref().map_or("-", RequestId::as_str);
+        let jti = one.proof_jti.as_ref().map_or("-", ProofJti::as_str);
+        format!("{id}/{jti}")
+    });
+    Some(tries.collect::<Vec<_>>().join(",")).filter(|tries| !tries.is_empty())
 }
 
 /// For people: the time, what and how, then the rest by name.
@@ -218,6 +231,7 @@ fn object(entry: &log::Entry) -> String {
     let members = members(entry).into_iter().map(|(name, value)| {
         let value = match (name, value.parse::<u64>()) {
             ("seq" | "pid", Ok(number)) => number.into(),
+            (EARLIER_TRIES, _) => earlier_objects(entry),
             _ => serde_json::Value::String(value),
         };
         (name.to_owned(), value)
@@ -225,6 +239,19 @@ fn object(entry: &log::Entry) -> String {
     let mut line = serde_json::Value::Object(members.collect()).to_string();
     line.push('\n');
     line
+}
+
+/// The same, with the members that are known.
+fn earlier_objects(entry: &log::Entry) -> serde_json::Value {
+    let tries = entry.record.trace.earlier.iter().map(|one| {
+        let request_id = one.request_id.as_ref().map(RequestId::as_str);
+        let proof_jti = one.proof_jti.as_ref().map(ProofJti::as_str);
+        let members = [("request_id", request_id), ("proof_jti", proof_jti)];
+        let members = members.into_iter();
+        let known = members.filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
+        known.collect::<serde_json::Map<_, _>>()
+    });
+    tries.collect()
 }
 
 fn verify(context: &Context) -> Result<(), Refusal> {
@@ -326,6 +353,47 @@ fn describe(records: u64, keyed: u64, torn_tail: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::ports::{AuditAction, AuditOutcome, AuditRecord, CallTrace, Try};
+    use crate::time::UnixTime;
+
+    /// AU-9: every try of a call is shown, with what is known of it; none where there was one.
+    #[test]
+    fn every_try_of_a_call_is_shown() {
+        let one = |id: Option<&str>, jti: Option<&str>| Try {
+            request_id: id.map(|id| RequestId::parse(id).unwrap()),
+            proof_jti: jti.map(|jti| ProofJti::parse(jti).unwrap()),
+        };
+        let mut record = AuditRecord::new(AuditAction::LeaseCreate, AuditOutcome::Ok);
+        record.trace = CallTrace::default();
+        record.trace.tried(one(None, Some("jti-1")));
+        let mut entry = log::Entry {
+            seq: 2,
+            at: UnixTime::from_millis(0),
+            record,
+        };
+        let name = "earlier_tries";
+        assert!(!row(&entry).contains(name) && !object(&entry).contains(name));
+        entry.record.trace.tried(one(Some("req-2"), Some("jti-2")));
+        entry.record.trace.tried(one(Some("req-3"), Some("jti-3")));
+        let text = row(&entry);
+        assert!(
+            text.contains("  request_id=req-3  proof_jti=jti-3  "),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("  earlier_tries=-/jti-1,req-2/jti-2\n"),
+            "{text}"
+        );
+        let object: serde_json::Value = serde_json::from_str(&object(&entry)).unwrap();
+        assert_eq!(object["proof_jti"], "jti-3");
+        assert_eq!(
+            object[name],
+            serde_json::json!([
+                { "proof_jti": "jti-1" },
+                { "request_id": "req-2", "proof_jti": "jti-2" },
+            ])
+        );
+    }
 
     /// AU-7: a chain without its key is never called good.
     #[test]

@@ -100,16 +100,21 @@ fn invitation(profile: &ProfileName, device: &DeviceView) -> String {
         .unwrap_or_default();
     format!(
         "to log in to profile {profile}, on any device:\n  open           {}\n  and enter      {}\n{complete}\
-         {}approve only if the page shows this code and asks for no more than that. \
+         the page names {} as what asks{}\
+         approve only if the page shows this code and name and asks for no more than that. \
          Ctrl-C stops the waiting, not the login.\n",
         device.verification_uri,
         device.user_code,
+        device.client_display_name,
         request(&device.scopes)
     )
 }
 
-/// The requested scopes, by selector.
+/// The requested scopes, by selector: the rest of a line, and lines.
 fn request(scopes: &[Scope]) -> String {
+    if scopes.is_empty() {
+        return ", for no leases at all\n".to_owned();
+    }
     let mut actions: BTreeMap<&Selector, Vec<Action>> = BTreeMap::new();
     for scope in scopes {
         actions
@@ -117,7 +122,7 @@ fn request(scopes: &[Scope]) -> String {
             .or_default()
             .push(scope.action);
     }
-    let mut text = String::from("it asks for leases of\n");
+    let mut text = String::from(", for leases of\n");
     for (selector, actions) in actions.iter().take(MAX_LISTED) {
         let actions: Vec<_> = actions.iter().map(|action| action.as_str()).collect();
         text = format!("{text}  {} ({})\n", selector.short(), actions.join(", "));
@@ -154,13 +159,15 @@ mod tests {
     use crate::model::CleanText;
     use crate::time::UnixTime;
 
+    /// DG-7, DG-8: also where nothing is asked for, no line is left hanging.
     #[test]
-    fn the_invitation_names_address_and_code_and_what_ctrl_c_does() {
+    fn the_invitation_names_address_code_and_device_and_what_ctrl_c_does() {
         let mut device = DeviceView {
             user_code: CleanText::new("ABCD-EFGH", 64),
             verification_uri: CleanText::new("https://login.example/device", 2048),
             verification_uri_complete: None,
             expires_at: UnixTime::from_millis(0),
+            client_display_name: CleanText::new("Aegis Broker on host-01", 64),
             scopes: Vec::new(),
         };
         let profile = ProfileName::parse("work").unwrap();
@@ -168,6 +175,8 @@ mod tests {
         assert!(text.contains("to log in to profile work"), "{text}");
         assert!(text.contains("https://login.example/device\n"));
         assert!(text.contains("ABCD-EFGH\n"));
+        let asks = "\nthe page names Aegis Broker on host-01 as what asks, for no leases at all\n";
+        assert!(text.contains(asks), "{text}");
         assert!(text.contains("Ctrl-C stops the waiting, not the login"));
         assert!(!text.contains("the code is in it"));
         device.verification_uri_complete = Some(CleanText::new(

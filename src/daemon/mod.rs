@@ -6,6 +6,8 @@
 
 mod build;
 
+mod descriptors;
+
 pub mod hardening;
 
 mod log;

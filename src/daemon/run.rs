@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::build::{self, Built, Plan};
 #[cfg(feature = "mock")]
 use super::mock;
-use super::{hardening, log, readiness, signals};
+use super::{descriptors, hardening, log, readiness, signals};
 use crate::mcp::door::Door;
 use crate::model::{ErrorCode, Refusal};
 use crate::socket::folder::{Instance, MCP_SOCKET, SOCKET};
@@ -65,6 +65,8 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         limits,
         policy_file,
     } = build::build(plan, shutdown.clone())?;
+
+    descriptors::make_room(limits.connections);
 
     let reload_handle = handle.clone();
     let signals = signals::handle(shutdown.clone(), move || {

@@ -58,12 +58,13 @@ impl Showing {
     }
 }
 
-/// What the person is shown: the code to compare stands beside the address (DG-7).
+/// What the person is shown: the code to compare stands beside the address (DG-7), and what the
+/// page calls us (DG-8).
 pub(super) fn message(device: &DeviceView) -> String {
     format!(
-        "Log in to Aegis at {} and compare the code: {}. It ends at {}. Approve it only if you \
-         asked for it.",
-        device.verification_uri, device.user_code, device.expires_at
+        "Log in to Aegis at {} and compare the code: {}. It ends at {}. The page names {} as what \
+         asks. Approve it only if you asked for it.",
+        device.verification_uri, device.user_code, device.expires_at, device.client_display_name
     )
 }
 
@@ -255,7 +256,7 @@ mod tests {
         assert_eq!(states.spent.lock().unwrap().len(), 1);
     }
 
-    /// OA-15, T11: https, or http to this machine; never with a name or password in it.
+    /// OA-15, DG-8, T11: https, or http to this machine; never with a name or password in it.
     #[test]
     fn only_an_honest_address_is_put_into_a_dialog() {
         let device = |uri: &str| DeviceView {
@@ -263,6 +264,7 @@ mod tests {
             verification_uri: CleanText::new(uri, 2048),
             verification_uri_complete: None,
             expires_at: UnixTime::from_millis(0),
+            client_display_name: CleanText::new("Aegis Broker on host-01", 64),
             scopes: Vec::new(),
         };
         let rows = [
@@ -286,6 +288,8 @@ mod tests {
             ..device("https://login.example/device")
         };
         assert_eq!(address(&complete).unwrap().query(), Some("c=A"));
-        assert!(message(&complete).contains("ABCD-EFGH"));
+        let message = message(&complete);
+        assert!(message.contains("ABCD-EFGH"), "{message}");
+        assert!(message.contains("Aegis Broker on host-01"), "{message}");
     }
 }

@@ -71,6 +71,8 @@ pub(super) struct DeviceReply {
     pub(super) verification_uri_complete: Option<String>,
     /// When the code ends.
     pub(super) expires_at: String,
+    /// What the broker calls itself there; the person compares it with the page.
+    pub(super) client_display_name: String,
 }
 
 /// What a login's dialog carries from one call to the next, inside its seal.
@@ -478,6 +480,7 @@ impl From<&DeviceView> for DeviceReply {
                 .as_ref()
                 .map(ToString::to_string),
             expires_at: device.expires_at.to_string(),
+            client_display_name: device.client_display_name.to_string(),
         }
     }
 }

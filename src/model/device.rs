@@ -13,6 +13,8 @@ pub struct DeviceView {
     pub verification_uri_complete: Option<CleanText>,
     /// When the code ends.
     pub expires_at: UnixTime,
+    /// What the broker calls itself there, as configured; at most 64 characters.
+    pub client_display_name: CleanText,
     /// What is being asked for.
     pub scopes: Vec<Scope>,
 }

@@ -596,7 +596,7 @@ mod tests {
 
     #[test]
     fn refusals_and_strange_answers_are_told_apart() {
-        let refusal = br#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"not logged in","data":{"code":"login_required","retryable":false,"do_not_retry":false,"fix":"run `aegis-broker login`","retry_after_s":3,"request_id":"req-1","login":{"user_code":"ABCD-EFGH","verification_uri":"https://x.example/d","expires_at":"2026-11-22T10:00:00.000Z","scopes":[]}}}}"#;
+        let refusal = br#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"not logged in","data":{"code":"login_required","retryable":false,"do_not_retry":false,"fix":"run `aegis-broker login`","retry_after_s":3,"request_id":"req-1","login":{"user_code":"ABCD-EFGH","verification_uri":"https://x.example/d","expires_at":"2026-11-22T10:00:00.000Z","client_display_name":"Aegis Broker on host-01","scopes":[]}}}}"#;
         let early = br#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"too many requests","data":{"code":"rate_limited"}}}"#;
         let rows: Vec<(&str, Vec<u8>, ErrorCode)> = vec![
             ("refusal", refusal.to_vec(), ErrorCode::LoginRequired),

@@ -796,6 +796,7 @@ struct DeviceOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     verification_uri_complete: Option<&'a str>,
     expires_at: Shown<UnixTime>,
+    client_display_name: &'a str,
     scopes: Vec<Shown<&'a Scope>>,
 }
 
@@ -807,6 +808,7 @@ impl<'a> DeviceOut<'a> {
             verification_uri: view.verification_uri.as_str(),
             verification_uri_complete: complete.map(CleanText::as_str),
             expires_at: Shown(view.expires_at),
+            client_display_name: view.client_display_name.as_str(),
             scopes: shown_all(&view.scopes),
         }
     }
@@ -1109,6 +1111,7 @@ struct DeviceIn {
     verification_uri: String,
     verification_uri_complete: Option<String>,
     expires_at: String,
+    client_display_name: String,
     scopes: Vec<String>,
 }
 
@@ -1120,6 +1123,7 @@ impl DeviceIn {
             verification_uri: CleanText::new(&self.verification_uri, 2048),
             verification_uri_complete: complete.map(|uri| CleanText::new(uri, 2048)),
             expires_at: time_in(&self.expires_at)?,
+            client_display_name: CleanText::new(&self.client_display_name, 64),
             scopes: scopes_in(&self.scopes)?,
         })
     }
@@ -1656,6 +1660,7 @@ mod tests {
             verification_uri: CleanText::new("https://login.example/device", 2048),
             verification_uri_complete: Some(CleanText::new("https://login.example/d?c=A", 2048)),
             expires_at: at(),
+            client_display_name: CleanText::new("Aegis Broker on host-01", 64),
             scopes: scopes(),
         }
     }

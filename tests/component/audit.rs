@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
-use aegis_broker::broker::ports::{AuditAction, AuditLog as _, AuditOutcome, AuditRecord};
+use aegis_broker::broker::ports::{AuditAction, AuditLog as _, AuditOutcome, AuditRecord, Try};
 use aegis_broker::model::{ErrorCode, HolderClass};
 use aegis_broker::time::{Clock as _, SystemClock};
-use aegis_mock::LeaseState as ServerState;
+use aegis_mock::{FaultKind, LeaseState as ServerState};
 use tokio::task::JoinSet;
 
-use crate::world::{DEPLOY, Daemon, READER, REDEEM, World, code, create, get, secret};
+use crate::world::{
+    CREATE, DEPLOY, Daemon, READER, REDEEM, REVOKE, World, code, create, get, secret,
+};
 
 /// Breaks or heals the audit log of a daemon.
 type Turn = fn(&World, &Daemon);
@@ -190,4 +192,44 @@ async fn both_audits_tell_the_same() {
         .collect();
     assert_eq!(ours, theirs);
     assert_eq!(theirs.len(), 17);
+}
+
+/// DP-11, AU-9: of calls that took several tries, each try is named by one record: the proofs of
+/// all requests that reached the server, and the request ids of all answers that reached us.
+#[tokio::test(start_paused = true)]
+async fn every_try_of_a_call_is_in_its_record() {
+    let world = World::new().await;
+    let (daemon, connection) = world.logged_in().await;
+    for (method, kind, count) in [
+        (CREATE, FaultKind::CloseAfterCommit, 1),
+        (CREATE, FaultKind::NonceOnce, 1),
+        (REDEEM, FaultKind::NonceOnce, 1),
+        (REVOKE, FaultKind::Unavailable, 2),
+    ] {
+        world.mock.fault(method, kind, count);
+    }
+    get(&connection, DEPLOY).await.unwrap();
+    connection.logout(None).await.unwrap();
+    daemon.stop().await;
+    assert_eq!(world.verify().damage, None);
+
+    let mut named = BTreeMap::new();
+    for record in world.records() {
+        let last = Try {
+            request_id: record.trace.request_id,
+            proof_jti: record.trace.proof_jti,
+        };
+        for one in record.trace.earlier.into_iter().chain([last]) {
+            let Some(jti) = one.proof_jti else { continue };
+            let id = one.request_id.map(|id| id.to_string());
+            assert_eq!(named.insert(jti.to_string(), id), None, "one record each");
+        }
+    }
+    let sent = [CREATE, REDEEM, REVOKE].map(|method| world.tries(method));
+    assert_eq!(sent.each_ref().map(Vec::len), [3, 2, 3]);
+    for request in sent.concat() {
+        let heard = (request.result != "closed").then_some(request.request_id);
+        let named = named.get(&request.jti.unwrap());
+        assert_eq!(named, Some(&heard), "{} {}", request.method, request.result);
+    }
 }

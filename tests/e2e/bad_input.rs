@@ -1,4 +1,5 @@
 use std::io::Write as _;
+use std::process::Command;
 
 use serde_json::json;
 
@@ -17,7 +18,9 @@ fn any_bytes_leave_the_daemon_alive() {
         json!({"jsonrpc": "2.0", "id": 1, "method": "credential.get", "params": {"selector": selector}})
             .to_string()
     };
-    let rows: Vec<(&str, Vec<u8>, Option<&str>)> = vec![
+    let nested = "[".repeat(60_000) + &"]".repeat(60_000);
+    let rows: Vec<(&str, Vec<u8>, Option<&str>)> =
+        vec![
         ("not JSON", b"hello".to_vec(), Some("invalid_request")),
         (
             "binary",
@@ -97,6 +100,43 @@ fn any_bytes_leave_the_daemon_alive() {
             "capital",
             get("GCP/billing-prod/deploy-bot").into_bytes(),
             Some("selector_invalid"),
+        ),
+        (
+            "NUL in a selector",
+            get("gcp/billing-prod/deploy-bot\0").into_bytes(),
+            Some("selector_invalid"),
+        ),
+        (
+            "C1 in a selector",
+            get("gcp/billing-prod/deploy\u{85}bot").into_bytes(),
+            Some("selector_invalid"),
+        ),
+        (
+            "half a surrogate",
+            get("gcp/billing-prod/S").replace('S', r"\ud800").into_bytes(),
+            Some("invalid_request"),
+        ),
+        (
+            "selector twice, once escaped",
+            get("gcp/billing-prod/deploy-bot")
+                .replace("{\"sel", r#"{"\u0073elector":"a/b/c","sel"#)
+                .into_bytes(),
+            Some("invalid_request"),
+        ),
+        (
+            "deep parameters",
+            get("D").replace("\"D\"", &nested).into_bytes(),
+            Some("invalid_request"),
+        ),
+        (
+            "an id beyond every integer",
+            get("a/b/c").replace("\"id\":1", "\"id\":1e999").into_bytes(),
+            Some("invalid_request"),
+        ),
+        (
+            "two requests on a line",
+            get("gcp/billing-prod/deploy-bot").repeat(2).into_bytes(),
+            Some("invalid_request"),
         ),
         (
             "unknown lease",
@@ -194,6 +234,28 @@ fn the_last_connection_too_many_is_turned_away() {
     freed.stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(freed.receive(), None);
     house.connect().ask("lease.list", &json!({}));
+}
+
+/// LM: a session's limit of open files is too low for all the connections that may be there, so
+/// the daemon raises its own: each of them is served, and the call to the server that one of them
+/// needs is made.
+#[test]
+fn a_low_limit_of_open_files_keeps_nobody_out() {
+    let house = House::new();
+    let plain = house.daemon_command();
+    let mut low = Command::new("sh");
+    house.surround(&mut low);
+    low.args(["-c", r#"ulimit -S -n 64; exec "$0" "$@""#]);
+    low.arg(plain.get_program()).args(plain.get_args());
+    let daemon = house.start(&mut low, "info");
+    let mut peers: Vec<_> = (0..256).map(|_| house.connect()).collect();
+    for peer in &mut peers {
+        let answer = peer.ask("broker.status", &json!({}));
+        assert_eq!(answer["result"]["product"], "aegis-broker", "{answer}");
+    }
+    let begun = peers[0].ask("login.begin", &json!({}));
+    assert_eq!(begun["result"]["state"], "awaiting_approval", "{begun}");
+    assert!(daemon.stop().success());
 }
 
 /// A peer that hangs up with its request under way costs nobody anything.

@@ -1,11 +1,18 @@
+use std::time::Duration;
+
 use aegis_broker::audit::{self, Keys};
-use aegis_mock::LeaseState;
+use aegis_mock::{AuditRecord, LeaseState};
 use serde_json::json;
 
 use super::house::{House, SELECTOR};
 
+/// What is promised about leases that a crash left open, from the login on. This is a bound of the
+/// contract, held against times that the server recorded, and no measure of speed: the broker
+/// sends these revocations before it answers the login.
+const REVOKED_WITHIN: Duration = Duration::from_secs(5);
+
 /// LC-10, AU-5: SIGKILL with live leases: the next daemon starts alone, its log verifies, and
-/// the leases are revoked at its next login. No lease comes back to life.
+/// the leases are revoked within 5 s of its next login. No lease comes back to life.
 #[test]
 fn leases_of_a_killed_daemon_are_revoked_at_the_next_login() {
     let house = House::new();
@@ -36,8 +43,26 @@ fn leases_of_a_killed_daemon_are_revoked_at_the_next_login() {
         .map(|lease| lease.state)
         .collect();
     assert_eq!(states, vec![LeaseState::Revoked; 2]);
+    let revoked_after = after_login(&house);
+    assert_eq!(revoked_after.len(), 2);
+    let in_time = |after: &Option<Duration>| after.is_some_and(|after| after <= REVOKED_WITHIN);
+    assert!(revoked_after.iter().all(in_time), "{revoked_after:?}");
     let report = audit::verify::verify(&house.audit(), &Keys::none()).unwrap();
     assert_eq!(report.damage, None);
+}
+
+/// How long after the exchange that granted the newest login each revocation of a lease was
+/// carried out, by the times that the server recorded; `None` where that was before it.
+fn after_login(house: &House) -> Vec<Option<Duration>> {
+    let events = house.server.mock.audit();
+    let done = |action: &'static str| {
+        let is_done = move |event: &&AuditRecord| event.action == action && event.outcome == "ok";
+        events.iter().filter(is_done)
+    };
+    let login = done("login.exchange").next_back().unwrap().occurred_at;
+    done("lease.revoke")
+        .map(|revoked| revoked.occurred_at.duration_since(login).ok())
+        .collect()
 }
 
 /// SIGKILL at many points of a busy life: the next start needs no help, the log verifies each

@@ -56,20 +56,47 @@ pub(super) fn theirs(events: impl Iterator<Item = AuditRecord>) -> Calls {
     count(events.map(|event| (event.request_id, event.proof_jti, event.outcome)))
 }
 
-/// The local records of calls, counted. A delivery is none: its call is recorded before it.
-pub(super) fn ours(entries: impl Iterator<Item = Entry>) -> Calls {
-    count(entries.filter_map(|entry| {
-        let record = entry.record;
-        if record.action.as_str() == "deliver" {
-            return None;
+/// What the local records tell of the daemon's calls.
+pub(super) struct Ours {
+    /// Each call once, by its last try. A delivery is none: its call is recorded before it.
+    pub(super) calls: Calls,
+    /// Of the tries before: the request id, where an answer came, by the proof's `jti`. What came
+    /// of them is not recorded, nor whether they arrived.
+    earlier: HashMap<String, Option<String>>,
+}
+
+impl Ours {
+    pub(super) fn of(entries: impl Iterator<Item = Entry>) -> Self {
+        let mut earlier = HashMap::new();
+        let calls = entries.filter_map(|entry| {
+            let record = entry.record;
+            if record.action.as_str() == "deliver" {
+                return None;
+            }
+            for one in record.trace.earlier {
+                let id = one.request_id.map(|id| id.to_string());
+                earlier.insert(one.proof_jti?.to_string(), id);
+            }
+            let jti = record.trace.proof_jti.map(|jti| jti.to_string());
+            Some((
+                record.trace.request_id?.to_string(),
+                jti.unwrap_or_default(),
+                record.outcome.as_str().to_owned(),
+            ))
+        });
+        let calls = count(calls);
+        Self { calls, earlier }
+    }
+
+    /// Whether an earlier try of a call led to this event. Each one explains a single event.
+    pub(super) fn explain(&mut self, event: &AuditRecord) -> bool {
+        let fits = |id: &Option<String>| id.as_ref().is_none_or(|id| *id == event.request_id);
+        let is_known = self.earlier.get(&event.proof_jti).is_some_and(fits);
+        if is_known {
+            self.earlier.remove(&event.proof_jti);
         }
-        let jti = record.trace.proof_jti.map(|jti| jti.to_string());
-        Some((
-            record.trace.request_id?.to_string(),
-            jti.unwrap_or_default(),
-            record.outcome.as_str().to_owned(),
-        ))
-    }))
+        is_known
+    }
 }
 
 /// How many of the calls counted on one side the other lacks.
@@ -93,6 +120,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::broker::ports::{AuditAction, AuditOutcome, AuditRecord as Record, Try};
+    use crate::model::{ProofJti, RequestId};
+    use crate::time::UnixTime;
 
     fn event(seq: u64, prev_hash: String) -> AuditRecord {
         let mut event = AuditRecord {
@@ -137,6 +167,40 @@ mod tests {
         let mut apart = chain();
         apart[1] = event(2, URL_SAFE_NO_PAD.encode([1; 32]));
         assert!(!is_intact(&apart));
+    }
+
+    /// AU-9: an event of a try that came before a call's last one is the daemon's too, once, and
+    /// under the request id that it was told.
+    #[test]
+    fn an_earlier_try_explains_its_one_event() {
+        let one = |id: Option<&str>, jti: &str| Try {
+            request_id: id.map(|id| RequestId::parse(id).unwrap()),
+            proof_jti: Some(ProofJti::parse(jti).unwrap()),
+        };
+        let mut record = Record::new(AuditAction::LeaseCreate, AuditOutcome::Ok);
+        record.trace.tried(one(None, "jti-lost"));
+        record.trace.tried(one(Some("req_2"), "jti-refused"));
+        record.trace.tried(one(Some("req_3"), "jti-last"));
+        let entry = Entry {
+            seq: 2,
+            at: UnixTime::from_millis(0),
+            record,
+        };
+        let event = |seq: u64, jti: &str| AuditRecord {
+            proof_jti: jti.to_owned(),
+            ..event(seq, String::new())
+        };
+        let mut ours = Ours::of([entry].into_iter());
+        let theirs = theirs([event(3, "jti-last")].into_iter());
+        assert_eq!(missing(&theirs, &ours.calls), 0);
+        assert_eq!(missing(&ours.calls, &theirs), 0);
+        assert!(!ours.explain(&event(3, "jti-last")), "that is the call");
+        assert!(!ours.explain(&event(2, "")), "that is nobody's");
+        assert!(!ours.explain(&event(9, "jti-refused")), "another answer");
+        for (seq, jti) in [(1, "jti-lost"), (2, "jti-refused")] {
+            assert!(ours.explain(&event(seq, jti)), "{jti}");
+            assert!(!ours.explain(&event(seq, jti)), "{jti} again");
+        }
     }
 
     #[test]

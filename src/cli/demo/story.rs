@@ -490,7 +490,8 @@ impl Story {
     }
 
     /// The server's own chain is intact, and each of its events about the daemon has exactly one
-    /// record here, with the same request id, proof and outcome, and the other way round.
+    /// record here, with the same request id, proof and outcome, and the other way round. An event of a try
+    /// that came before a call's last one has its place in that call's record.
     fn reconcile(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
         let step = Step::Reconcile;
         if self.is_planted(step) {
@@ -504,23 +505,24 @@ impl Story {
         )?;
         let entries = audit::verify::read(&self.household.audit_folder(), usize::MAX)
             .map_err(|error| step.failed(error))?;
-        let ours = ledger::ours(entries.into_iter());
+        let mut ours = ledger::Ours::of(entries.into_iter());
         // What the person approved and the thief sent again is no call of the daemon's.
-        let theirs =
-            ledger::theirs(events.into_iter().filter(|event| {
-                event.action != "login.approve" && event.request_id != self.replay
-            }));
-        let extra = ledger::missing(&theirs, &ours);
+        let (earlier, theirs): (Vec<_>, Vec<_>) = events
+            .into_iter()
+            .filter(|event| event.action != "login.approve" && event.request_id != self.replay)
+            .partition(|event| ours.explain(event));
+        let theirs = ledger::theirs(theirs.into_iter());
+        let extra = ledger::missing(&theirs, &ours.calls);
         step.wants(
             extra == 0,
             "the server has an event that the broker did not record",
         )?;
-        let extra = ledger::missing(&ours, &theirs);
+        let extra = ledger::missing(&ours.calls, &theirs);
         step.wants(
             extra == 0,
             "the broker has a record that the server does not know",
         )?;
-        self.report.reconciled = theirs.values().sum();
+        self.report.reconciled = theirs.values().sum::<usize>().saturating_add(earlier.len());
         say(&format!(
             "       {} events at the server, its chain intact, and the same ones here.",
             self.report.reconciled
