@@ -1,6 +1,6 @@
 //! What `aegis-broker mcp` does: moves bytes between an MCP client's stdio and `mcp.sock`.
 //!
-//! It holds no secret, reads no message and knows no tool. [`reach`] finds the daemon and starts
+//! It holds no secret, and while a daemon serves it reads no message and knows no tool. [`reach`] finds the daemon and starts
 //! it where there is none, [`degraded()`] stands in for it where none can be had, and
 //! [`Inherited::relay`] moves the bytes. Standard output belongs to the protocol: nothing here
 //! writes to it but the relay, and nothing here logs.

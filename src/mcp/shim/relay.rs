@@ -14,7 +14,9 @@ use super::deadline::wait;
 /// One read. A message that is longer takes several.
 const BUFFER: usize = 64 * 1024;
 
-/// Answers that are under way when the client is gone have this long.
+/// Answers that are under way when the client is gone have this long: as long as the daemon's
+/// library finishes calls after the end of its input. Nothing comes later, so that waiting longer
+/// would only leave an orphan.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// What the client that started this process gave it: stdio, and being its parent.

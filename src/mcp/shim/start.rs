@@ -14,7 +14,9 @@ use super::launch::{Launch, Started};
 use crate::model::{ErrorCode, Refusal};
 
 /// A client's first request waits for all of this; what takes longer is told to the person
-/// rather than waited for.
+/// rather than waited for. A daemon is ready within a fraction of a second; the rest is for a busy
+/// machine. It stays well below the 60 s after which clients give a request up, and about as long
+/// as a person watches a client start before looking for what is wrong.
 const START_WITHIN: Duration = Duration::from_secs(5);
 
 /// The first pause before looking again for a daemon that somebody else started; each further
