@@ -10,6 +10,8 @@ pub mod hardening;
 
 mod log;
 
+mod descriptors;
+
 #[cfg(feature = "mock")]
 mod mock;
 

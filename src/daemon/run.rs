@@ -6,6 +6,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::build::{self, Built, Plan};
+use super::descriptors;
 #[cfg(feature = "mock")]
 use super::mock;
 use super::{hardening, log, readiness, signals};
@@ -66,6 +67,7 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         policy_file,
     } = build::build(plan, shutdown.clone())?;
 
+    descriptors::make_room(limits);
     let reload_handle = handle.clone();
     let signals = signals::handle(shutdown.clone(), move || {
         readiness::reloading();
