@@ -28,12 +28,22 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<(), Refusa
         let launch = launch(&socket, arguments)?;
         shim::reach(&SocketDoor(socket), launch.as_ref())
     });
-    let daemon = reached.or_else(|refusal| {
-        // Clients show this in a log; to the model every call says it.
-        render::refusal_as_text(&refusal);
-        shim::degraded(&refusal).map_err(|error| no_means(&error))
-    })?;
-    client.relay(&daemon).map_err(|error| no_means(&error))
+    let daemon = reached.or_else(|refusal| stand_in(&refusal))?;
+    match client.relay(&daemon).map_err(|error| no_means(&error))? {
+        None => Ok(()),
+        Some(turned_away) => {
+            let server = stand_in(turned_away.refusal())?;
+            client
+                .go_on(turned_away, &server)
+                .map_err(|error| no_means(&error))
+        }
+    }
+}
+
+/// Clients show why in a log; to the model every call says it.
+fn stand_in(refusal: &Refusal) -> Result<UnixStream, Refusal> {
+    render::refusal_as_text(refusal);
+    shim::degraded(refusal).map_err(|error| no_means(&error))
 }
 
 fn socket(context: &Context) -> Result<PathBuf, Refusal> {
