@@ -155,7 +155,7 @@ fn begun(
         .ok_or(bad("device_code"))?;
     let user_code = answer
         .user_code
-        .filter(|code| !code.trim().is_empty())
+        .filter(|code| is_typeable(code))
         .and_then(|code| CleanText::exact(&code, MAX_USER_CODE))
         .ok_or(bad("user_code"))?;
     let (verification_uri, origin) = answer
@@ -188,6 +188,13 @@ fn begun(
         key,
         pop_key_id,
     })
+}
+
+/// Whether a person can type it and a model is told nothing else by it: letters, digits, hyphens
+/// and spaces (RFC 8628 §6.1 wants even less).
+fn is_typeable(code: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b' ');
+    !code.trim().is_empty() && code.bytes().all(legal)
 }
 
 /// A URI that may be shown and opened (OA-7, OA-15): https, or http on a loopback literal where

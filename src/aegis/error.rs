@@ -334,6 +334,8 @@ impl Reason {
 /// the code ends (`aegis.md` 17.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum During {
+    /// The call that begins a device login: without a token, and before there is a session.
+    Begin,
     /// One poll of a device login.
     Poll,
     /// Any other call.
@@ -345,7 +347,9 @@ impl AegisError {
     pub fn disposition(&self, during: During) -> Disposition {
         let passing = |after: Option<Duration>| match during {
             During::Poll => Disposition::Wait(after.map(|after| after.min(MAX_RETRY_AFTER))),
-            During::Call => Disposition::Retry(after.map(|after| after.min(MAX_TOLD))),
+            During::Begin | During::Call => {
+                Disposition::Retry(after.map(|after| after.min(MAX_TOLD)))
+            }
         };
         match self {
             Self::Request(_) | Self::Crypto(_) | Self::Client | Self::Token(_) => {
@@ -355,7 +359,7 @@ impl AegisError {
             Self::Protocol(ProtocolFault::Redirect | ProtocolFault::NotAegis(_)) => match during {
                 // A captive portal, or a proxy without its server; only a 200 that does not parse ends a login.
                 During::Poll => Disposition::Wait(None),
-                During::Call => Disposition::Fault,
+                During::Begin | During::Call => Disposition::Fault,
             },
             Self::Protocol(
                 ProtocolFault::HeadersTooLarge
@@ -382,7 +386,7 @@ impl AegisError {
                 | ConnectCode::OutOfRange
                 | ConnectCode::Canceled => Disposition::Terminal,
                 ConnectCode::Unauthenticated => match during {
-                    During::Poll => Disposition::Terminal,
+                    During::Begin | During::Poll => Disposition::Terminal,
                     During::Call => unauthenticated(rejection.reason),
                 },
                 ConnectCode::ResourceExhausted
@@ -412,6 +416,22 @@ impl AegisError {
                 Some(reason) => code_of_reason(reason),
                 None => code_of_connect(rejection.code),
             },
+        }
+    }
+
+    /// The public code of a call of that kind. Before there is a session no login and no lease can
+    /// be what is missing: it is Aegis that does not want this one.
+    fn code_during(&self, during: During) -> ErrorCode {
+        match (during, self.code()) {
+            (
+                During::Begin,
+                ErrorCode::LoginRequired
+                | ErrorCode::LeaseNotFound
+                | ErrorCode::LeaseExpired
+                | ErrorCode::LeaseRevoked
+                | ErrorCode::LeaseExhausted,
+            ) => ErrorCode::AegisDenied,
+            (During::Begin | During::Poll | During::Call, code) => code,
         }
     }
 
@@ -475,7 +495,7 @@ impl AegisError {
 
     /// What a person is told where the code's own message says too little: who was asked, and
     /// what came of it. In our words alone.
-    fn message(&self, base: &Url) -> Option<CleanText> {
+    fn message(&self, base: &Url, during: During) -> Option<CleanText> {
         let base = CleanText::new(base.as_str(), MAX_BASE);
         let text = match self {
             Self::Unreachable { fault, .. } => {
@@ -495,6 +515,9 @@ impl AegisError {
                 let status = rejection.status;
                 format!("aegis at {base} is not available: http status {status}")
             }
+            Self::Rejected(_) if self.code_during(during) != self.code() => {
+                format!("aegis at {base} refused to begin a login")
+            }
             Self::Request(_)
             | Self::Crypto(_)
             | Self::Client
@@ -508,10 +531,10 @@ impl AegisError {
     /// call, all its tries.
     pub(super) fn into_failure(self, base: &Url, during: During, certainty: Certainty) -> Failure {
         Failure {
-            code: self.code(),
+            code: self.code_during(during),
             disposition: self.disposition(during),
             reason: self.reason(),
-            message: self.message(base),
+            message: self.message(base, during),
             certainty,
         }
     }
@@ -704,6 +727,13 @@ mod tests {
             assert_eq!(error.disposition(During::Call), *calling, "{name}");
             assert_eq!(error.disposition(During::Poll), *polling, "{name}");
             assert_eq!(error.code(), *public, "{name}");
+            assert_eq!(error.code_during(During::Call), *public, "{name}");
+            assert_ne!(
+                error.code_during(During::Begin),
+                ErrorCode::LoginRequired,
+                "{name}"
+            );
+            assert_ne!(error.disposition(During::Begin), Reauthenticate, "{name}");
             let certain = if reason.is_some() {
                 Certainty::NotDone
             } else {

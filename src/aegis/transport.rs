@@ -123,8 +123,9 @@ impl Rpc {
 
     pub(super) const fn during(self) -> During {
         match self {
+            Self::Begin => During::Begin,
             Self::Exchange => During::Poll,
-            Self::Begin | Self::Create | Self::Redeem | Self::Revoke => During::Call,
+            Self::Create | Self::Redeem | Self::Revoke => During::Call,
         }
     }
 }

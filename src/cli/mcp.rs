@@ -4,6 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use super::{Context, default_socket, render};
+use crate::config::{Environment as _, ProcessEnvironment};
 use crate::mcp::shim::{self, Door, Inherited, Launch};
 use crate::model::{ErrorCode, Refusal};
 use crate::socket::client::{self, MCP_SOCKET};
@@ -27,12 +28,22 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<(), Refusa
         let launch = launch(&socket, arguments)?;
         shim::reach(&SocketDoor(socket), launch.as_ref())
     });
-    let daemon = reached.or_else(|refusal| {
-        // Clients show this in a log; to the model every call says it.
-        render::refusal_as_text(&refusal);
-        shim::degraded(&refusal).map_err(|error| no_means(&error))
-    })?;
-    client.relay(&daemon).map_err(|error| no_means(&error))
+    let daemon = reached.or_else(|refusal| stand_in(&refusal))?;
+    match client.relay(&daemon).map_err(|error| no_means(&error))? {
+        None => Ok(()),
+        Some(turned_away) => {
+            let server = stand_in(turned_away.refusal())?;
+            client
+                .go_on(turned_away, &server)
+                .map_err(|error| no_means(&error))
+        }
+    }
+}
+
+/// Clients show why in a log; to the model every call says it.
+fn stand_in(refusal: &Refusal) -> Result<UnixStream, Refusal> {
+    render::refusal_as_text(refusal);
+    shim::degraded(refusal).map_err(|error| no_means(&error))
 }
 
 fn socket(context: &Context) -> Result<PathBuf, Refusal> {
@@ -60,8 +71,22 @@ fn launch(socket: &Path, arguments: &Arguments) -> Result<Option<Launch>, Refusa
     Ok(Some(Launch {
         program: std::env::current_exe().map_err(|error| no_means(&error))?,
         arguments: words,
+        folders: folders(),
         log: arguments.mock.then(|| folder.join(MOCK_LOG)),
     }))
+}
+
+/// Where the daemon will look for its files: said outright, so that what a person starts by hand
+/// looks there too.
+fn folders() -> Vec<(&'static str, PathBuf)> {
+    let here = ProcessEnvironment::new();
+    [
+        ("XDG_CONFIG_HOME", here.config_home()),
+        ("XDG_STATE_HOME", here.state_home()),
+    ]
+    .into_iter()
+    .filter_map(|(name, folder)| Some((name, folder?)))
+    .collect()
 }
 
 fn no_means(error: &std::io::Error) -> Refusal {

@@ -66,8 +66,7 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         policy_file,
     } = build::build(plan, shutdown.clone())?;
 
-    descriptors::make_room(limits.connections);
-
+    descriptors::make_room(limits);
     let reload_handle = handle.clone();
     let signals = signals::handle(shutdown.clone(), move || {
         readiness::reloading();

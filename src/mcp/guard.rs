@@ -24,16 +24,20 @@ pub(super) const MAX_LINE: usize = 1024 * 1024;
 /// call under way, some 700 bytes for a value; what clients really send has a few dozen.
 const MAX_VALUES: usize = 1024;
 
-/// Answers that may wait to be written. At it nothing more is read from that peer.
+/// Answers that may wait to be written. At it nothing more is read from that peer. As many as it
+/// may have calls under way unless configured otherwise (LM): a client that reads its answers
+/// never meets it, and one that does not costs what these are long and no more.
 const MAX_UNSENT: usize = 64;
 
-/// A peer that says nothing at all would hold a place for ever.
+/// A peer that asks for nothing at all would hold a place for ever.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// A line comes in one piece from any honest peer; half a line is a stuck or hostile one.
 const BEGUN_LINE: Duration = Duration::from_secs(5);
 
-/// How long a peer may leave an answer unread before it is given up.
+/// How long a peer may leave an answer unread before it is given up (LM): as on `broker.sock`, as
+/// long as a call to Aegis may take. A client that lives reads within milliseconds, one that is
+/// busy with something else within seconds; one that is stuck must not keep its answers here.
 const UNREAD: Duration = Duration::from_secs(30);
 
 /// Why a conversation ended before the peer ended it.
@@ -45,7 +49,7 @@ pub(super) enum Fault {
     Crowded,
     /// It speaks another protocol, HTTP by the look of it (SP-9).
     NotMcp,
-    /// Nothing came, or half a line stayed half.
+    /// No request came, or half a line stayed half.
     Slow,
     /// Answers were not read.
     Unread,
@@ -67,6 +71,8 @@ impl Fault {
 #[derive(Debug, Default)]
 struct Common {
     fault: OnceLock<Fault>,
+    /// The peer has asked for something, so that it may be silent from now on.
+    started: AtomicBool,
     /// Reading was held back, so a line that has begun did not age.
     held: AtomicBool,
 }
@@ -99,7 +105,6 @@ where
         inner: AsyncRwTransport::new(input, output)
             .with_max_line_length(MAX_LINE.saturating_mul(2)),
         unsent: Arc::new(AtomicUsize::new(0)),
-        started: false,
         common,
         farewell: None,
     }
@@ -109,7 +114,6 @@ where
 pub(super) struct Guard<T> {
     inner: T,
     unsent: Arc<AtomicUsize>,
-    started: bool,
     common: Arc<Common>,
     /// The last message of ours, on its way. Kept here because `receive` is often begun anew.
     farewell: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -144,13 +148,13 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Guard<T> {
                 return None;
             };
             match message {
-                JsonRpcMessage::Request(_) => self.started = true,
+                JsonRpcMessage::Request(_) => self.common.started.store(true, Ordering::Relaxed),
                 // A client that gave up its probe says so before it asks for anything. The
                 // library takes only requests for a beginning.
                 JsonRpcMessage::Notification(_)
                 | JsonRpcMessage::Response(_)
                 | JsonRpcMessage::Error(_)
-                    if !self.started =>
+                    if !self.common.started.load(Ordering::Relaxed) =>
                 {
                     continue;
                 }
@@ -214,8 +218,8 @@ pub(super) struct Lines<R> {
     /// Bytes of the line that has begun.
     length: usize,
     values: Values,
-    /// Until when the first line must be whole.
-    first: Option<Instant>,
+    /// Until when the first request must be there. Lines that are none do not count.
+    first: Instant,
     /// Until when the line that has begun must be whole.
     begun: Option<Instant>,
     /// Whether anything came at all.
@@ -256,7 +260,7 @@ impl<R> Lines<R> {
             common,
             length: 0,
             values: Values::default(),
-            first: Some(first),
+            first,
             begun: None,
             touched: false,
             alarm: Box::pin(sleep_until(first)),
@@ -286,7 +290,7 @@ impl<R> Lines<R> {
                 return Err(Fault::Crowded);
             }
             if whole {
-                (self.length, self.first, self.begun) = (0, None, None);
+                (self.length, self.begun) = (0, None);
                 self.values = Values::default();
             }
         }
@@ -295,7 +299,9 @@ impl<R> Lines<R> {
 
     /// Whether a deadline has passed; if not, this task is woken at the next.
     fn is_late(&mut self, context: &mut Context<'_>) -> bool {
-        let Some(deadline) = self.first.into_iter().chain(self.begun).min() else {
+        let started = self.common.started.load(Ordering::Relaxed);
+        let first = (!started).then_some(self.first);
+        let Some(deadline) = first.into_iter().chain(self.begun).min() else {
             return false;
         };
         if self.alarm.deadline() != deadline {

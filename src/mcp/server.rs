@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use rmcp::ServerHandler;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, ErrorData, Implementation, ListToolsResult,
-    PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig, Tool,
+    CallToolRequestParams, CallToolResponse, CustomRequest, CustomResult, ErrorCode as JsonRpcCode,
+    ErrorData, Implementation, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
+    ServerCapabilities, ServerConfig, Tool,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use tokio::sync::Semaphore;
@@ -53,6 +54,23 @@ pub(super) fn info() -> ServerConfig {
 /// A call of a tool that the list does not have: malformed, as the protocol has it.
 pub(super) fn no_such_tool() -> ErrorData {
     ErrorData::invalid_params("there is no such tool; see tools/list", None)
+}
+
+/// The methods whose parameters are ours to judge. Not `initialize` and `ping`:
+/// MCP 2026-07-28 has neither, and wants to hear so.
+const METHODS: [&str; 3] = ["server/discover", "tools/call", "tools/list"];
+
+/// What the library could not read as a request of MCP: a method that nobody knows, or parameters
+/// of another shape than a method takes, which it does not tell apart.
+pub(super) fn not_understood(request: &CustomRequest) -> ErrorData {
+    if METHODS.contains(&request.method.as_str()) {
+        return ErrorData::invalid_params("the parameters are not what the method takes", None);
+    }
+    ErrorData::new(
+        JsonRpcCode::METHOD_NOT_FOUND,
+        "there is no such method",
+        None,
+    )
 }
 
 /// The peer of one conversation, and what its calls share.
@@ -124,6 +142,14 @@ impl ServerHandler for Server {
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         Ok(ListToolsResult::with_all_items(self.tools.clone()))
+    }
+
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        Err(not_understood(&request))
     }
 
     async fn call_tool(

@@ -1,8 +1,9 @@
 //! Who may connect: peers of our uid, up to a number of them at a time.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
@@ -12,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{connection, peer};
 use crate::broker::handle::{Handle, PeerProcess};
-use crate::model::{ErrorCode, PeerFacts, Refusal};
+use crate::model::{ErrorCode, PeerFacts, ProcessId, Refusal};
 
 /// What one door takes at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections. Beyond it a peer is told `rate_limited`.
+    /// Connections. Beyond it a peer is told `rate_limited`, and so is a process that holds half
+    /// of them.
     pub connections: usize,
     /// Requests under way on one connection. At it nothing more is read from that peer.
     pub in_flight: usize,
@@ -68,7 +70,8 @@ pub async fn serve(
 }
 
 /// The same way in for a conversation of another kind, at most `connections` at a time: what
-/// must be true of every peer is made sure of once.
+/// must be true of every peer is made sure of once. A process that holds half of the connections
+/// is told `rate_limited` when it asks for more.
 ///
 /// # Errors
 /// When the listening socket itself fails.
@@ -78,11 +81,19 @@ pub async fn serve_with<F: Future<Output = ()> + Send + 'static>(
     shutdown: CancellationToken,
     converse: impl Fn(Caller) -> F + Clone + Send + 'static,
 ) -> io::Result<()> {
+    let places = Places::new(connections);
     accept(listener, connections, shutdown, move |stream| {
-        let converse = converse.clone();
+        let (converse, places) = (converse.clone(), places.clone());
         async move {
-            match peer::identify(&stream) {
-                Ok((facts, process)) => {
+            let (facts, process) = match peer::identify(&stream) {
+                Ok(identified) => identified,
+                Err(error) => {
+                    tracing::debug!(%error, "a peer was turned away");
+                    return;
+                }
+            };
+            match places.take(facts.process) {
+                Ok(_place) => {
                     let process = Arc::new(process);
                     converse(Caller {
                         stream,
@@ -91,11 +102,74 @@ pub async fn serve_with<F: Future<Output = ()> + Send + 'static>(
                     })
                     .await;
                 }
-                Err(error) => tracing::debug!(%error, "a peer was turned away"),
+                Err(refusal) => connection::turn_away(&stream, refusal),
             }
         }
     })
     .await
+}
+
+/// How many connections each process holds. One program that opens them without end must not
+/// keep everybody else out, so one process gets half of a socket's, rounded up: more than an
+/// honest one ever holds, and as many are left for the others. Cloning shares it.
+#[derive(Debug, Clone)]
+struct Places {
+    share: usize,
+    /// Locked to change one number only; no entry is zero.
+    taken: Arc<Mutex<HashMap<ProcessId, usize>>>,
+}
+
+/// One connection of a process, until dropped.
+#[derive(Debug)]
+struct Place {
+    process: ProcessId,
+    places: Places,
+}
+
+impl Places {
+    fn new(connections: usize) -> Self {
+        Self {
+            share: connections.div_ceil(2),
+            taken: Arc::default(),
+        }
+    }
+
+    fn take(&self, process: ProcessId) -> Result<Place, Refusal> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = taken.get(&process).copied().unwrap_or_default();
+        if held >= self.share {
+            return Err(Refusal {
+                retry_after: Some(RETRY_AFTER),
+                ..Refusal::new(ErrorCode::RateLimited)
+                    .with_message("this process holds too many connections")
+                    .with_fix(&format!(
+                        "close some: one process may hold {} at a time",
+                        self.share
+                    ))
+            });
+        }
+        taken.insert(process, held.saturating_add(1));
+        Ok(Place {
+            process,
+            places: self.clone(),
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self
+            .places
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match taken.get_mut(&self.process) {
+            Some(held) if *held > 1 => *held = held.saturating_sub(1),
+            _ => {
+                taken.remove(&self.process);
+            }
+        }
+    }
 }
 
 async fn converse(
@@ -144,7 +218,8 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
                     tracing::warn!(%error, "a peer was turned away");
                 } else if connections.len() >= limit {
                     let refusal = Refusal::new(ErrorCode::RateLimited)
-                        .with_message("too many connections are open");
+                        .with_message("too many connections are open")
+                        .with_fix("close a program that holds one, or raise `limits.connections`");
                     connection::turn_away(
                         &stream,
                         Refusal {
@@ -271,6 +346,26 @@ mod tests {
             assert_eq!(answer, "y");
         }
         assert!(refused(&path), "nobody listens any more");
+    }
+
+    /// LM: one process holds at most half of the connections, whatever becomes of them; others do
+    /// not notice. What ends is given back, and nothing is kept of who holds none.
+    #[test]
+    fn a_process_holds_at_most_its_share() {
+        let process = |pid| ProcessId { pid, started: 1 };
+        let places = Places::new(5);
+        let mut greedy: Vec<_> = (0..3).map(|_| places.take(process(1)).unwrap()).collect();
+        let refusal = places.take(process(1)).unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::RateLimited);
+        assert!(refusal.fix().contains("hold 3"), "{}", refusal.fix());
+        let other = places.take(process(2)).unwrap();
+        let namesake = places.take(ProcessId { pid: 1, started: 2 }).unwrap();
+        drop(greedy.pop());
+        greedy.push(places.take(process(1)).unwrap());
+        places.take(process(1)).unwrap_err();
+        drop((greedy, other, namesake));
+        assert!(places.taken.lock().unwrap().is_empty());
+        drop(Places::new(1).take(process(1)).unwrap());
     }
 
     fn refused(path: &Path) -> bool {

@@ -3,7 +3,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::house::{House, SELECTOR};
+use super::house::{House, Peer, SELECTOR};
 
 const LINE: usize = 256 * 1024;
 
@@ -215,25 +215,45 @@ fn equal_ids_on_a_hundred_connections_do_not_cross() {
     }
 }
 
-/// LM: one connection too many is told so; those that are there stay served, and room comes back.
+/// LM: one process gets half of the connections; the next one is told so, on both sockets, those
+/// that are there stay served, room comes back, and other processes do not notice.
+#[test]
+fn a_process_that_holds_half_of_the_connections_is_told_so() {
+    let house = House::new();
+    let _daemon = house.daemon();
+    for name in ["broker.sock", "mcp.sock"] {
+        let socket = house.socket().with_file_name(name);
+        let mut held: Vec<_> = (0..128).map(|_| Peer::connect(&socket)).collect();
+        let mut one_more = Peer::connect(&socket);
+        let answer = one_more.receive().expect("told so");
+        assert_eq!(answer["error"]["data"]["code"], "rate_limited", "{name}");
+        let fix = answer["error"]["data"]["fix"].as_str().unwrap();
+        assert!(fix.contains("128"), "{fix}");
+        assert_eq!(one_more.receive(), None, "and hung up on");
+        assert!(house.run(&["status"]).status.success(), "{name}");
+        // The daemon's own end of a connection closes last: after that there is room.
+        let mut freed = held.pop().unwrap();
+        freed.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(freed.receive(), None);
+        let line = json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" });
+        for mut peer in [held.remove(0), Peer::connect(&socket)] {
+            peer.send(format!("{line}\n").as_bytes());
+            assert_eq!(peer.receive().unwrap()["id"], 1, "{name}");
+        }
+    }
+}
+
+/// LM: one connection too many is told so; the one that is there stays served.
 #[test]
 fn the_last_connection_too_many_is_turned_away() {
     let house = House::new();
+    let config = format!("{}\n[limits]\nconnections = 1\n", house.config());
+    house.write("config.toml", &config);
     let _daemon = house.daemon();
-    let mut peers: Vec<_> = (0..256).map(|_| house.connect()).collect();
-    for peer in &mut peers {
-        peer.ask("lease.list", &json!({}));
-    }
-    let mut one_more = house.connect();
-    let answer = one_more.receive().expect("told so");
-    assert_eq!(answer["error"]["data"]["code"], "rate_limited");
-    assert_eq!(one_more.receive(), None, "and hung up on");
-    peers[0].ask("broker.status", &json!({}));
-    // The daemon's own end of a connection closes last: after that there is room.
-    let mut freed = peers.pop().unwrap();
-    freed.stream.shutdown(std::net::Shutdown::Write).unwrap();
-    assert_eq!(freed.receive(), None);
-    house.connect().ask("lease.list", &json!({}));
+    let mut peer = house.connect();
+    peer.ask("lease.list", &json!({}));
+    assert_eq!(house.refusal(&["status"]).0, "rate_limited");
+    peer.ask("broker.status", &json!({}));
 }
 
 /// LM: a session's limit of open files is too low for all the connections that may be there, so

@@ -318,6 +318,37 @@ fn a_proxy_in_the_environment_is_not_used() {
     assert_eq!(house.server.whoami(&house.material()), 200);
 }
 
+/// LM: room for all connections is made where the usual limit of open files has none, as far as
+/// the hard limit allows; where that is too low, the log says so and the daemon serves.
+#[test]
+fn the_limit_of_open_files_is_raised_for_all_connections() {
+    for (soft, hard, expected, warned) in [(256, 4096, "2176", false), (256, 512, "512", true)] {
+        let house = House::new();
+        let daemon = house.daemon_command();
+        let mut limited = Command::new("sh");
+        limited
+            .args([
+                "-c",
+                "ulimit -Sn \"$1\"; ulimit -Hn \"$2\"; shift 2; exec \"$@\"",
+                "sh",
+            ])
+            .args([soft.to_string(), hard.to_string()])
+            .arg(daemon.get_program())
+            .args(daemon.get_args());
+        house.surround(&mut limited);
+        let daemon = house.start(&mut limited, "info");
+        let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+        let files = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let found: Vec<_> = files.unwrap().split_whitespace().skip(3).take(2).collect();
+        assert_eq!(found, [expected, &hard.to_string()]);
+        let log = fs::read_to_string(house.path("daemon.log")).unwrap();
+        assert_eq!(log.contains("hard limit of open files"), warned, "{log}");
+        house.json(&["status"]);
+    }
+}
+
 /// `daemon --mock` needs no file at all: server, catalogue and policy come along, and its log
 /// says how to approve a login.
 #[test]

@@ -334,6 +334,27 @@ fn without_a_daemon_every_call_says_what_to_do() {
         client.close();
         assert!(client.end().1.success(), "{name}");
     }
+    // What is to be run looks where the shim looked, whatever the terminal says.
+    let mut client = LineClient::start(&mut desk.command());
+    client.say(super::line_client::INITIALIZE);
+    client.close();
+    let (errors, _) = client.end();
+    let command = errors.split('`').nth(1).expect("a command");
+    let mut terminal = Command::new("sh");
+    terminal
+        .env("HOME", &open)
+        .env("XDG_CONFIG_HOME", &open)
+        .env("XDG_STATE_HOME", &open);
+    let told = terminal.args(["-c", command]).output().unwrap();
+    let told = String::from_utf8(told.stderr).unwrap();
+    let missing = desk
+        .folder
+        .path()
+        .join(".config/aegis-broker/aegis-broker.toml");
+    assert!(
+        told.contains(missing.to_str().unwrap()),
+        "{command}: {told}"
+    );
     squatter.set_nonblocking(true).unwrap();
     let nobody = squatter.accept().unwrap_err();
     assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);

@@ -12,7 +12,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 
-use super::house::{House, PATIENCE, SELECTOR, contains, find, policy};
+use super::house::{House, PATIENCE, Peer, SELECTOR, contains, find, policy};
 use super::lifecycle::approve_as_the_log_says;
 use super::line_client::LineClient;
 
@@ -233,7 +233,7 @@ fn a_request_from_a_pipe_gets_its_answer_from_a_new_daemon() {
 
 /// T1, MC-1: nothing but messages on standard output, however much is logged.
 #[test]
-fn a_thousand_calls_at_trace_are_a_thousand_messages() {
+fn ten_thousand_calls_at_trace_are_ten_thousand_messages() {
     let house = house();
     let _leftovers = Leftovers(&house);
     let mut command = shim(&house);
@@ -241,7 +241,7 @@ fn a_thousand_calls_at_trace_are_a_thousand_messages() {
     let mut client = LineClient::greeting(&mut command);
     let daemon = daemon(&house);
     let call = json!({ "name": "status", "arguments": {} });
-    for _ in 0..1000 {
+    for _ in 0..10_000 {
         let answer = client.ask("tools/call", &call);
         assert_eq!(answer["isError"], false, "{answer}");
     }
@@ -250,6 +250,64 @@ fn a_thousand_calls_at_trace_are_a_thousand_messages() {
     assert!(status.success());
     assert_eq!(errors, "");
     daemon.end(Signal::TERM);
+}
+
+/// LM: a daemon that has no place for one more says so before it is asked, which no client
+/// understands: the shim answers in its place, in both eras, with what to do, and loses nothing of
+/// what the client said.
+#[test]
+fn a_daemon_that_is_full_is_told_as_an_answer() {
+    let house = house();
+    let config = format!("{}\n[limits]\nconnections = 1\n", house.config());
+    house.write("config.toml", &config);
+    let daemon = house.daemon();
+    let mut held = Peer::connect(&house.socket().with_file_name("mcp.sock"));
+    held.ask("ping", &json!({}));
+    let call = json!({ "name": "status", "arguments": {} });
+    let mut legacy = LineClient::greeting(&mut shim(&house));
+    assert_eq!(
+        legacy.ask("tools/list", &json!({}))["tools"]
+            .as_array()
+            .unwrap()
+            .len(),
+        9
+    );
+    let mut modern = LineClient::start(&mut shim(&house));
+    let found = modern.ask_modern("server/discover", &json!({}));
+    assert!(found["supportedVersions"].is_array(), "{found}");
+    let answers = [
+        legacy.ask("tools/call", &call),
+        modern.ask_modern("tools/call", &call),
+    ];
+    for answer in answers {
+        assert_eq!(answer["isError"], true, "{answer}");
+        let error = &answer["structuredContent"]["error"];
+        assert_eq!(error["code"], "daemon_unavailable", "{answer}");
+        let text = error.to_string();
+        assert!(text.contains("too many connections"), "{text}");
+        assert!(text.contains("reconnect this server"), "{text}");
+    }
+    for mut client in [legacy, modern] {
+        client.close();
+        let (errors, status) = client.end();
+        assert!(status.success(), "{errors}");
+        assert!(errors.contains("too many connections"), "{errors}");
+    }
+    // T2: also where the request was all that there was.
+    let mut client = LineClient::start(&mut shim(&house));
+    client.say(super::line_client::INITIALIZE);
+    client.close();
+    assert_eq!(client.answer()["result"]["protocolVersion"], "2025-11-25");
+    assert!(client.end().1.success());
+    // Whoever holds the place is served all the while, and when it goes there is room.
+    held.ask("ping", &json!({}));
+    held.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(held.receive(), None);
+    let mut client = LineClient::greeting(&mut shim(&house));
+    assert_eq!(client.ask("tools/call", &call)["isError"], false);
+    client.close();
+    assert!(client.end().1.success());
+    assert!(daemon.stop().success());
 }
 
 /// `mcp --mock` needs no file at all: a client starts it, logs in and has a lease.

@@ -1,5 +1,6 @@
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::iter;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
@@ -22,6 +23,9 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its arguments; they hold no secret.
     pub arguments: Vec<OsString>,
+    /// Folders that it is told in its environment, as variables: what a person's terminal says may
+    /// differ from what the client passed on.
+    pub folders: Vec<(&'static str, PathBuf)>,
     /// A file in the private folder for what it says on standard error, in place of an earlier
     /// one's; nowhere unless named.
     pub log: Option<PathBuf>,
@@ -53,6 +57,7 @@ impl Launch {
         let readiness = Readiness::bind(folder.join(NOTIFY))?;
         let child = Command::new(&self.program)
             .args(&self.arguments)
+            .envs(self.folders.iter().map(|(name, folder)| (name, folder)))
             .env("NOTIFY_SOCKET", &readiness.path)
             .current_dir("/")
             .process_group(0)
@@ -68,6 +73,18 @@ impl Launch {
         })
     }
 
+    /// What a person types in a shell to start the same daemon.
+    pub(super) fn in_words(&self) -> String {
+        let folders = self
+            .folders
+            .iter()
+            .map(|(name, folder)| format!("{name}={}", quoted(folder.as_os_str())));
+        let words = iter::once(self.program.as_os_str())
+            .chain(self.arguments.iter().map(OsString::as_os_str))
+            .map(quoted);
+        folders.chain(words).collect::<Vec<_>>().join(" ")
+    }
+
     fn errors(&self) -> io::Result<Stdio> {
         let Some(log) = &self.log else {
             return Ok(Stdio::null());
@@ -78,6 +95,16 @@ impl Launch {
         let file = rustix::fs::open(log, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))?;
         Ok(file.into())
     }
+}
+
+/// One word as a shell reads it. What is not text is shown as well as it can be.
+fn quoted(word: &OsStr) -> String {
+    let text = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:+,@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 impl Starting {
@@ -132,5 +159,67 @@ fn remove(socket: &Path) -> io::Result<()> {
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A second daemon, which will lose to the first, leaves its log alone; a pipe that nobody reads
+    /// is an error and not a wait.
+    #[test]
+    fn the_log_of_an_earlier_daemon_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("daemon.log");
+        let shell = |word: &str, log: &Path| Launch {
+            program: PathBuf::from("/bin/sh"),
+            arguments: ["-c", "echo $0 >&2", word].map(OsString::from).to_vec(),
+            folders: Vec::new(),
+            log: Some(log.to_owned()),
+        };
+        let deadline = Deadline::after(Duration::from_secs(30)).unwrap();
+        for word in ["first", "second"] {
+            let starting = shell(word, &log).spawn(folder.path()).unwrap();
+            let outcome = starting.outcome(&deadline).unwrap();
+            assert!(matches!(outcome, Started::Ended(_)), "{word}");
+        }
+        let kept = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(kept, "first\nsecond\n");
+        let mode = std::fs::metadata(&log).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let pipe = folder.path().join("pipe");
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, Mode::from_raw_mode(0o600), 0).unwrap();
+        let error = shell("third", &pipe).spawn(folder.path()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(6), "ENXIO: {error}");
+    }
+
+    /// What is shown is what is done, as a shell reads it.
+    #[test]
+    fn the_words_for_a_shell_are_what_is_started() {
+        let script = r#"[ "$1" = "it's" ] && [ "$FOLDER" = "/a b/\$c" ]"#;
+        let launch = Launch {
+            program: PathBuf::from("/bin/sh"),
+            arguments: ["-c", script, "sh", "it's"].map(OsString::from).to_vec(),
+            folders: vec![("FOLDER", PathBuf::from("/a b/$c"))],
+            log: None,
+        };
+        let mut shell = Command::new("/bin/sh");
+        let status = shell.arg("-c").arg(launch.in_words()).status().unwrap();
+        assert!(status.success(), "{}", launch.in_words());
+        let simple = Launch {
+            program: PathBuf::from("/usr/bin/aegis-broker"),
+            arguments: ["daemon", "--mock"].map(OsString::from).to_vec(),
+            folders: vec![("XDG_STATE_HOME", PathBuf::from("/home/u/.local/state"))],
+            log: None,
+        };
+        assert_eq!(
+            simple.in_words(),
+            "XDG_STATE_HOME=/home/u/.local/state /usr/bin/aegis-broker daemon --mock"
+        );
     }
 }

@@ -9,12 +9,15 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{PidfdFlags, getppid, pidfd_open};
 
-use super::deadline::wait;
+use super::deadline::{Deadline, wait};
+use super::opening::{Opened, Rest, TurnedAway, open};
 
 /// One read. A message that is longer takes several.
 const BUFFER: usize = 64 * 1024;
 
-/// Answers that are under way when the client is gone have this long.
+/// Answers that are under way when the client is gone have this long: as long as the daemon's
+/// library finishes calls after the end of its input. Nothing comes later, so that waiting longer
+/// would only leave an orphan.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// What the client that started this process gave it: stdio, and being its parent.
@@ -37,11 +40,39 @@ impl Inherited {
     /// When the client closes its side or dies (MC-3), no more is read from it, and what the
     /// daemon still answers is written for at most 5 s.
     ///
+    /// A daemon that has no place for one more says so instead of its first answer; then nothing
+    /// was written, and somebody else can [go on](Self::go_on).
+    ///
     /// # Errors
     /// When threads or descriptors have run out. A side that breaks is an end, not an error.
-    pub fn relay(&self, daemon: &UnixStream) -> io::Result<()> {
+    pub fn relay(&self, daemon: &UnixStream) -> io::Result<Option<TurnedAway>> {
         let (input, output) = (rustix::stdio::stdin(), rustix::stdio::stdout());
-        relay(input, output, self.parent.as_ref(), daemon, LINGER)
+        let parent = self.parent.as_ref();
+        match open(&input, parent, daemon, LINGER)? {
+            Opened::Served(rest) => {
+                relay(input, output, parent, daemon, (rest, LINGER)).map(|()| None)
+            }
+            Opened::TurnedAway(turned_away) => Ok(Some(turned_away)),
+        }
+    }
+
+    /// The same for a client that a daemon turned away: `stand_in` hears all that it said.
+    ///
+    /// # Errors
+    /// As [`relay`](Self::relay).
+    pub fn go_on(&self, turned_away: TurnedAway, stand_in: &UnixStream) -> io::Result<()> {
+        let (input, output) = (rustix::stdio::stdin(), rustix::stdio::stdout());
+        let rest = Rest {
+            to_daemon: turned_away.said,
+            ..Rest::default()
+        };
+        relay(
+            input,
+            output,
+            self.parent.as_ref(),
+            stand_in,
+            (rest, LINGER),
+        )
     }
 }
 
@@ -61,35 +92,42 @@ fn parent_process() -> Option<OwnedFd> {
 }
 
 /// A thread blocks for each direction and this one for their ends: nobody wakes up while nobody
-/// says anything. Threads that are left behind end with the process.
+/// says anything. Each begins with what is left from before. Threads that are left behind end with
+/// the process.
 fn relay(
     input: impl AsFd + Send + 'static,
     output: impl AsFd + Send + 'static,
     parent: Option<&OwnedFd>,
     daemon: &UnixStream,
-    linger: Duration,
+    (rest, linger): (Rest, Duration),
 ) -> io::Result<()> {
     let (client_over, client_side) = io::pipe()?;
     let (daemon_over, daemon_side) = io::pipe()?;
     let (to_daemon, from_daemon) = (daemon.try_clone()?, daemon.try_clone()?);
+    let (said, heard) = (rest.to_daemon, rest.to_client);
     thread::Builder::new()
         .name("to-daemon".to_owned())
         .spawn(move || {
-            drop(pump(&input, &to_daemon));
+            drop(write_all(&to_daemon, &said).and_then(|()| pump(&input, &to_daemon)));
             drop(client_side);
         })?;
     thread::Builder::new()
         .name("to-client".to_owned())
         .spawn(move || {
-            drop(pump(&from_daemon, &output));
+            drop(write_all(&output, &heard).and_then(|()| pump(&from_daemon, &output)));
             drop(daemon_side);
         })?;
-    let mut ends = vec![daemon_over.as_fd(), client_over.as_fd()];
-    ends.extend(parent.map(AsFd::as_fd));
-    wait(&ends, None)?;
-    // Fails only where the daemon is gone, which the next wait sees.
-    drop(daemon.shutdown(Shutdown::Write));
-    wait(&[daemon_over.as_fd()], Some(linger))?;
+    let deadline = if let Some(deadline) = rest.linger {
+        deadline
+    } else {
+        let mut ends = vec![daemon_over.as_fd(), client_over.as_fd()];
+        ends.extend(parent.map(AsFd::as_fd));
+        wait(&ends, None)?;
+        // Fails only where the daemon is gone, which the next wait sees.
+        drop(daemon.shutdown(Shutdown::Write));
+        Deadline::after(linger)?
+    };
+    deadline.wait_for(&[daemon_over.as_fd()])?;
     Ok(())
 }
 
@@ -98,18 +136,22 @@ fn pump(from: &impl AsFd, to: &impl AsFd) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
         let length = read(from, &mut buffer)?;
-        let mut rest = buffer.get(..length).unwrap_or_default();
-        if rest.is_empty() {
-            return Ok(());
-        }
-        while !rest.is_empty() {
-            let written = write(to, rest)?;
-            rest = rest.get(written..).unwrap_or_default();
+        match buffer.get(..length).unwrap_or_default() {
+            [] => return Ok(()),
+            bytes => write_all(to, bytes)?,
         }
     }
 }
 
-fn read(from: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+fn write_all(to: &impl AsFd, mut rest: &[u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        let written = write(to, rest)?;
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+pub(super) fn read(from: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match retry_on_intr(|| rustix::io::read(from, &mut *buffer)) {
             Err(Errno::AGAIN) => ready(from, PollFlags::IN)?,
@@ -162,7 +204,8 @@ mod tests {
         let (told, over) = channel();
         thread::spawn(move || {
             let input = stdio.try_clone().unwrap();
-            relay(input, stdio, parent.as_ref(), &socket, linger).unwrap();
+            let rest = Rest::default();
+            relay(input, stdio, parent.as_ref(), &socket, (rest, linger)).unwrap();
             told.send(()).unwrap();
         });
         for stream in [&client, &daemon] {

@@ -14,7 +14,9 @@ use super::launch::{Launch, Started};
 use crate::model::{ErrorCode, Refusal};
 
 /// A client's first request waits for all of this; what takes longer is told to the person
-/// rather than waited for.
+/// rather than waited for. A daemon is ready within a fraction of a second; the rest is for a busy
+/// machine. It stays well below the 60 s after which clients give a request up, and about as long
+/// as a person watches a client start before looking for what is wrong.
 const START_WITHIN: Duration = Duration::from_secs(5);
 
 /// The first pause before looking again for a daemon that somebody else started; each further
@@ -57,10 +59,14 @@ fn is_absence(refusal: &Refusal) -> bool {
 
 fn start(door: &dyn Door, launch: &Launch) -> Result<UnixStream, Refusal> {
     let folder = door.folder()?;
+    let failed = |error: &io::Error| {
+        let message = format!("the daemon cannot be started: {error}");
+        unavailable(&message).with_fix(&by_hand(launch))
+    };
     let deadline = Deadline::after(START_WITHIN).map_err(|error| failed(&error))?;
     let _turn = turn(&folder, &deadline)
         .map_err(|error| failed(&error))?
-        .ok_or_else(too_slow)?;
+        .ok_or_else(|| no_turn(&folder))?;
     let mut pause = FIRST_PAUSE;
     loop {
         // Who had the turn before may have started it, or the one who holds its lock be ready.
@@ -74,12 +80,15 @@ fn start(door: &dyn Door, launch: &Launch) -> Result<UnixStream, Refusal> {
         match started.map_err(|error| failed(&error))? {
             Started::Ready => return door.connect(),
             Started::Ended(status) if lost_to_another(status) => {}
-            Started::Ended(status) => return Err(ended(status)),
+            Started::Ended(status) => {
+                let message = format!("the daemon was started and ended: {status}");
+                return Err(unavailable(&message).with_fix(&by_hand(launch)));
+            }
             Started::TooSlow => return Err(too_slow()),
         }
         // Another daemon is starting, or on its way out. Nobody tells us when it is through.
         if !deadline.pause(pause).map_err(|error| failed(&error))? {
-            return Err(held());
+            return Err(held(&folder));
         }
         pause = pause.saturating_mul(2);
     }
@@ -119,16 +128,13 @@ fn lost_to_another(status: ExitStatus) -> bool {
     status.code() == Some(i32::from(ErrorCode::AlreadyRunning.exit_status()))
 }
 
-/// What makes a daemon say why it does not start, and what to do after it was mended.
-const FIX: &str =
-    "run `aegis-broker daemon` in a terminal: it says what is wrong; then reconnect this server";
-
-fn failed(error: &io::Error) -> Refusal {
-    unavailable(&format!("the daemon cannot be started: {error}"))
-}
-
-fn ended(status: ExitStatus) -> Refusal {
-    unavailable(&format!("the daemon was started and ended: {status}"))
+/// What makes a daemon say why it does not start, and what to do after it was mended. The same
+/// daemon in the same folders, whatever the person's terminal says about those.
+fn by_hand(launch: &Launch) -> String {
+    let command = launch.in_words();
+    format!(
+        "run this in a terminal, it says what is wrong: `{command}`; then reconnect this server"
+    )
 }
 
 fn too_slow() -> Refusal {
@@ -136,15 +142,32 @@ fn too_slow() -> Refusal {
         .with_fix("wait a moment, then reconnect this server")
 }
 
-fn held() -> Refusal {
-    unavailable("another daemon runs for this user, and does not serve models")
-        .with_fix("restart it with `aegis-broker daemon`, then reconnect this server")
+/// Somebody else starts a daemon, or locked the folder for reasons of its own.
+fn no_turn(folder: &Path) -> Refusal {
+    let folder = folder.display();
+    unavailable(&format!(
+        "another process has held the lock on the folder {folder} for too long; no daemon was started"
+    ))
+    .with_fix(&format!(
+        "wait a moment, then reconnect this server; if that does not help, end what `fuser {folder}` \
+         names"
+    ))
+}
+
+/// Whoever holds the daemon's own lock does not answer here.
+fn held(folder: &Path) -> Refusal {
+    let folder = folder.display();
+    unavailable(&format!(
+        "another process holds the daemon's lock in {folder}, and no daemon answers on its socket \
+         for models"
+    ))
+    .with_fix(&format!(
+        "end what `fuser {folder}/*.lock` names, then reconnect this server"
+    ))
 }
 
 fn unavailable(message: &str) -> Refusal {
-    Refusal::new(ErrorCode::DaemonUnreachable)
-        .with_message(message)
-        .with_fix(FIX)
+    Refusal::new(ErrorCode::DaemonUnreachable).with_message(message)
 }
 
 #[cfg(test)]
@@ -192,6 +215,7 @@ mod tests {
         Launch {
             program: PathBuf::from("/bin/sh"),
             arguments: vec!["-c".into(), script.into()],
+            folders: Vec::new(),
             log: None,
         }
     }
@@ -219,11 +243,15 @@ mod tests {
         let door = Fake::new(usize::MAX, ABSENT);
         let refusal = reach(&door, Some(&shell("exit 78"))).unwrap_err();
         assert!(refusal.message().contains("exit status: 78"), "{refusal}");
-        assert!(refusal.fix().contains("aegis-broker daemon"));
+        assert!(
+            refusal.fix().contains("`/bin/sh -c 'exit 78'`"),
+            "{refusal}"
+        );
         let door = Fake::new(usize::MAX, ABSENT);
         let nothing = Launch {
             program: PathBuf::from("/nonexistent"),
             arguments: Vec::new(),
+            folders: Vec::new(),
             log: None,
         };
         let refusal = reach(&door, Some(&nothing)).unwrap_err();
@@ -259,6 +287,9 @@ mod tests {
             door.knocks.get()
         });
         heard.recv().unwrap();
+        let told = no_turn(&folder);
+        assert!(told.message().contains("lock on the folder"), "{told}");
+        assert!(told.fix().contains(folder.to_str().unwrap()));
         drop(first);
         assert_eq!(second.join().unwrap(), 2, "none was started");
     }

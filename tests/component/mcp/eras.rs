@@ -89,6 +89,17 @@ async fn a_modern_request_without_its_words_is_told_so() {
     assert_eq!(answer["error"]["code"], json!(-32602), "{answer}");
 }
 
+/// The newer era has no handshake: what does not look like the older one's is a method that is not
+/// there.
+#[tokio::test(start_paused = true)]
+async fn a_handshake_of_the_newer_era_is_not_there() {
+    let world = World::new().await;
+    let mut client = Client::connect(&door(&world.daemon()));
+    let modern = Client::modern(json!({}), &json!({}));
+    let answer = client.ask("initialize", modern).await;
+    assert_eq!(answer["error"]["code"], json!(-32601), "{answer}");
+}
+
 /// A client that gave up its probe says so first; that is no reason to end the conversation.
 #[tokio::test(start_paused = true)]
 async fn a_notification_may_come_first() {

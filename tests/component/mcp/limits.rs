@@ -6,7 +6,7 @@ use aegis_broker::mcp::door::Door;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::client::{Client, door};
+use super::client::{Client, door, url_dialogs};
 use crate::world::{CREATE, DEPLOY, World};
 
 const MAX_LINE: usize = 1024 * 1024;
@@ -144,12 +144,23 @@ async fn what_is_no_message_harms_nobody() {
     farewell(client).await;
 }
 
-/// A peer that says nothing within ten seconds goes, and so does one whose line stays half.
+/// A peer that asks for nothing within ten seconds goes, whatever else it says, and so does one
+/// whose line stays half.
 #[tokio::test(start_paused = true)]
 async fn silence_and_half_lines_end_in_time() {
     let world = World::new().await;
     let door = door(&world.daemon());
-    let rows: [(&[u8], u64); 2] = [(b"", 10), (b"{\"jsonrpc\"", 5)];
+    let rows: [(&[u8], u64); 6] = [
+        (b"", 10),
+        (b"\n", 10),
+        (b"not json\n", 10),
+        (
+            b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\"}\n",
+            10,
+        ),
+        (b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n", 10),
+        (b"{\"jsonrpc\"", 5),
+    ];
     for (bytes, seconds) in rows {
         let mut client = Client::connect(&door);
         let begun = Instant::now();
@@ -238,6 +249,56 @@ async fn a_shutdown_ends_every_conversation() {
     let idle = Client::legacy(&door, json!({})).await;
     idle.shutdown.cancel();
     idle.ended().await;
+}
+
+/// MC-2, T4: whatever clients leave behind when they go (calls that wait, dialogs that nobody
+/// answers, calls that were cancelled), nothing of it runs on.
+#[tokio::test(start_paused = true)]
+async fn nothing_runs_on_for_clients_that_are_gone() {
+    let world = World::new().await;
+    let daemon = world.daemon();
+    let door = door(&daemon);
+    let person = daemon.connect();
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let mut counts = Vec::new();
+    let mut busiest = 0;
+    // The first round opens the connections to the server that the others share.
+    for clients in [1, 1, 16] {
+        let mut here = Vec::new();
+        for _ in 0..clients {
+            let mut dialog = Client::legacy(&door, url_dialogs()).await;
+            dialog.dialog().await;
+            let mut waiting = Client::connect(&door);
+            let login = json!({ "name": "login", "arguments": {} });
+            let asked = waiting.call_modern(login.clone(), &url_dialogs()).await;
+            let mut back = login;
+            back["requestState"] = asked["requestState"].clone();
+            back["inputResponses"] = json!({ "aegis_login": { "action": "accept" } });
+            let back = Client::modern(back, &url_dialogs());
+            let id = waiting.request("tools/call", back.clone()).await;
+            let cancelled = json!({
+                "jsonrpc": "2.0",
+                "method": "notifications/cancelled",
+                "params": { "requestId": id },
+            });
+            waiting.say(&cancelled).await;
+            waiting.request("tools/call", back).await;
+            here.extend([dialog, waiting]);
+        }
+        busiest = tasks();
+        for client in here {
+            client.hang_up().await;
+        }
+        person.login_cancel(None).await.unwrap();
+        world.after(Duration::from_mins(5)).await;
+        counts.push(tasks());
+    }
+    assert!(busiest > counts[1] + 16, "{busiest}: nothing ran at all");
+    assert_eq!(counts[1], counts[2]);
 }
 
 /// IN-3, PE-8: a hundred peers use the same ids; each gets its own answer.

@@ -161,6 +161,11 @@ async fn wrong_arguments_are_results_and_malformed_calls_are_errors() {
         json!({ "name": "exec", "arguments": {} }),
         json!({ "name": "Status", "arguments": {} }),
         json!({ "name": "", "arguments": {} }),
+        json!({ "name": 7 }),
+        json!({ "name": "status", "arguments": [] }),
+        json!({ "arguments": {} }),
+        json!({}),
+        json!(null),
     ] {
         let answer = client.ask("tools/call", params).await;
         assert_eq!(answer["error"]["code"], json!(-32602), "{answer}");
@@ -381,6 +386,8 @@ async fn the_degraded_server_lists_the_same_and_says_what_mends_it() {
             "name": "status", "arguments": { "any": 1 } } }),
         json!({ "jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": {
             "name": "exec", "arguments": {} } }),
+        json!({ "jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": { "name": 7 } }),
+        json!({ "jsonrpc": "2.0", "id": 5, "method": "nobody/knows" }),
     ];
     for request in requests {
         output
@@ -397,6 +404,8 @@ async fn the_degraded_server_lists_the_same_and_says_what_mends_it() {
     assert_eq!(refusal["message"], json!("no daemon runs"));
     assert_eq!(refusal["fix"], json!("run `aegis-broker daemon`"));
     assert_eq!(answers[3]["error"]["code"], json!(-32602));
+    assert_eq!(answers[4]["error"]["code"], json!(-32602));
+    assert_eq!(answers[5]["error"]["code"], json!(-32601));
     drop((lines, output));
     server.await.unwrap();
 }

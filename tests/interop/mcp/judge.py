@@ -7,11 +7,12 @@ behind them is something that must have been seen. Each kind of check has its co
 refused is, and what must be found is."""
 
 import base64
+import importlib.util
 import json
 import sys
 import urllib.parse
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jsonschema
@@ -21,6 +22,24 @@ from pydantic import ValidationError
 
 MODERN = "io.modelcontextprotocol/protocolVersion"
 
+OLDEST = "2025-06-18"
+
+
+def types_of_the_oldest():
+    """The types of the SDK whose own revision that was. One file of it, which needs none of the others."""
+    path = Path(__file__).with_name(".mcp-2025-06-18") / "mcp/types.py"
+    spec = importlib.util.spec_from_file_location("mcp_types_2025_06_18", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.LATEST_PROTOCOL_VERSION == OLDEST
+    return {
+        "initialize": module.InitializeResult,
+        "tools/list": module.ListToolsResult,
+        "tools/call": module.CallToolResult,
+    }
+
+
+oldest = types_of_the_oldest()
 seen = Counter()
 
 
@@ -101,7 +120,7 @@ class Conversation:
             # The library answers it in every revision, also in the one that has none.
             assert set(result) <= {"resultType"}, result
         else:
-            schema.validate_server_result(method, version, result)
+            validate(method, version, result)
             refuses_nothing_at_all(method, version)
         seen[f"{version} {method}"] += 1
         if method == "tools/list":
@@ -111,14 +130,23 @@ class Conversation:
             calls.append((request["params"]["name"], result))
 
 
+def validate(method, version, result):
+    """Today's types, and for the oldest revision its own beside: today's are those of the next one."""
+    schema.validate_server_result(method, version, result)
+    if version == OLDEST:
+        oldest[method].model_validate(result)
+
+
 @cache
 def refuses_nothing_at_all(method, version):
     """The control: an empty object is no result, or the schema's types are blind."""
-    try:
-        schema.validate_server_result(method, version, {})
-    except ValidationError:
-        return
-    raise AssertionError(f"{{}} passes as a result of {method} {version}")
+    own = [oldest[method].model_validate] if version == OLDEST else []
+    for check in [partial(schema.validate_server_result, method, version), *own]:
+        try:
+            check({})
+        except ValidationError:
+            continue
+        raise AssertionError(f"{{}} passes as a result of {method} {version}")
 
 
 @cache

@@ -11,13 +11,18 @@ import sys
 import urllib.request
 
 import mcp
+import mcp.client.session
 from mcp_types import ElicitResult
 
 TOOLS = "audit_list lease_create lease_list lease_revoke login logout policy_explain status target_list".split()
 SELECTOR = "gcp/billing-prod/deploy-bot"
 
 mode, *command = sys.argv[1:]
-legacy = mode == "legacy"
+legacy = mode in ("legacy", "2025-06-18")
+revision = {"legacy": "2025-11-25", "auto": "2026-07-28"}.get(mode, mode)
+if mode == "2025-06-18":
+    # The SDK asks for the newest revision that has a handshake; its predecessors asked for theirs.
+    mcp.client.session.LATEST_HANDSHAKE_VERSION = mode
 
 
 def check(what, holds):
@@ -46,7 +51,7 @@ def broker(*arguments):
 
 
 def client(**options):
-    return mcp.Client(mcp.StdioServerParameters(command=command[0], args=command[1:]), mode=mode, **options)
+    return mcp.Client(mcp.StdioServerParameters(command=command[0], args=command[1:]), mode="legacy" if legacy else mode, **options)
 
 
 async def call(to, tool, **arguments):
@@ -77,7 +82,7 @@ class Dialog:
 
 async def signed_out():
     async with client() as to:
-        check("the revision is as negotiated", to.protocol_version == ("2025-11-25" if legacy else "2026-07-28"))
+        check("the revision is as negotiated", to.protocol_version == revision)
         listed = (await to.list_tools()).tools
         check("tools/list: nine, sorted", [tool.name for tool in listed] == TOOLS)
         result, _ = await call(to, "status")
