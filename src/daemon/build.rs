@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 #[cfg(feature = "mock")]
 use super::mock;
 use super::outside::Outside;
+use super::policy_source::PolicySource;
 use super::run::Options;
 use crate::aegis::{AegisClient, AegisSettings};
 use crate::audit::{FileAuditLog, OpenError, Opened};
@@ -25,6 +26,7 @@ use crate::time::{Clock, SystemClock};
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) config: Config,
+    policy: PolicySource,
     rules: Vec<Rule>,
     runtime_dir: PathBuf,
     /// The bundled server is wanted.
@@ -39,7 +41,7 @@ pub(super) struct Built {
     pub(super) handle: Handle,
     pub(super) instance: Instance,
     pub(super) limits: Limits,
-    pub(super) policy_file: PathBuf,
+    pub(super) policy: PolicySource,
 }
 
 impl Plan {
@@ -63,32 +65,25 @@ impl Plan {
         };
         let environment = ProcessEnvironment::new();
         let paths = Paths::resolve(&environment, &overrides).map_err(no_path)?;
-        let named_policy = match &overrides.policy_file {
-            Some(file) => {
-                Some(config::load_named_policy(file).map_err(|error| bad_policy(&error))?)
-            }
-            None => None,
-        };
+        let named = overrides.policy_file.clone().map(PolicySource::Named);
         #[cfg(feature = "mock")]
         if options.mock && overrides.config_file.is_none() {
-            let config = mock::config(&paths)?;
-            let rules = named_policy.map_or_else(mock::rules, Ok)?;
+            let policy = named.unwrap_or(PolicySource::Bundled);
             return Ok(Self {
-                config,
-                rules,
+                config: mock::config(&paths)?,
+                rules: policy.read()?,
+                policy,
                 runtime_dir: paths.runtime_dir,
                 mock: true,
             });
         }
         let config =
             config::load(&paths, &overrides, &environment).map_err(|error| mistake(&error))?;
-        let rules = match named_policy {
-            Some(rules) => rules,
-            None => config::load_policy(&config.policy_file).map_err(|error| bad_policy(&error))?,
-        };
+        let policy = named.unwrap_or_else(|| PolicySource::Configured(config.policy_file.clone()));
         Ok(Self {
             config,
-            rules,
+            rules: policy.read()?,
+            policy,
             runtime_dir: paths.runtime_dir,
             #[cfg(feature = "mock")]
             mock: options.mock,
@@ -105,6 +100,7 @@ impl Plan {
 pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Refusal> {
     let Plan {
         config,
+        policy,
         rules,
         runtime_dir,
         #[cfg(feature = "mock")]
@@ -175,25 +171,8 @@ pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Re
         handle,
         instance,
         limits,
-        policy_file: config.policy_file,
+        policy,
     })
-}
-
-/// Reads the policy again; a bad file is refused whole and the old policy stays (PO-7). Either way
-/// the audit log says so (AU-2).
-pub(super) fn reload_policy(file: &Path, handle: &Handle) {
-    match config::load_policy(file) {
-        Ok(rules) => match handle.replace_policy(Policy::new(rules)) {
-            Ok(()) => tracing::info!("the policy was read again"),
-            Err(refusal) => tracing::warn!(%refusal, "the policy was not replaced"),
-        },
-        Err(error) => {
-            tracing::error!(%error, "the policy was not replaced");
-            if let Err(refusal) = handle.policy_refused() {
-                tracing::warn!(%refusal, "the audit log was not told");
-            }
-        }
-    }
 }
 
 /// Both fit: a configuration has some thousands at most.
@@ -224,23 +203,6 @@ fn mistake(error: &ConfigError) -> Refusal {
         | ConfigError::Unsafe { .. }
         | ConfigError::Mistake(_) => Refusal::new(ErrorCode::ConfigInvalid).with_message(&message),
     }
-}
-
-fn bad_policy(error: &ConfigError) -> Refusal {
-    let fix = match error {
-        ConfigError::Missing(_) | ConfigError::NoPolicy(_) => {
-            "name a file that is there, or leave --policy out"
-        }
-        ConfigError::Unreadable { .. } | ConfigError::Unsafe { .. } => {
-            "make it a readable file that only you can write"
-        }
-        ConfigError::Mistake(_) => {
-            "correct the key that is named; config/policy.example.toml shows all of them"
-        }
-    };
-    Refusal::new(ErrorCode::ConfigInvalid)
-        .with_message(&error.to_string())
-        .with_fix(fix)
 }
 
 fn no_audit(error: &OpenError) -> Refusal {

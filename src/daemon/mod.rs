@@ -17,6 +17,8 @@ mod mock;
 
 mod outside;
 
+mod policy_source;
+
 mod readiness;
 
 mod run;

@@ -63,14 +63,14 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         handle,
         mut instance,
         limits,
-        policy_file,
+        policy,
     } = build::build(plan, shutdown.clone())?;
 
     descriptors::make_room(limits);
     let reload_handle = handle.clone();
     let signals = signals::handle(shutdown.clone(), move || {
         readiness::reloading();
-        build::reload_policy(&policy_file, &reload_handle);
+        policy.reload(&reload_handle);
         readiness::ready();
     })?;
     let models = Door::new(handle.clone(), limits.in_flight)?;

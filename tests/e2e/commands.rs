@@ -265,11 +265,17 @@ fn the_policy_is_read_again_on_sighup_and_never_by_halves() {
     );
     daemon.reload();
     assert_eq!(code(&house).as_deref(), Some("policy_denied"));
+    house.write("policy.toml", &policy("allow"));
+    daemon.reload();
+    // It was named, so that it is gone is a mistake and no empty policy.
+    fs::remove_file(house.path("policy.toml")).unwrap();
+    daemon.reload();
+    assert_eq!(code(&house), None);
     let shown = text(&house.run(&["audit", "show"]));
     let refused = shown
         .lines()
         .filter(|line| line.contains("policy.load") && line.contains("error"));
-    assert_eq!(refused.count(), 1, "{shown}");
+    assert_eq!(refused.count(), 2, "{shown}");
 }
 
 /// HY-9: what libraries say of requests, frames and arguments is not logged, whatever the level.

@@ -355,7 +355,7 @@ fn the_limit_of_open_files_is_raised_for_all_connections() {
 fn the_bundled_server_comes_with_all_it_needs() {
     let house = House::new();
     drop(house.daemon_command());
-    let _daemon = house.start(&mut house.command(&["daemon", "--mock"]), "info");
+    let daemon = house.start(&mut house.command(&["daemon", "--mock"]), "info");
     let log = fs::read_to_string(house.path("daemon.log")).unwrap();
     let shown = house.json(&["login", "--no-wait"]);
     approve_as_the_log_says(
@@ -364,6 +364,8 @@ fn the_bundled_server_comes_with_all_it_needs() {
         &super::house::find(&shown, "user_code").unwrap(),
     );
     assert!(house.run(&["login"]).status.success());
+    // It is the policy again where the policy is read again.
+    daemon.reload();
     for selector in [
         SELECTOR,
         "gcp/billing-staging/deploy-bot",

@@ -1,0 +1,69 @@
+use std::path::PathBuf;
+
+#[cfg(feature = "mock")]
+use super::mock;
+use crate::broker::handle::Handle;
+use crate::broker::policy::Policy;
+use crate::config::{self, ConfigError};
+use crate::model::{ErrorCode, Refusal, Rule};
+
+/// Where the policy comes from, at the start and again at every SIGHUP.
+#[derive(Debug)]
+pub(super) enum PolicySource {
+    /// The bundled server's own, for its demo credentials.
+    #[cfg(feature = "mock")]
+    Bundled,
+    /// A file that was named on the command line: it has to be there.
+    Named(PathBuf),
+    /// The configured file. While there is none, nothing is allowed.
+    Configured(PathBuf),
+}
+
+impl PolicySource {
+    /// Reads the rules.
+    ///
+    /// # Errors
+    /// `config_invalid` with file, line and key.
+    pub(super) fn read(&self) -> Result<Vec<Rule>, Refusal> {
+        match self {
+            #[cfg(feature = "mock")]
+            Self::Bundled => mock::rules(),
+            Self::Named(file) => config::load_named_policy(file).map_err(|error| refusal(&error)),
+            Self::Configured(file) => config::load_policy(file).map_err(|error| refusal(&error)),
+        }
+    }
+
+    /// Reads the rules again; bad ones are refused whole and the old policy stays (PO-7). Either
+    /// way the audit log says so (AU-2).
+    pub(super) fn reload(&self, handle: &Handle) {
+        match self.read() {
+            Ok(rules) => match handle.replace_policy(Policy::new(rules)) {
+                Ok(()) => tracing::info!("the policy was read again"),
+                Err(refusal) => tracing::warn!(%refusal, "the policy was not replaced"),
+            },
+            Err(error) => {
+                tracing::error!(%error, "the policy was not replaced");
+                if let Err(refusal) = handle.policy_refused() {
+                    tracing::warn!(%refusal, "the audit log was not told");
+                }
+            }
+        }
+    }
+}
+
+fn refusal(error: &ConfigError) -> Refusal {
+    let fix = match error {
+        ConfigError::Missing(_) | ConfigError::NoPolicy(_) => {
+            "name a file that is there, or leave --policy out"
+        }
+        ConfigError::Unreadable { .. } | ConfigError::Unsafe { .. } => {
+            "make it a readable file that only you can write"
+        }
+        ConfigError::Mistake(_) => {
+            "correct the key that is named; config/policy.example.toml shows all of them"
+        }
+    };
+    Refusal::new(ErrorCode::ConfigInvalid)
+        .with_message(&error.to_string())
+        .with_fix(fix)
+}
