@@ -85,6 +85,10 @@ pub(super) fn refusal(context: &Context, refusal: &Refusal) {
 
 /// Says what went wrong to people, on standard error.
 pub(super) fn refusal_as_text(refusal: &Refusal) {
+    progress(&in_words(refusal));
+}
+
+fn in_words(refusal: &Refusal) -> String {
     let mut text = format!("error: {}", refusal.message());
     if let Some(reason) = &refusal.reason_code {
         text = format!("{text} ({reason})");
@@ -95,14 +99,14 @@ pub(super) fn refusal_as_text(refusal: &Refusal) {
     }
     if let Some(login) = &refusal.login {
         text = format!(
-            "{text}hint: a login is running: open {} and compare the code {}\n",
-            login.verification_uri, login.user_code
+            "{text}hint: a login of {} is running: open {} and compare the code {}\n",
+            login.client_display_name, login.verification_uri, login.user_code
         );
     }
     if let Some(request_id) = &refusal.request_id {
         text = format!("{text}request id: {request_id}\n");
     }
-    progress(&text);
+    text
 }
 
 fn write_all(stream: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
@@ -114,4 +118,36 @@ fn write_all(stream: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
         bytes = bytes.get(written..).unwrap_or_default();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{CleanText, DeviceView};
+    use crate::time::UnixTime;
+
+    /// DG-7, DG-8: whoever needs a login that runs already is shown what there is to compare.
+    #[test]
+    fn a_login_that_runs_is_named_with_what_to_compare() {
+        let device = DeviceView {
+            user_code: CleanText::new("ABCD-EFGH", 64),
+            verification_uri: CleanText::new("https://login.example/device", 2048),
+            verification_uri_complete: None,
+            expires_at: UnixTime::from_millis(0),
+            client_display_name: CleanText::new("Aegis Broker on host-01", 64),
+            scopes: Vec::new(),
+        };
+        let refusal = Refusal {
+            login: Some(Box::new(device)),
+            ..Refusal::new(ErrorCode::LoginRequired)
+        };
+        let text = in_words(&refusal);
+        assert!(
+            text.ends_with(
+                "\nhint: a login of Aegis Broker on host-01 is running: open \
+                 https://login.example/device and compare the code ABCD-EFGH\n"
+            ),
+            "{text}"
+        );
+    }
 }

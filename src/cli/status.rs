@@ -27,6 +27,7 @@ fn describe(status: &Status) -> String {
             line("login", &"awaiting approval");
             line("open", &device.verification_uri);
             line("code", &device.user_code);
+            line("asks", &device.client_display_name);
             line("until", &device.expires_at);
         }
         LoginPhase::LoggedIn {
