@@ -79,7 +79,7 @@ fn show(context: &Context, arguments: &Show) -> Result<(), Refusal> {
         None => current_folder(context)?,
     };
     // Beside the records, which are one a line also where they are JSON.
-    render::progress(&format!("the audit log in {}\n", shown(&folder)));
+    say_which(&shown(&folder));
     let entries = log::read(&folder, arguments.last).map_err(|error| match error {
         log::ReadError::Unreadable(error) => unreadable(&error),
         log::ReadError::Damaged(found) => damaged(found.what, found.file.display(), found.line),
@@ -88,6 +88,10 @@ fn show(context: &Context, arguments: &Show) -> Result<(), Refusal> {
     entries
         .iter()
         .try_for_each(|entry| render::data(line(entry).as_bytes()))
+}
+
+fn say_which(folder: &CleanText) {
+    render::progress(&format!("the audit log in {folder}\n"));
 }
 
 /// Where the daemon that runs keeps the log, else where one would.
@@ -138,7 +142,7 @@ fn configured_folder() -> Result<PathBuf, Refusal> {
     match config::load(&paths, &Overrides::default(), &ProcessEnvironment::new()) {
         Ok(config) => Ok(config.audit_dir),
         Err(ConfigError::Missing(_)) => Ok(paths.state_dir.join("audit")),
-        Err(error) => Err(Refusal::new(ErrorCode::ConfigInvalid).with_message(&error.to_string())),
+        Err(error) => Err(error.refusal()),
     }
 }
 
@@ -150,7 +154,7 @@ fn shown(path: &Path) -> CleanText {
 }
 
 fn unreadable(error: &log::Unreadable) -> Refusal {
-    Refusal::new(ErrorCode::Io).with_message(&format!("the audit log cannot be read: {error}"))
+    Refusal::new(ErrorCode::Io).with_error(error)
 }
 
 /// The members of a record that are there, by name, in a fixed order.
@@ -277,15 +281,15 @@ fn verify(context: &Context) -> Result<(), Refusal> {
 /// Checks the chain without the daemon's key.
 fn verify_here(context: &Context, folder: &Path) -> Result<(), Refusal> {
     let report = log::verify(folder, &Keys::none()).map_err(|error| unreadable(&error))?;
+    if let Some(damage) = &report.damage {
+        return Err(damaged(damage.what, damage.file.display(), damage.line));
+    }
     if report.records == 0 {
         // Every run of a daemon writes some: an empty log is a wrong folder, or was emptied.
         let message = format!("there is no audit log in {}", folder.display());
         return Err(Refusal::new(ErrorCode::Io)
             .with_message(&message)
             .with_fix(NAME_IT));
-    }
-    if let Some(damage) = &report.damage {
-        return Err(damaged(damage.what, damage.file.display(), damage.line));
     }
     let found = Found {
         records: report.records,
@@ -315,7 +319,7 @@ impl Found {
             });
             return render::json(object.to_string().as_bytes());
         }
-        render::progress(&format!("the audit log in {folder}"));
+        say_which(&folder);
         render::data(describe(self.records, self.keyed, self.torn_tail).as_bytes())
     }
 }

@@ -122,6 +122,7 @@ pub fn run() -> ExitCode {
         json: arguments.json && !matches!(arguments.command, Command::Mcp(_)),
     };
     let done = match &arguments.command {
+        Command::Daemon(_) if context.socket.is_some() => Err(makes_its_own_socket()),
         Command::Daemon(arguments) => daemon::run(arguments),
         Command::Mcp(arguments) => mcp::run(&context, arguments),
         Command::Login(arguments) => login::run(&context, arguments),
@@ -131,6 +132,8 @@ pub fn run() -> ExitCode {
         Command::Get(arguments) => get::run(&context, arguments),
         Command::Lease(command) => lease::run(&context, command),
         Command::Audit(command) => audit::run(&context, command),
+        #[cfg(feature = "mock")]
+        Command::Demo(_) if context.socket.is_some() => Err(makes_its_own_socket()),
         #[cfg(feature = "mock")]
         Command::Demo(options) => demo::command(&context, *options),
     };
@@ -143,6 +146,12 @@ pub fn run() -> ExitCode {
     }
 }
 
+fn makes_its_own_socket() -> Refusal {
+    Refusal::new(ErrorCode::Usage)
+        .with_message("--socket names the socket of a daemon that runs; this command starts one")
+        .with_fix("leave it out; `daemon --runtime-dir` names the folder of a daemon's sockets")
+}
+
 /// What clap has to say: help and version are data, a mistake is `usage`.
 fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
@@ -152,7 +161,7 @@ fn usage(error: &clap::Error) -> ExitCode {
             Err(refusal) => exit::of(refusal.code),
         };
     }
-    if wants_json(std::env::args_os()) {
+    if wants_json(std::env::args_os().skip(1)) {
         // The first paragraph says what is wrong; the rest is the usage, which `--help` shows.
         let what = text.split("\n\n").next().unwrap_or_default();
         let what = what.strip_prefix("error: ").unwrap_or(what);
@@ -171,11 +180,12 @@ fn usage(error: &clap::Error) -> ExitCode {
     exit::of(ErrorCode::Usage)
 }
 
-/// Whether a command line that could not be read asks for JSON.
+/// Whether a command line that could not be read asks for JSON, and not for `mcp`, whose standard
+/// output is the client's (MC-1).
 fn wants_json(arguments: impl Iterator<Item = OsString>) -> bool {
-    arguments
-        .take_while(|argument| argument != "--")
-        .any(|argument| argument == "--json")
+    let arguments: Vec<_> = arguments.take_while(|argument| argument != "--").collect();
+    let has = |word: &str| arguments.iter().any(|argument| argument == word);
+    has("--json") && !has("mcp")
 }
 
 /// Ends a process that could not be hardened, before it did anything.
@@ -259,6 +269,7 @@ mod tests {
         assert!(asked("aegis-broker get --json"));
         assert!(!asked("aegis-broker get -- --json"));
         assert!(!asked("aegis-broker get --jsonish"));
+        assert!(!asked("aegis-broker mcp --json --nonsense"));
     }
 
     /// The bounds are those of docs/socket-protocol.md.

@@ -15,7 +15,8 @@ use url::{Host, Url};
 use super::file::{Raw, RawConfig, RawLimits, RawProfile, RawTarget};
 use super::paths::{Environment, Overrides, Paths};
 use crate::model::{
-    Action, CleanText, MAX_LEASE_TTL, MIN_LEASE_TTL, ProfileName, Selector, Target, TenantId,
+    Action, CleanText, ErrorCode, MAX_LEASE_TTL, MIN_LEASE_TTL, ProfileName, Refusal, Selector,
+    Target, TenantId,
 };
 
 /// The largest file that is read. A thousand targets fit several times over.
@@ -141,6 +142,29 @@ pub enum ConfigError {
     /// Something in it is wrong.
     #[error(transparent)]
     Mistake(#[from] Mistake),
+}
+
+impl ConfigError {
+    /// How a person is told: `config_invalid`, and what to do about it.
+    pub fn refusal(&self) -> Refusal {
+        let fix = match self {
+            Self::Missing(_) => {
+                "write one; config/aegis-broker.toml shows every key. To look around first, run \
+                 `aegis-broker demo`"
+            }
+            Self::NoPolicy(_) => "name a file that is there, or leave --policy out",
+            Self::Unreadable { .. } | Self::Unsafe { .. } => {
+                "make it a readable file that only you can write"
+            }
+            Self::Mistake(_) => {
+                "correct the key that is named; config/aegis-broker.toml and \
+                 config/policy.example.toml show all of them"
+            }
+        };
+        Refusal::new(ErrorCode::ConfigInvalid)
+            .with_error(self)
+            .with_fix(fix)
+    }
 }
 
 /// Something wrong in a file: where, under which key, and what. Never quotes a value.

@@ -46,7 +46,8 @@ pub enum PathError {
     /// There is no folder that only the user may enter and that ends with the login. A place
     /// that everybody may write to is never used instead.
     #[error(
-        "there is no runtime folder: set XDG_RUNTIME_DIR to a private folder, or name --socket"
+        "there is no runtime folder: set XDG_RUNTIME_DIR to a private folder, or name the daemon's \
+         own with --runtime-dir and its socket in it with --socket"
     )]
     NoRuntimeDir,
 }

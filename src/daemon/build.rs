@@ -15,7 +15,7 @@ use crate::broker::handle::Handle;
 use crate::broker::policy::Policy;
 use crate::broker::ports::KeyStore as _;
 use crate::broker::state::{Resumed, Settings, State};
-use crate::config::{self, Config, ConfigError, Overrides, PathError, Paths, ProcessEnvironment};
+use crate::config::{self, Config, Overrides, PathError, Paths, ProcessEnvironment};
 use crate::keystore::MemoryKeyStore;
 use crate::model::{ErrorCode, Refusal, Rule};
 use crate::socket::folder::{FolderError, Instance, RuntimeFolder};
@@ -34,12 +34,11 @@ pub(super) struct Plan {
     pub(super) mock: bool,
 }
 
-/// Everything that runs, not running yet.
+/// Everything that runs; of it, only the threads of the log and of the calls to Aegis run yet.
 #[derive(Debug)]
 pub(super) struct Built {
     pub(super) actor: Actor,
     pub(super) handle: Handle,
-    pub(super) instance: Instance,
     pub(super) limits: Limits,
     pub(super) policy: PolicySource,
 }
@@ -78,7 +77,7 @@ impl Plan {
             });
         }
         let config =
-            config::load(&paths, &overrides, &environment).map_err(|error| mistake(&error))?;
+            config::load(&paths, &overrides, &environment).map_err(|error| error.refusal())?;
         let policy = named.unwrap_or_else(|| PolicySource::Configured(config.policy_file.clone()));
         Ok(Self {
             config,
@@ -91,24 +90,31 @@ impl Plan {
     }
 }
 
-/// Builds everything from a plan. The instance lock comes first, so that a second daemon touches
-/// nothing of the first one's.
+/// Makes this the one daemon of the planned runtime folder. Comes first, so that a second one
+/// touches nothing of the first one's.
 ///
 /// # Errors
-/// `already_running`, `runtime_folder_unsafe`, `audit_damaged`, `audit_unavailable`,
+/// `already_running`, `runtime_folder_unsafe`, `io_error`.
+pub(super) fn lock(plan: &Plan) -> Result<Instance, Refusal> {
+    RuntimeFolder::prepare(&plan.runtime_dir)
+        .and_then(RuntimeFolder::lock)
+        .map_err(|error: FolderError| error.at(&plan.runtime_dir))
+}
+
+/// Builds everything from a plan.
+///
+/// # Errors
+/// `audit_damaged`, `audit_unavailable`, `already_running` where another process writes the log,
 /// `config_invalid`, `internal`.
 pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Refusal> {
     let Plan {
         config,
         policy,
         rules,
-        runtime_dir,
+        runtime_dir: _,
         #[cfg(feature = "mock")]
             mock: _,
     } = plan;
-    let instance = RuntimeFolder::prepare(&runtime_dir)
-        .and_then(RuntimeFolder::lock)
-        .map_err(|error: FolderError| error.at(&runtime_dir))?;
     // A flag may name a folder relative to ours, which says nothing to who asks for it.
     let audit_folder = std::path::absolute(&config.audit_dir).map_err(|error| {
         Refusal::new(ErrorCode::AuditUnavailable)
@@ -169,7 +175,6 @@ pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Re
     Ok(Built {
         actor,
         handle,
-        instance,
         limits,
         policy,
     })
@@ -192,31 +197,17 @@ fn no_path(error: PathError) -> Refusal {
     Refusal::new(code).with_message(&error.to_string())
 }
 
-fn mistake(error: &ConfigError) -> Refusal {
-    let message = error.to_string();
-    match error {
-        ConfigError::Missing(_) => Refusal::new(ErrorCode::ConfigInvalid)
-            .with_message(&message)
-            .with_fix("write one; config/aegis-broker.toml shows every key. To look around first, run `aegis-broker demo`"),
-        ConfigError::NoPolicy(_)
-        | ConfigError::Unreadable { .. }
-        | ConfigError::Unsafe { .. }
-        | ConfigError::Mistake(_) => Refusal::new(ErrorCode::ConfigInvalid).with_message(&message),
-    }
-}
-
 fn no_audit(error: &OpenError) -> Refusal {
-    let message = error.to_string();
-    match error {
+    let refusal = match error {
         OpenError::Damaged(_) => Refusal::new(ErrorCode::AuditDamaged)
-            .with_message(&message)
             .with_fix("keep the audit folder as evidence, move it aside, and start again"),
-        OpenError::Locked(_) => Refusal::new(ErrorCode::AlreadyRunning).with_message(&message),
+        OpenError::Locked(_) => ErrorCode::AlreadyRunning.into(),
         OpenError::Folder(_)
         | OpenError::Unreadable(_)
         | OpenError::Io { .. }
-        | OpenError::Key(_) => Refusal::new(ErrorCode::AuditUnavailable).with_message(&message),
-    }
+        | OpenError::Key(_) => ErrorCode::AuditUnavailable.into(),
+    };
+    refusal.with_error(error)
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use super::mock;
 use crate::broker::handle::Handle;
 use crate::broker::policy::Policy;
-use crate::config::{self, ConfigError};
-use crate::model::{ErrorCode, Refusal, Rule};
+use crate::config;
+use crate::model::{Refusal, Rule};
 
 /// Where the policy comes from, at the start and again at every SIGHUP.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ impl PolicySource {
         match self {
             #[cfg(feature = "mock")]
             Self::Bundled => mock::rules(),
-            Self::Named(file) => config::load_named_policy(file).map_err(|error| refusal(&error)),
-            Self::Configured(file) => config::load_policy(file).map_err(|error| refusal(&error)),
+            Self::Named(file) => config::load_named_policy(file).map_err(|error| error.refusal()),
+            Self::Configured(file) => config::load_policy(file).map_err(|error| error.refusal()),
         }
     }
 
@@ -49,21 +49,4 @@ impl PolicySource {
             }
         }
     }
-}
-
-fn refusal(error: &ConfigError) -> Refusal {
-    let fix = match error {
-        ConfigError::Missing(_) | ConfigError::NoPolicy(_) => {
-            "name a file that is there, or leave --policy out"
-        }
-        ConfigError::Unreadable { .. } | ConfigError::Unsafe { .. } => {
-            "make it a readable file that only you can write"
-        }
-        ConfigError::Mistake(_) => {
-            "correct the key that is named; config/policy.example.toml shows all of them"
-        }
-    };
-    Refusal::new(ErrorCode::ConfigInvalid)
-        .with_message(&error.to_string())
-        .with_fix(fix)
 }

@@ -37,8 +37,9 @@ pub struct Options {
 /// 2 s allow, wipe, and end it; SIGHUP reads the policy again.
 ///
 /// # Errors
-/// `config_invalid`, `runtime_folder_unsafe`, `already_running`, `audit_damaged`,
-/// `audit_unavailable`, `internal`: in each case nothing was served.
+/// `usage`, `config_invalid`, `runtime_folder_unsafe`, `already_running`, `audit_damaged`,
+/// `audit_unavailable`, `io_error`: nothing was served. `internal`: the same, or a part of the
+/// daemon failed while it served.
 pub fn run(options: Options) -> Result<(), Refusal> {
     hardening::harden_daemon()?;
     log::init();
@@ -54,6 +55,7 @@ pub fn run(options: Options) -> Result<(), Refusal> {
 }
 
 async fn serve(plan: Plan) -> Result<(), Refusal> {
+    let mut instance = build::lock(&plan)?;
     #[cfg(feature = "mock")]
     let (plan, _bundled) = mock::join(plan).await?;
     let shutdown = CancellationToken::new();
@@ -61,7 +63,6 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
     let Built {
         actor,
         handle,
-        mut instance,
         limits,
         policy,
     } = build::build(plan, shutdown.clone())?;

@@ -44,6 +44,18 @@ impl Refusal {
         self
     }
 
+    /// Adds an error of ours as the message, with what caused it.
+    #[must_use]
+    pub fn with_error(self, error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        self.with_message(&text)
+    }
+
     /// Adds a finer word.
     #[must_use]
     pub fn with_reason(mut self, reason: &str) -> Self {
@@ -84,3 +96,24 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the file could not be read")]
+    struct Unreadable(#[source] io::Error);
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let error = Unreadable(io::ErrorKind::PermissionDenied.into());
+        let refusal = Refusal::new(ErrorCode::ConfigInvalid).with_error(&error);
+        assert_eq!(
+            refusal.message(),
+            "the file could not be read: permission denied"
+        );
+    }
+}

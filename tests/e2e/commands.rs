@@ -53,6 +53,7 @@ fn every_command_does_what_it_says() {
 
     let verified = house.run(&["audit", "verify"]);
     assert!(verified.status.success(), "{}", text(&verified));
+    assert!(verified.stderr.ends_with(b"\n"), "{}", text(&verified));
     let verdict = String::from_utf8(verified.stdout).unwrap();
     assert!(verdict.starts_with("keyed: "), "{verdict}");
     assert_eq!(house.json(&["audit", "verify"])["verdict"], "keyed");
@@ -434,6 +435,23 @@ fn audit_reads_the_folder_of_the_daemon_that_runs() {
 
     read(&[], &usual, true);
     read(&["--state-dir", "elsewhere"], &elsewhere, true);
+
+    // A log whose first record is damaged is no empty log.
+    let (file, bytes) = files(&elsewhere)
+        .into_iter()
+        .find(|(_, bytes)| bytes.iter().filter(|byte| **byte == b'\n').count() > 1)
+        .unwrap();
+    let damaged = String::from_utf8(bytes)
+        .unwrap()
+        .replacen("\"at\":\"2", "\"at\":\"1", 2);
+    fs::write(&file, damaged).unwrap();
+    let verify = [
+        "audit",
+        "verify",
+        "--audit-dir",
+        elsewhere.to_str().unwrap(),
+    ];
+    assert_eq!(house.refusal(&verify), ("audit_damaged".to_owned(), 65));
 
     let daemon = house.start(&mut house.command(&["daemon", "--mock"]), "info");
     let bundled = house.path(".local/state/aegis-broker/mock-audit");

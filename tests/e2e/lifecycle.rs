@@ -47,6 +47,11 @@ fn a_second_daemon_leaves_the_first_alone() {
         assert_eq!(output.status.code(), Some(75), "{}", text(&output));
         assert!(text(&output).contains("already"), "{}", text(&output));
     }
+    // Nor does it say how to approve a login at a server that ends with it.
+    let mut with_a_server = house.command(&["daemon", "--mock"]);
+    let output = with_a_server.env("RUST_LOG", "info").output().unwrap();
+    assert_eq!(output.status.code(), Some(75), "{}", text(&output));
+    assert!(!text(&output).contains("approve"), "{}", text(&output));
     assert!(daemon.is_running());
     house.material();
 }
@@ -144,6 +149,16 @@ fn a_mistake_in_the_configuration_is_named() {
         assert_eq!(output.status.code(), Some(78), "{name}: {}", text(&output));
         assert!(text(&output).contains(word), "{name}: {}", text(&output));
         assert!(!house.socket().exists(), "{name}");
+    }
+}
+
+/// `--socket` names a daemon that runs: one that starts says so instead of ignoring it.
+#[test]
+fn a_new_daemon_takes_no_socket() {
+    let house = House::new();
+    for command in ["daemon", "demo"] {
+        let refused = house.refusal(&[command, "--socket", "/nowhere/broker.sock"]);
+        assert_eq!(refused, ("usage".to_owned(), 64), "{command}");
     }
 }
 
