@@ -196,7 +196,7 @@ async fn reset(State(control): State<Control>) -> Response {
 }
 
 async fn requests(State(control): State<Control>) -> Response {
-    let requests = control.shared.journal.records().clone();
+    let requests: Vec<_> = control.shared.journal.records().iter().cloned().collect();
     Json(json!({ "requests": requests })).into_response()
 }
 

@@ -1,6 +1,7 @@
 //! Every RPC try and every use of material, for tests that want to know what was
 //! really sent.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -8,6 +9,11 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::audit::as_rfc3339;
+use crate::dpop;
+
+/// What is kept, the newest. A test looks at hundreds; with the longest proofs it is 128 MiB, which
+/// anybody who reaches the port could fill.
+const MAX_RECORDS: usize = 16 * 1024;
 
 /// One try. It is written when its answer is decided, before it is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -37,7 +43,7 @@ pub struct RequestRecord {
     /// Thumbprint of the key in the proof's header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jkt: Option<String>,
-    /// The raw proof. The token is never here.
+    /// The raw proof, unless it is too long for one. The token is never here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
     /// Whose token was sent along, or whose material was shown.
@@ -65,11 +71,11 @@ pub enum Carrier {
     Both,
 }
 
-/// The records, and a bell that rings for each new one.
+/// The newest [`MAX_RECORDS`], and a bell that rings for each new one.
 #[derive(Debug)]
 pub(crate) struct Journal {
     // Held for a push or a copy only, never across an await.
-    records: Mutex<Vec<RequestRecord>>,
+    records: Mutex<VecDeque<RequestRecord>>,
     bell: watch::Sender<u64>,
 }
 
@@ -82,14 +88,18 @@ impl Journal {
     }
 
     pub(crate) fn push(&self, mut record: RequestRecord) {
+        record.proof = record.proof.filter(|proof| proof.len() <= dpop::MAX_BYTES);
         let mut records = self.records();
-        let seq = records.last().map_or(0, |last| last.seq).saturating_add(1);
+        let seq = records.back().map_or(0, |last| last.seq).saturating_add(1);
         record.seq = seq;
-        records.push(record);
+        if records.len() >= MAX_RECORDS {
+            records.pop_front();
+        }
+        records.push_back(record);
         self.bell.send_replace(seq);
     }
 
-    pub(crate) fn records(&self) -> MutexGuard<'_, Vec<RequestRecord>> {
+    pub(crate) fn records(&self) -> MutexGuard<'_, VecDeque<RequestRecord>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -110,5 +120,53 @@ impl Journal {
                 std::future::pending::<()>().await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(proof: Option<String>) -> RequestRecord {
+        RequestRecord {
+            seq: 0,
+            at: SystemTime::UNIX_EPOCH,
+            method: String::new(),
+            request_id: String::new(),
+            carrier: Carrier::None,
+            jti: None,
+            htm: None,
+            htu: None,
+            jkt: None,
+            proof,
+            principal: None,
+            result: "ok".to_owned(),
+            reason: None,
+        }
+    }
+
+    #[test]
+    fn the_newest_records_are_kept() {
+        let journal = Journal::new();
+        for _ in 0..=MAX_RECORDS {
+            journal.push(record(None));
+        }
+        let records = journal.records();
+        assert_eq!(records.len(), MAX_RECORDS);
+        assert_eq!(records.front().map(|first| first.seq), Some(2));
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_proof_is_not_kept() {
+        let journal = Journal::new();
+        for length in [dpop::MAX_BYTES, dpop::MAX_BYTES + 1] {
+            journal.push(record(Some("x".repeat(length))));
+        }
+        let kept: Vec<_> = journal
+            .records()
+            .iter()
+            .map(|one| one.proof.is_some())
+            .collect();
+        assert_eq!(kept, [true, false]);
     }
 }

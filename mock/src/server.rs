@@ -16,6 +16,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 use tower::ServiceExt as _;
 use url::Url;
 
@@ -32,6 +33,13 @@ use crate::web::{self, CloseConnection, Peer};
 
 /// All headers of a request together; more is answered with 431.
 const MAX_HEADERS: usize = 64 * 1024;
+
+/// Without descriptors nothing can be accepted until some are free, which nobody tells.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(250);
+
+/// What is under way when the server stops has this long to be answered: the slowest answer is
+/// computed at once, and a peer that sends half a request never ends.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// How to start a server.
 #[derive(Clone, Debug)]
@@ -127,21 +135,31 @@ fn url_of(address: SocketAddr) -> Result<Url, url::ParseError> {
     Url::parse(&format!("http://{address}/"))
 }
 
-/// Accepts until told to stop, then lets the answers under way finish.
+/// Accepts until told to stop, then lets the answers under way finish, for [`DRAIN`] at most.
 async fn serve(listener: TcpListener, app: Router, mut stop: watch::Receiver<bool>) {
     let connections = GracefulShutdown::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => connect(stream, peer, app.clone(), &connections),
-                Err(error) => tracing::warn!(%error, "cannot accept a connection"),
-            },
+            (stream, peer) = accept(&listener) => connect(stream, peer, app.clone(), &connections),
             // An error means that the handle was dropped: that stops us, too.
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
     drop(listener);
-    connections.shutdown().await;
+    if timeout(DRAIN, connections.shutdown()).await.is_err() {
+        tracing::debug!("connections were left that did not end");
+    }
+}
+
+/// The next connection, however often it takes.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => tracing::warn!(%error, "cannot accept a connection"),
+        }
+        sleep(EXHAUSTED_PAUSE).await;
+    }
 }
 
 fn connect(stream: TcpStream, peer: SocketAddr, app: Router, connections: &GracefulShutdown) {
@@ -280,7 +298,7 @@ impl Mock {
 
     /// Every RPC try so far.
     pub fn requests(&self) -> Vec<RequestRecord> {
-        self.shared.journal.records().clone()
+        self.shared.journal.records().iter().cloned().collect()
     }
 
     /// The first RPC try, past or to come, that matches.
@@ -316,7 +334,7 @@ impl Mock {
         state.ledger.records().to_vec()
     }
 
-    /// Stops listening, finishes the answers under way, lets go of stalled ones.
+    /// Stops listening, finishes the answers under way within 2 s, lets go of stalled ones.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         for task in self.tasks {

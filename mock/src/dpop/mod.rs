@@ -12,7 +12,7 @@ use crate::encoding::{base64url, from_base64url, sha256};
 use crate::json::Json;
 use crate::jwk::{Algorithm, PublicKey};
 
-const MAX_BYTES: usize = 8 * 1024;
+pub(crate) const MAX_BYTES: usize = 8 * 1024;
 const MAX_JTI: usize = 256;
 /// How old a proof may be, in seconds.
 pub(crate) const MAX_AGE: i64 = 60;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aegis_mock::FaultKind;
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::client::{Client, GCP, spawn};
 
@@ -149,6 +150,20 @@ async fn a_stalled_answer_ends_with_the_server() {
     };
     let (answer, ()) = tokio::join!(client.try_send(request), stop);
     assert!(answer.is_err());
+}
+
+/// A peer that sends half a request keeps no server from ending.
+#[tokio::test]
+async fn half_a_request_does_not_keep_the_server() {
+    let mock = spawn().await;
+    let address = mock.api().socket_addrs(|| None).unwrap()[0];
+    let mut peer = tokio::net::TcpStream::connect(address).await.unwrap();
+    peer.write_all(b"POST /aegis").await.unwrap();
+    // The next connection is accepted after that one.
+    let health = reqwest::get(mock.api().join("healthz").unwrap()).await;
+    assert_eq!(health.unwrap().status(), 200);
+    let stopped = tokio::time::timeout(Duration::from_secs(60), mock.stop());
+    assert!(stopped.await.is_ok());
 }
 
 #[tokio::test]
