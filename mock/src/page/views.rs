@@ -161,7 +161,7 @@ pub(super) fn sign_in(
                     label(
                         "p",
                         &[("id", "where"), ("class", "hint")],
-                        "The server says both where it was started.",
+                        "Both are in what the server, or the demonstration, said when it started.",
                     ),
                     button("main", "Sign in"),
                 ],
@@ -263,7 +263,7 @@ pub(super) fn review(token: &str, leave: &str, wish: &Wish, name: &str) -> Html 
                     entry("Thumbprint of its key", label("code", &[], &wish.jkt)),
                 ],
             ),
-            label("h2", &[], "What it asks for"),
+            label("h2", &[], "Leases it asks for"),
             scopes(&wish.scopes),
             form(
                 super::DECISION,
@@ -297,7 +297,7 @@ fn scopes(scopes: &[String]) -> Html {
         let (credential, action) = split(scope).unwrap_or_else(|| (scope.clone(), "everything"));
         actions.entry(credential).or_default().push(action);
     }
-    let head = ["Credential", "Leases it may"].map(|words| label("th", &[("scope", "col")], words));
+    let head = ["Credential", "Actions"].map(|words| label("th", &[("scope", "col")], words));
     let rows = actions.iter().map(|(credential, actions)| {
         let credential = [label("code", &[], credential)];
         element(
