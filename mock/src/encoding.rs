@@ -51,6 +51,20 @@ pub(crate) fn random_secret(prefix: &str) -> String {
     format!("{prefix}{}", base64url(&random::<32>()))
 }
 
+/// Sixteen base-32 characters in fours: 80 random bits that a person can type.
+pub(crate) fn random_password() -> String {
+    let mut password = String::new();
+    for (place, byte) in random::<16>().into_iter().enumerate() {
+        if place > 0 && place.is_multiple_of(4) {
+            password.push('-');
+        }
+        if let Some(&letter) = BASE_32.get(usize::from(byte & 31)) {
+            password.push(char::from(letter));
+        }
+    }
+    password
+}
+
 /// `XXXX-XXXX`.
 pub(crate) fn random_user_code() -> String {
     let mut code = String::new();
@@ -71,8 +85,48 @@ pub(crate) fn random_user_code() -> String {
     code
 }
 
+/// A user code as it is shown, if those are its letters in whatever case, dashes aside.
+pub(crate) fn user_code(text: &str) -> Option<String> {
+    let mut code = String::new();
+    for letter in text.chars().filter(|letter| *letter != '-') {
+        let letter = letter.to_ascii_uppercase();
+        if !u8::try_from(letter).is_ok_and(|letter| USER_CODE.contains(&letter)) {
+            return None;
+        }
+        if code.len() == 4 {
+            code.push('-');
+        }
+        code.push(letter);
+    }
+    (code.len() == 9).then_some(code)
+}
+
 /// Whether `text` is `prefix` and 26 base-32 characters.
 pub(crate) fn is_id(text: &str, prefix: &str) -> bool {
     text.strip_prefix(prefix)
         .is_some_and(|tail| tail.len() == 26 && tail.bytes().all(|b| BASE_32.contains(&b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_user_code_is_one() {
+        for text in ["BCDF-GHJK", "bcdfghjk", "bcdf--ghjk"] {
+            assert_eq!(user_code(text).as_deref(), Some("BCDF-GHJK"), "{text}");
+        }
+        for text in [
+            "",
+            "BCDF",
+            "BCDF-GHJ",
+            "BCDF-GHJKL",
+            "ACDF-GHJK",
+            "BCDF-GHJ<",
+        ] {
+            assert_eq!(user_code(text), None, "{text}");
+        }
+        let code = random_user_code();
+        assert_eq!(user_code(&code), Some(code));
+    }
 }

@@ -94,7 +94,7 @@ pub(crate) struct Refusal {
     pub(crate) reason: Option<Reason>,
     message: &'static str,
     field: Option<String>,
-    retry_after_seconds: u32,
+    pub(crate) retry_after_seconds: u32,
     nonce: Option<String>,
 }
 

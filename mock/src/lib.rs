@@ -7,7 +7,7 @@
 //!
 //! Start reading at [`spawn`]. A request goes through `web` (headers, raw body,
 //! faults), `access` (token and proof), then `identity` or `broker`; `state`
-//! holds all that is remembered. Lenience must be asked for, in the policy or
+//! holds all that is remembered; `page` is where a person approves. Lenience must be asked for, in the policy or
 //! by [`Mock::fault`].
 
 mod access;
@@ -24,6 +24,7 @@ mod identity;
 mod journal;
 mod json;
 mod jwk;
+mod page;
 mod policy;
 mod proto;
 mod schema;

@@ -73,7 +73,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     })
     .await?;
 
-    let mut line = json!({"api": mock.api().as_str().trim_end_matches('/')});
+    let mut line = json!({
+        "api": mock.api().as_str().trim_end_matches('/'),
+        "demo_user": mock.demo_name(),
+        "demo_password": mock.demo_password(),
+    });
     if let (Some(control), Some(members)) = (mock.control(), line.as_object_mut()) {
         let control = control.as_str().trim_end_matches('/');
         members.insert("control".to_owned(), json!(control));

@@ -187,7 +187,42 @@ pub(crate) struct Credential {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum CredentialKind {
     GcpAccessToken,
+    AwsSessionCredentials,
+    GithubToken,
+    KubernetesToken,
+    DatabaseLogin,
     GenericSecret,
+    GcpSubjectToken,
+}
+
+impl CredentialKind {
+    /// The fields of a credential of this kind, sorted, all of them required; `None` where any
+    /// will do.
+    fn fields(self) -> Option<&'static [&'static str]> {
+        Some(match self {
+            Self::GcpAccessToken => &["access_token", "project_id", "service_account_email"],
+            Self::AwsSessionCredentials => &[
+                "access_key_id",
+                "region",
+                "role_arn",
+                "secret_access_key",
+                "session_token",
+            ],
+            Self::GithubToken => &["host", "login", "permissions", "repositories", "token"],
+            Self::KubernetesToken => &[
+                "api_server",
+                "ca_certificate_pem",
+                "namespace",
+                "service_account",
+                "token",
+            ],
+            Self::DatabaseLogin => &[
+                "database", "engine", "host", "password", "port", "sslmode", "username",
+            ],
+            Self::GcpSubjectToken => &["audience", "subject_token", "token_type"],
+            Self::GenericSecret => return None,
+        })
+    }
 }
 
 /// A policy file that cannot be used.
@@ -286,15 +321,29 @@ impl Policy {
 
 impl Credential {
     fn is_complete(&self) -> bool {
-        match self.kind {
-            CredentialKind::GcpAccessToken => {
-                self.fields
-                    .keys()
-                    .eq(["access_token", "project_id", "service_account_email"])
-            }
-            CredentialKind::GenericSecret => !self.fields.is_empty(),
-        }
+        let named = match self.kind.fields() {
+            Some(fields) => self.fields.keys().eq(fields),
+            None => !self.fields.is_empty(),
+        };
+        named
+            && self
+                .fields
+                .iter()
+                .all(|(name, value)| match (self.kind, name.as_str()) {
+                    (CredentialKind::DatabaseLogin, "port") => value.parse::<u16>().is_ok(),
+                    (CredentialKind::GithubToken, "permissions") => {
+                        list(value).all(|item| item.contains('='))
+                    }
+                    _ => true,
+                })
     }
+}
+
+/// The items of a field that holds several, separated by commas.
+pub(crate) fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
 }
 
 #[cfg(test)]
@@ -371,6 +420,10 @@ mod tests {
             (
                 "wildcard",
                 "[[grant]]\nprincipal = \"p\"\nactions = []\nselector = \"provider:a:app:b:account:*\"\n",
+            ),
+            (
+                "a port that is none",
+                "[[credential]]\nselector = \"provider:a:app:b:account:c\"\nkind = \"database_login\"\nfields = { database = \"\", engine = \"\", host = \"\", password = \"\", port = \"70000\", sslmode = \"\", username = \"\" }\n",
             ),
             (
                 "half a credential",

@@ -27,9 +27,11 @@ use crate::encoding::random_secret;
 use crate::fault::FaultKind;
 use crate::identity::DEMO_UID;
 use crate::journal::RequestRecord;
+use crate::page;
 use crate::policy::{Policy, PolicyError};
 use crate::state::{SecretRecord, Shared};
 use crate::web::{self, CloseConnection, Peer};
+use crate::wire;
 
 /// All headers of a request together; more is answered with 431.
 const MAX_HEADERS: usize = 64 * 1024;
@@ -257,6 +259,21 @@ impl Mock {
     pub fn pending_user_codes(&self) -> Vec<String> {
         let now = self.shared.clock.now();
         self.shared.state().logins.pending_user_codes(now)
+    }
+
+    /// Where a person approves.
+    pub fn page(&self) -> String {
+        format!("{}/device", wire::origin(&self.shared.api))
+    }
+
+    /// The name that the demo user signs in with at the page.
+    pub fn demo_name(&self) -> &'static str {
+        page::name_of(DEMO_UID)
+    }
+
+    /// The password that goes with it, and with every other name of the policy.
+    pub fn demo_password(&self) -> &str {
+        self.shared.password.expose()
     }
 
     /// An ID token of the demo user, as a sign-in would yield it.

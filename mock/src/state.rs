@@ -15,6 +15,7 @@ use crate::fault::Faults;
 use crate::identity::device::Logins;
 use crate::identity::tokens::{Signer, Tokens};
 use crate::journal::Journal;
+use crate::page::{Password, Sessions};
 use crate::policy::Policy;
 use crate::throttle::Throttle;
 
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) signer: Signer,
     pub(crate) journal: Journal,
+    /// Of everybody who signs in at the page.
+    pub(crate) password: Password,
     // One lock for everything makes each step of a call one point in time. It
     // is held for table look-ups and a signature, never across an await.
     state: Mutex<State>,
@@ -52,6 +55,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) policy: Policy,
     pub(crate) logins: Logins,
+    pub(crate) sessions: Sessions,
     pub(crate) tokens: Tokens,
     pub(crate) leases: Leases,
     pub(crate) ledger: Ledger,
@@ -67,6 +71,7 @@ impl State {
         Self {
             policy,
             logins: Logins::default(),
+            sessions: Sessions::default(),
             tokens: Tokens::default(),
             leases: Leases::default(),
             ledger: Ledger::default(),
@@ -94,6 +99,7 @@ impl Shared {
             clock: Clock::start(),
             signer: Signer::generate(),
             journal: Journal::new(),
+            password: Password::generate(),
             state: Mutex::new(State::new(policy)),
         }
     }
@@ -102,7 +108,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets everything but the policy.
+    /// Forgets everything but the policy and the password.
     pub(crate) fn reset(&self) {
         let mut state = self.state();
         *state = State::new(state.policy.clone());

@@ -29,6 +29,7 @@ use crate::fault::FaultKind;
 use crate::identity::Identity;
 use crate::journal::{Carrier, RequestRecord};
 use crate::json::Json;
+use crate::page;
 use crate::proto::{BrokerServiceExt as _, IdentityGatewayServiceExt as _};
 use crate::schema::Method as Rpc;
 use crate::state::Shared;
@@ -63,6 +64,7 @@ pub(crate) struct Web {
 pub(crate) fn router(shared: Arc<Shared>, stopping: watch::Receiver<bool>) -> Router {
     let services = Arc::new(Identity(Arc::clone(&shared))).register(connectrpc::Router::new());
     let services = Arc::new(Broker(Arc::clone(&shared))).register(services);
+    let page = page::router(Arc::clone(&shared));
     let web = Web {
         shared,
         connect: ConnectRpcService::new(services)
@@ -74,8 +76,9 @@ pub(crate) fn router(shared: Arc<Shared>, stopping: watch::Receiver<bool>) -> Ro
         .route("/.well-known/jwks.json", get(jwks))
         .route("/fake/{provider}/whoami", get(whoami))
         .fallback(rpc_or_nothing)
-        .layer(axum::middleware::from_fn_with_state(web.clone(), surround))
-        .with_state(web)
+        .with_state(web.clone())
+        .merge(page)
+        .layer(axum::middleware::from_fn_with_state(web, surround))
 }
 
 /// `Host` and caching, the same for every page.
@@ -105,7 +108,7 @@ fn is_our_host(shared: &Shared, request: &Request) -> bool {
 }
 
 /// The host that was called: `:authority` or `Host`, one of them, once.
-fn host(request: &Request) -> Option<String> {
+pub(crate) fn host(request: &Request) -> Option<String> {
     let mut values = request.headers().get_all(header::HOST).iter();
     let first = values.next();
     if values.next().is_some() {
@@ -202,14 +205,14 @@ async fn rpc(web: Web, request: Request) -> Response {
 }
 
 /// Tells the caller the id under which the journal has the request.
-fn identify(response: &mut Response, request_id: &str) {
+pub(crate) fn identify(response: &mut Response, request_id: &str) {
     if let Ok(id) = HeaderValue::from_str(request_id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
 }
 
 /// A try that ends before there is a [`Call`].
-fn note(
+pub(crate) fn note(
     shared: &Shared,
     at: Moment,
     method: String,

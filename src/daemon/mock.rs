@@ -31,7 +31,9 @@ pub(super) async fn join(mut plan: Plan) -> Result<(Plan, Option<BundledServer>)
     profile.allow_insecure_loopback = true;
     tracing::info!(
         url = %profile.base_url,
-        "the bundled server is up; approve a login with: {}",
+        "the bundled server is up; approve a login at the page it names, as {} with the password {}, or with: {}",
+        server.mock.demo_name(),
+        server.mock.demo_password(),
         server.how_to_approve()
     );
     Ok((plan, Some(server)))
@@ -60,8 +62,8 @@ impl BundledServer {
         self.mock.api()
     }
 
-    /// How a person approves a login there, until it has a page: one line for a shell. The token
-    /// in it opens the bundled server only.
+    /// How a login is approved there without the page: one line for a shell. The token in it opens
+    /// the bundled server only, as the password of the page does.
     fn how_to_approve(&self) -> String {
         let control = self.mock.control().map(Url::as_str).unwrap_or_default();
         format!(

@@ -88,14 +88,20 @@ fn a_planted_fault_ends_the_demonstration_at_its_step() {
     }
 }
 
-/// Interrupted while it waits for its login, it ends as a failed step does: the daemon is gone,
+/// Interrupted while it waits for its login, or for a person to approve it, it ends as a failed step does: the daemon is gone,
 /// and so is the folder.
 #[test]
 fn an_interrupted_demonstration_leaves_nothing() {
-    for signal in [Signal::INT, Signal::TERM] {
+    let rows: [(Signal, &[&str]); 3] = [
+        (Signal::INT, &[]),
+        (Signal::TERM, &[]),
+        (Signal::INT, &["--browser"]),
+    ];
+    for (signal, arguments) in rows {
         let temporary = tempfile::tempdir().unwrap();
         let mut demo = Command::new(BROKER)
             .arg("demo")
+            .args(arguments)
             .env("TMPDIR", temporary.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -113,6 +119,8 @@ fn an_interrupted_demonstration_leaves_nothing() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(70), "{said}");
         assert!(said.contains("step login: interrupted"), "{said}");
+        let invited = said.contains("sign in as    demo") && said.contains("/device?user_code=");
+        assert_eq!(invited, !arguments.is_empty(), "{said}");
         assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
         // Whatever it started names its folder on its command line.
         for process in fs::read_dir("/proc").unwrap() {

@@ -23,20 +23,36 @@ enum LoginState {
     Consumed,
 }
 
-/// One device authorization.
-#[derive(Clone, Debug)]
-pub(crate) struct Login {
+/// What a device asks for, in the server's words.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wish {
     pub(crate) user_code: String,
+    /// What the device calls itself. Nobody vouches for it.
+    pub(crate) client_name: String,
     pub(crate) tenant_id: String,
     pub(crate) scopes: Vec<String>,
     pub(crate) ttl_seconds: u32,
     pub(crate) jkt: String,
     pub(crate) pop_key_id: String,
+}
+
+/// One device authorization.
+#[derive(Clone, Debug)]
+pub(crate) struct Login {
+    pub(crate) wish: Wish,
     expires_at: Moment,
     /// When it was made or polled last.
     polled_at: Moment,
     interval_seconds: u32,
     state: LoginState,
+}
+
+/// What is left to decide of a device authorization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Pending,
+    Decided,
+    Expired,
 }
 
 /// What a poll learns.
@@ -57,27 +73,9 @@ pub(crate) enum Poll {
 }
 
 impl Login {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a device asks for is eight things"
-    )]
-    pub(crate) fn begin(
-        user_code: String,
-        tenant_id: String,
-        scopes: Vec<String>,
-        ttl_seconds: u32,
-        jkt: String,
-        pop_key_id: String,
-        interval_seconds: u32,
-        now: Moment,
-    ) -> Self {
+    pub(crate) fn begin(wish: Wish, interval_seconds: u32, now: Moment) -> Self {
         Self {
-            user_code,
-            tenant_id,
-            scopes,
-            ttl_seconds,
-            jkt,
-            pop_key_id,
+            wish,
             expires_at: now.plus(LIFETIME),
             polled_at: now,
             interval_seconds,
@@ -125,7 +123,20 @@ impl Login {
     }
 
     pub(crate) fn is_pending(&self, now: Moment) -> bool {
-        now < self.expires_at && self.state == LoginState::Pending
+        self.standing(now) == Standing::Pending
+    }
+
+    /// A decision outlives the code.
+    pub(crate) fn standing(&self, now: Moment) -> Standing {
+        match self.state {
+            LoginState::Pending | LoginState::Approved { .. } if now >= self.expires_at => {
+                Standing::Expired
+            }
+            LoginState::Pending => Standing::Pending,
+            LoginState::Approved { .. } | LoginState::Denied | LoginState::Consumed => {
+                Standing::Decided
+            }
+        }
     }
 
     /// Whether it is approved afterwards. A denial stands, and so does the end.
@@ -178,11 +189,13 @@ impl Logins {
         let code = canonical(code);
         self.by_code
             .values_mut()
-            .find(|login| canonical(&login.user_code) == code)
+            .find(|login| canonical(&login.wish.user_code) == code)
     }
 
     pub(crate) fn has_user_code(&self, code: &str) -> bool {
-        self.by_code.values().any(|login| login.user_code == code)
+        self.by_code
+            .values()
+            .any(|login| login.wish.user_code == code)
     }
 
     /// The codes a person could enter now.
@@ -190,7 +203,7 @@ impl Logins {
         self.by_code
             .values()
             .filter(|login| login.is_pending(now))
-            .map(|login| login.user_code.clone())
+            .map(|login| login.wish.user_code.clone())
             .collect()
     }
 }
@@ -211,17 +224,11 @@ mod tests {
     }
 
     fn login() -> Login {
-        let text = |text: &str| text.to_owned();
-        Login::begin(
-            text("BCDF-GHJK"),
-            text("t"),
-            vec![],
-            600,
-            text("k"),
-            text("p"),
-            5,
-            at(0),
-        )
+        let wish = Wish {
+            user_code: "BCDF-GHJK".to_owned(),
+            ..Wish::default()
+        };
+        Login::begin(wish, 5, at(0))
     }
 
     /// DG-12.
@@ -289,6 +296,19 @@ mod tests {
         let mut approved = login();
         assert_eq!(approved.approve("u", at(599)), Ok(true));
         assert_eq!(approved.poll(at(600)), Ok(Poll::Expired));
+    }
+
+    #[test]
+    fn what_is_left_to_decide_follows_state_and_time() {
+        let mut approved = login();
+        assert_eq!(approved.standing(at(599)), Standing::Pending);
+        assert_eq!(approved.standing(at(600)), Standing::Expired);
+        assert_eq!(approved.approve("u", at(1)), Ok(true));
+        assert_eq!(approved.standing(at(1)), Standing::Decided);
+        assert_eq!(approved.standing(at(600)), Standing::Expired);
+        let mut denied = login();
+        assert_eq!(denied.deny(), Ok(()));
+        assert_eq!(denied.standing(at(600)), Standing::Decided);
     }
 
     #[test]

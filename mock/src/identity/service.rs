@@ -1,5 +1,6 @@
 //! The RPCs of `IdentityGatewayService`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::clock::Moment;
 use crate::encoding::{base64url, random_id, random_secret, random_user_code, sha256};
 use crate::errors::{Reason, Refusal};
 use crate::fault::FaultKind;
-use crate::identity::device::{LIFETIME, Login, Poll};
+use crate::identity::device::{LIFETIME, Login, Logins, Poll, Standing, Wish};
 use crate::identity::tokens::TokenRecord;
 use crate::jwk::PublicKey;
 use crate::policy::Policy;
@@ -24,6 +25,7 @@ use crate::proto::{
 };
 use crate::scope;
 use crate::state::{Shared, State};
+use crate::throttle::Throttle;
 use crate::{ControlError, wire};
 
 const DEFAULT_TOKEN_TTL: u32 = 600;
@@ -33,6 +35,8 @@ const MAX_NAME: usize = 64;
 const MAX_GUESSES: u32 = 5;
 const ID_TOKEN_AUDIENCE: &str = "aegis-console";
 const ID_TOKEN_TTL: Duration = Duration::from_hours(1);
+/// The RPC that the page stands in for.
+const APPROVE: &str = "ApproveMcpOauthDeviceAuthorization";
 /// The person of the built-in policy.
 pub(crate) const DEMO_UID: &str = "u-demo";
 
@@ -198,16 +202,16 @@ impl Shared {
             user_code = random_user_code();
         }
         let interval_seconds = state.policy.server.interval_seconds;
-        let login = Login::begin(
-            user_code.clone(),
-            request.tenant_id,
+        let wish = Wish {
+            user_code: user_code.clone(),
+            client_name: request.client_display_name,
+            tenant_id: request.tenant_id,
             scopes,
             ttl_seconds,
             jkt,
             pop_key_id,
-            interval_seconds,
-            now,
-        );
+        };
+        let login = Login::begin(wish, interval_seconds, now);
         let mut entry = call.trace().entry.clone();
         (entry.action, entry.outcome) = ("login.begin", "ok");
         state.ledger.append(entry, now);
@@ -238,37 +242,27 @@ impl Shared {
         let mut state = self.state();
         let state = &mut *state;
         call.trace().entry.principal = format!("user:{uid}");
-        let guesses = format!("guess {}", call.peer);
-        let guessable = request.device_code.is_empty();
-        let login = if guessable {
+        let login = if request.device_code.is_empty() {
             if request.user_code.is_empty() {
                 return Err(Refusal::missing("user_code"));
             }
-            // Before the look-up: over the limit, a right code is worth no more than a wrong one.
-            state
-                .throttle
-                .check(&guesses, MAX_GUESSES, now)
-                .map_err(rate_limited)?;
-            state.logins.by_user_code(&request.user_code)
+            let guess = Guess {
+                user_code: &request.user_code,
+                uid: &uid,
+                peer: call.peer,
+            };
+            guess.find(&mut state.logins, &mut state.throttle, &state.policy, now)?
         } else {
             let code = sha256(request.device_code.as_bytes());
-            state.logins.by_device_code(&code, now)
-        };
-        let user = state.policy.user(&uid);
-        let login =
-            login.filter(|login| user.is_some_and(|user| user.tenants.contains(&login.tenant_id)));
-        let Some(login) = login else {
-            if guessable {
-                state
-                    .throttle
-                    .count(guesses, MAX_GUESSES, now)
-                    .map_err(rate_limited)?;
-            }
-            return Err(Refusal::new(Reason::DeviceCodeUnknown, "no such code"));
+            state
+                .logins
+                .by_device_code(&code, now)
+                .filter(|login| may_decide(&state.policy, &uid, login))
+                .ok_or_else(unknown_code)?
         };
         let mut entry = call.trace().entry.clone();
-        entry.tenant_id.clone_from(&login.tenant_id);
-        entry.key_thumbprint.clone_from(&login.jkt);
+        entry.tenant_id.clone_from(&login.wish.tenant_id);
+        entry.key_thumbprint.clone_from(&login.wish.jkt);
         call.trace().entry = entry.clone();
         state.faults.check_ledger(call.method)?;
         let approved = decide(login, &uid, request.approve, now)
@@ -299,11 +293,7 @@ impl Shared {
         let state = &mut *state;
         let login = state.logins.by_user_code(user_code);
         let login = login.ok_or(ControlError::UnknownUserCode)?;
-        let is_member = state
-            .policy
-            .user(uid)
-            .is_some_and(|user| user.tenants.contains(&login.tenant_id));
-        if !is_member {
+        if !may_decide(&state.policy, uid, login) {
             return Err(ControlError::NotAMember);
         }
         let approved = match decide(login, uid, approve, now) {
@@ -311,21 +301,71 @@ impl Shared {
             Err(_used) => return Err(ControlError::NotPending),
         };
         let (action, outcome) = decision(approve, approved);
-        let entry = Entry {
-            tenant_id: login.tenant_id.clone(),
-            action,
-            outcome,
-            principal: format!("user:{uid}"),
-            key_thumbprint: login.jkt.clone(),
-            request_id: random_id("req_"),
-            ..Entry::default()
-        };
+        let entry = entry_of(login, action, outcome, uid, random_id("req_"));
         state.ledger.append(entry, now);
         if approved == approve {
             Ok(())
         } else {
             Err(ControlError::NotPending)
         }
+    }
+
+    /// What a person who entered a code on the page is asked to judge, and whether there is
+    /// anything left to decide. Guessing is limited.
+    pub(crate) fn look_up_on_page(
+        &self,
+        user_code: &str,
+        uid: &str,
+        peer: IpAddr,
+    ) -> Result<(Wish, Standing), Refusal> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let state = &mut *state;
+        let guess = Guess {
+            user_code,
+            uid,
+            peer,
+        };
+        let login = guess.find(&mut state.logins, &mut state.throttle, &state.policy, now)?;
+        Ok((login.wish.clone(), login.standing(now)))
+    }
+
+    /// What was entered before, while it is remembered.
+    pub(crate) fn remembered_on_page(&self, user_code: &str) -> Option<Wish> {
+        let mut state = self.state();
+        let login = state.logins.by_user_code(user_code);
+        login.map(|login| login.wish.clone())
+    }
+
+    /// Approves or denies a pending device authorization. What is found otherwise stays as it is
+    /// and is what is answered; [`Standing::Pending`] says that the person's word now holds.
+    pub(crate) fn decide_on_page(
+        &self,
+        user_code: &str,
+        uid: &str,
+        approve: bool,
+        request_id: &str,
+    ) -> Result<Standing, Refusal> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let state = &mut *state;
+        let login = state.logins.by_user_code(user_code);
+        let login = login.filter(|login| may_decide(&state.policy, uid, login));
+        let login = login.ok_or_else(unknown_code)?;
+        let standing = login.standing(now);
+        let mut approved = false;
+        if standing == Standing::Pending {
+            state.faults.check_ledger(APPROVE)?;
+            approved = decide(login, uid, approve, now)
+                .map_err(|reason| Refusal::new(reason, "code has been used"))?;
+        }
+        let (action, mut outcome) = decision(approve, approved);
+        if standing != Standing::Pending {
+            outcome = "denied";
+        }
+        let entry = entry_of(login, action, outcome, uid, request_id.to_owned());
+        state.ledger.append(entry, now);
+        Ok(standing)
     }
 
     /// Ends a code's life.
@@ -354,16 +394,19 @@ impl Shared {
         let Some(login) = state.logins.by_device_code(&code, now) else {
             return Err(Refusal::new(Reason::DeviceCodeUnknown, "no such code"));
         };
-        call.trace().entry.tenant_id.clone_from(&login.tenant_id);
-        if proof.thumbprint != login.jkt
-            || (!request.pop_key_id.is_empty() && request.pop_key_id != login.pop_key_id)
+        call.trace()
+            .entry
+            .tenant_id
+            .clone_from(&login.wish.tenant_id);
+        if proof.thumbprint != login.wish.jkt
+            || (!request.pop_key_id.is_empty() && request.pop_key_id != login.wish.pop_key_id)
         {
             return Err(Refusal::new(
                 Reason::BindingMismatch,
                 "proof is by another key than the code's",
             ));
         }
-        access::check_key_id(&proof, &login.pop_key_id)?;
+        access::check_key_id(&proof, &login.wish.pop_key_id)?;
 
         if login.is_approved(now) {
             let fault = state.faults.take(call.method, &[FaultKind::ApprovedFirst]);
@@ -386,8 +429,8 @@ impl Shared {
         };
         let (word, interval_seconds) = match poll {
             Poll::Approved { uid } => {
-                let login = login.clone();
-                return self.issue(call, state, login, &uid, now);
+                let wish = login.wish.clone();
+                return self.issue(call, state, wish, &uid, now);
             }
             Poll::Pending { interval_seconds } => ("authorization_pending", interval_seconds),
             Poll::SlowDown { interval_seconds } => ("slow_down", interval_seconds),
@@ -407,7 +450,7 @@ impl Shared {
         &self,
         call: &Call,
         state: &mut State,
-        login: Login,
+        wish: Wish,
         uid: &str,
         now: Moment,
     ) -> Result<ExchangeMcpOauthDeviceAuthorizationResponse, Refusal> {
@@ -424,16 +467,16 @@ impl Shared {
         let ttl_seconds = if fault == Some(FaultKind::ShortExpiry) {
             1
         } else {
-            login.ttl_seconds
+            wish.ttl_seconds
         };
         let session = Duration::from_secs(user.max_session_seconds.into());
         let record = TokenRecord {
             principal: format!("user:{uid}"),
-            tenant_id: login.tenant_id,
-            scopes: login.scopes,
+            tenant_id: wish.tenant_id,
+            scopes: wish.scopes,
             role: user.role.clone(),
-            jkt: login.jkt,
-            pop_key_id: login.pop_key_id,
+            jkt: wish.jkt,
+            pop_key_id: wish.pop_key_id,
             session_id: random_id("ses_"),
             session_expires_at: now.plus(session),
             expires_at: now.plus(Duration::from_secs(ttl_seconds.into())),
@@ -509,6 +552,68 @@ impl Shared {
             return Err(Refusal::new(Reason::TokenExpired, "ID token has expired"));
         }
         text("sub").map(str::to_owned).ok_or_else(invalid)
+    }
+}
+
+fn unknown_code() -> Refusal {
+    Refusal::new(Reason::DeviceCodeUnknown, "no such code")
+}
+
+/// Whether that person belongs to the tenant that the login is for.
+fn may_decide(policy: &Policy, uid: &str, login: &Login) -> bool {
+    policy
+        .user(uid)
+        .is_some_and(|user| user.tenants.contains(&login.wish.tenant_id))
+}
+
+/// A user code that a person entered.
+struct Guess<'a> {
+    user_code: &'a str,
+    uid: &'a str,
+    peer: IpAddr,
+}
+
+impl Guess<'_> {
+    /// The login with that code. Wrong codes are limited, and over the limit a right one is worth
+    /// no more than a wrong one.
+    fn find<'a>(
+        &self,
+        logins: &'a mut Logins,
+        throttle: &mut Throttle,
+        policy: &Policy,
+        now: Moment,
+    ) -> Result<&'a mut Login, Refusal> {
+        let guesses = format!("guess {}", self.peer);
+        throttle
+            .check(&guesses, MAX_GUESSES, now)
+            .map_err(rate_limited)?;
+        let login = logins.by_user_code(self.user_code);
+        if let Some(login) = login.filter(|login| may_decide(policy, self.uid, login)) {
+            return Ok(login);
+        }
+        throttle
+            .count(guesses, MAX_GUESSES, now)
+            .map_err(rate_limited)?;
+        Err(unknown_code())
+    }
+}
+
+/// What the audit says of a person's decision.
+fn entry_of(
+    login: &Login,
+    action: &'static str,
+    outcome: &'static str,
+    uid: &str,
+    request_id: String,
+) -> Entry {
+    Entry {
+        tenant_id: login.wish.tenant_id.clone(),
+        action,
+        outcome,
+        principal: format!("user:{uid}"),
+        key_thumbprint: login.wish.jkt.clone(),
+        request_id,
+        ..Entry::default()
     }
 }
 

@@ -162,7 +162,7 @@ async fn half_a_request_does_not_keep_the_server() {
     // The next connection is accepted after that one.
     let health = reqwest::get(mock.api().join("healthz").unwrap()).await;
     assert_eq!(health.unwrap().status(), 200);
-    let stopped = tokio::time::timeout(Duration::from_secs(60), mock.stop());
+    let stopped = tokio::time::timeout(Duration::from_mins(1), mock.stop());
     assert!(stopped.await.is_ok());
 }
 

@@ -405,3 +405,88 @@ async fn everything_that_happens_to_a_lease_is_in_the_chain() {
         .unwrap();
     assert_eq!(tried.jti.as_deref(), Some(about[1].proof_jti.as_str()));
 }
+
+/// Every kind of the contract: named as its member, each secret in it noted, good at its provider
+/// until the lease is revoked, and at no other.
+#[tokio::test]
+async fn material_of_every_kind_works_until_it_is_revoked() {
+    let rows: [([&str; 3], &str, &str, &[&str]); 7] = [
+        (GCP, "gcp_access_token", "gcpAccessToken", &["accessToken"]),
+        (
+            ["aws", "billing-prod", "deployer"],
+            "aws_session_credentials",
+            "awsSessionCredentials",
+            &["secretAccessKey", "sessionToken"],
+        ),
+        (
+            ["github", "website", "release-bot"],
+            "github_token",
+            "githubToken",
+            &["token"],
+        ),
+        (
+            ["kubernetes", "staging", "deployer"],
+            "kubernetes_token",
+            "kubernetesToken",
+            &["token"],
+        ),
+        (
+            ["postgres", "orders", "reporter"],
+            "database_login",
+            "databaseLogin",
+            &["password"],
+        ),
+        (
+            ["gcp", "billing-prod", "federated"],
+            "gcp_subject_token",
+            "gcpSubjectToken",
+            &["subjectToken"],
+        ),
+        (
+            GENERIC,
+            "generic_secret",
+            "genericSecret",
+            &["fields/username", "fields/password"],
+        ),
+    ];
+    let mock = spawn().await;
+    let client = Client::logged_in(&mock, &rows.map(|(target, ..)| target)).await;
+    for (target, kind, member, secrets) in rows {
+        let before = mock.secrets().len();
+        let id = client.lease(target, &json!({})).await;
+        let redeemed = client.redeem(&id).await;
+        assert_eq!(redeemed.text("/credential/kind"), kind);
+        let secret = |name: &str| {
+            redeemed
+                .text(&format!("/credential/{member}/{name}"))
+                .to_owned()
+        };
+        let secrets: Vec<_> = secrets.iter().map(|name| secret(name)).collect();
+        let noted: Vec<_> = mock.secrets().drain(before..).map(|s| s.value).collect();
+        assert_eq!(noted.len(), secrets.len(), "{kind}");
+        for secret in &secrets {
+            assert!(noted.contains(secret) && secret.len() > 40, "{kind}");
+            assert_eq!(client.whoami(target[0], secret).await, 200, "{kind}");
+            assert_eq!(client.whoami("elsewhere", secret).await, 401, "{kind}");
+        }
+        client.revoke(&id).await;
+        for secret in &secrets {
+            assert_eq!(client.whoami(target[0], secret).await, 401, "{kind}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_text_in_a_message_is_none() {
+    let mock = spawn().await;
+    let github = ["github", "website", "release-bot"];
+    let postgres = ["postgres", "orders", "reporter"];
+    let client = Client::logged_in(&mock, &[github, postgres]).await;
+    let redeem = async |target| client.redeem(&client.lease(target, &json!({})).await).await;
+    let token = &redeem(github).await.body["credential"]["githubToken"];
+    assert_eq!(token["repositories"], json!(["website", "website-assets"]));
+    let permissions = json!({"contents": "write", "metadata": "read"});
+    assert_eq!(token["permissions"], permissions);
+    let login = &redeem(postgres).await.body["credential"]["databaseLogin"];
+    assert_eq!(login["port"], 5432);
+}

@@ -13,5 +13,6 @@ mod control;
 mod device;
 mod faults;
 mod leases;
+mod page;
 mod proofs;
 mod surface;

@@ -26,6 +26,9 @@ use report::Report;
 /// What can be asked of the demonstration.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct Options {
+    /// Wait for you to approve the login in a browser
+    #[arg(long)]
+    browser: bool,
     /// Breaks the server or the world at one step, so that a test sees the step fail.
     #[arg(long, hide = true, value_enum)]
     plant_fault: Option<Step>,

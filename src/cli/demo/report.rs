@@ -9,6 +9,8 @@ use super::mcp_client::REVISION;
 pub(super) struct Report {
     /// As whom the login was approved, as the server wrote it down.
     pub(super) principal: String,
+    /// The decision came from the server's page, as the server wrote it down.
+    pub(super) at_the_page: bool,
     /// How often the daemon asked before it was approved.
     pub(super) polls: usize,
     /// The lease's name and its states at the server, in order.
@@ -69,11 +71,16 @@ impl Report {
                 ((*step).to_owned(), json!(millis))
             })
             .collect();
+        let approved_by = if self.at_the_page {
+            "a person at the server's page"
+        } else {
+            "the demonstration itself"
+        };
         json!({
             "ok": true,
             "login": {
                 "principal": self.principal,
-                "approved_by": "the demonstration itself",
+                "approved_by": approved_by,
                 "polls": self.polls,
             },
             "lease": { "id": self.lease_id, "states": self.lease_states },

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use aegis_mock::{AuditRecord, FaultKind, LeaseState, RequestRecord, SecretRecord};
+use aegis_mock::{AuditRecord, FaultKind, LeaseState, Mock, RequestRecord, SecretRecord};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use super::household::{Household, OUTSIDE, SELECTOR, UNKNOWN};
 use super::ledger;
 use super::mcp_client::{McpClient, REVISION};
-use super::{Failed, Options, Report, Step};
+use super::{Failed, Options, Report, Step, render};
 use crate::audit::{self, Keys};
-use crate::model::{ErrorCode, FieldValue, LeaseId, LoginPhase, Material, Refusal, Selector};
+use crate::model::{
+    DeviceView, ErrorCode, FieldValue, LeaseId, LoginPhase, Material, Refusal, Selector,
+};
 use crate::secret::SecretString;
 use crate::socket::client::Client;
 use crate::time::{Clock as _, SystemClock, Timestamp};
@@ -47,6 +49,7 @@ pub(super) fn tell(
         .map_err(|refusal| Step::Start.failed(refusal))?;
     let mut story = Story {
         planted,
+        browser: options.browser,
         household,
         client,
         report: Report::default(),
@@ -84,6 +87,8 @@ pub(super) fn tell(
 
 struct Story {
     planted: Option<Step>,
+    /// A person approves, not the demonstration.
+    browser: bool,
     household: Household,
     client: Client,
     report: Report,
@@ -120,16 +125,18 @@ impl Story {
             "Login: the daemon shows the code {} for {}.",
             device.user_code, device.verification_uri
         ));
+        let mock = &self.household.server.mock;
         let decided = if self.is_planted(step) {
-            self.household.server.mock.deny(device.user_code.as_str())
+            mock.deny(device.user_code.as_str())
+        } else if self.browser {
+            say("       Waiting for you to decide at the server's page.");
+            render::progress(&invitation(mock, &device));
+            Ok(())
         } else {
-            self.household
-                .server
-                .mock
-                .approve(device.user_code.as_str())
+            say("       The demonstration approves it by itself; no person was asked.");
+            mock.approve(device.user_code.as_str())
         };
         decided.map_err(|error| step.failed(error))?;
-        say("       The demonstration approves it by itself; no person was asked.");
         let over = self.client.login_wait(None).map_err(failed)?;
         let LoginPhase::LoggedIn { principal, .. } = over.view.phase else {
             return Err(step.failed("the daemon is not logged in"));
@@ -153,9 +160,27 @@ impl Story {
             "daemon and server name different people",
         )?;
         self.report.principal = approved.principal;
+        self.report.at_the_page = self.approved_at_the_page();
+        step.wants(
+            self.report.at_the_page == self.browser,
+            "the approval came from elsewhere",
+        )?;
         self.report.polls = polls.len();
         say(&format!("       Logged in as {principal}."));
         Ok(())
+    }
+
+    /// Whether the approval that the server recorded was a form of its page.
+    fn approved_at_the_page(&self) -> bool {
+        let decided = self.calls("device/decision");
+        let events = self.household.server.mock.audit();
+        let approved = events
+            .iter()
+            .find(|event| event.action == "login.approve" && event.outcome == "ok");
+        approved.is_some_and(|event| {
+            let mut ids = decided.iter().map(|form| &form.request_id);
+            ids.any(|id| *id == event.request_id)
+        })
     }
 
     fn create(&mut self, say: &mut dyn FnMut(&str)) -> Result<LeaseId, Failed> {
@@ -506,10 +531,17 @@ impl Story {
         let entries = audit::verify::read(&self.household.audit_folder(), usize::MAX)
             .map_err(|error| step.failed(error))?;
         let mut ours = ledger::Ours::of(entries.into_iter());
-        // What the person approved and the thief sent again is no call of the daemon's.
+        // What a person did at the page or was done in their place, and what the thief sent again,
+        // is no call of the daemon's.
+        let mut forms = self.household.server.mock.requests();
+        forms.retain(|request| request.method.starts_with("device/"));
         let (earlier, theirs): (Vec<_>, Vec<_>) = events
             .into_iter()
-            .filter(|event| event.action != "login.approve" && event.request_id != self.replay)
+            .filter(|event| {
+                event.action != "login.approve"
+                    && event.request_id != self.replay
+                    && forms.iter().all(|form| form.request_id != event.request_id)
+            })
             .partition(|event| ours.explain(event));
         let theirs = ledger::theirs(theirs.into_iter());
         let extra = ledger::missing(&theirs, &ours.calls);
@@ -649,6 +681,18 @@ impl Story {
             })
             .ok_or_else(|| step.failed("the server recorded no such event"))
     }
+}
+
+/// What a person needs who decides in a browser.
+fn invitation(mock: &Mock, device: &DeviceView) -> String {
+    let address = device.verification_uri_complete.as_ref();
+    format!(
+        "open          {}\nsign in as    {}\npassword      {}\nand compare   {}\n",
+        address.unwrap_or(&device.verification_uri),
+        mock.demo_name(),
+        mock.demo_password(),
+        device.user_code,
+    )
 }
 
 /// The form in which the report names a selector.

@@ -1,0 +1,399 @@
+"""A person in front of a browser, at the approval page of the bundled server.
+
+Every wait is for a condition, with a limit. `aegis-broker login` runs beside the browser, as on a
+person's other screen.
+"""
+
+import http.server
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import threading
+import urllib.request
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support import expected_conditions as seen
+from selenium.webdriver.support.ui import WebDriverWait
+
+# In seconds: a page takes a few milliseconds, a login polls every five seconds.
+LIMIT = 30
+BROKER = os.environ["BROKER"]
+HOUSE = os.environ["house"]
+NAME, PASSWORD = os.environ["name"], os.environ["password"]
+PICTURES = os.environ.get("PICTURES", HOUSE)
+
+
+def want(holds, words):
+    if not holds:
+        sys.exit(f"wanted: {words}")
+
+
+def control(path, body):
+    """The bundled server does as it is told."""
+    request = urllib.request.Request(
+        f"{os.environ['control']}_ctl/{path}",
+        data=json.dumps(body).encode(),
+        headers={
+            "Authorization": f"Bearer {os.environ['control_token']}",
+            "Content-Type": "application/json",
+        },
+    )
+    with urllib.request.urlopen(request, timeout=LIMIT) as answer:
+        return json.load(answer)
+
+
+class Command:
+    """A command that shows a code and waits for the decision."""
+
+    def __init__(self, *arguments):
+        self.process = subprocess.Popen(
+            [BROKER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.said = ""
+        self.code = self.find(r"\s([B-Z]{4}-[B-Z]{4})$")
+        self.address = re.search(r"(http://\S+/device)\b", self.said)[1]
+
+    def find(self, pattern):
+        for line in self.process.stderr:
+            self.said += line
+            if found := re.search(pattern, line.rstrip()):
+                return found[1]
+        sys.exit(f"no {pattern} in {self.said}")
+
+    def end(self):
+        out, error = self.process.communicate(timeout=LIMIT)
+        self.said += error
+        return self.process.returncode, out
+
+    def refused(self):
+        """It ends with a refusal; its code."""
+        status, out = self.end()
+        want(status != 0, self.said)
+        return json.loads(out.splitlines()[-1])["error"]["code"]
+
+
+class Browser:
+    def __init__(self, *arguments, scripts=True):
+        options = webdriver.ChromeOptions()
+        options.binary_location = "/usr/bin/chromium"
+        # Chromium's own sandbox does not run as root.
+        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", *arguments):
+            options.add_argument(argument)
+        options.add_argument("--window-size=900,1100")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        if not scripts:
+            setting = {"profile.managed_default_content_settings.javascript": 2}
+            options.add_experimental_option("prefs", setting)
+        service = webdriver.ChromeService("/usr/bin/chromedriver")
+        self.driver = webdriver.Chrome(options=options, service=service)
+        self.driver.set_page_load_timeout(LIMIT)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.driver.quit()
+
+    def on(self, heading):
+        """Waits for the page with that heading."""
+        here = seen.text_to_be_present_in_element((By.TAG_NAME, "h1"), heading)
+        WebDriverWait(self.driver, LIMIT).until(here, f"no page {heading}: {self.text()}")
+
+    def text(self):
+        return self.driver.find_element(By.TAG_NAME, "body").text
+
+    def says(self, words):
+        here = seen.text_to_be_present_in_element((By.TAG_NAME, "main"), words)
+        WebDriverWait(self.driver, LIMIT).until(here, f"not said: {words}: {self.text()}")
+
+    def fill(self, label, words):
+        """Finds a field by its label, as a person does."""
+        label = self.driver.find_element(By.XPATH, f"//label[normalize-space()='{label}']")
+        field = self.driver.find_element(By.ID, label.get_attribute("for"))
+        field.clear()
+        field.send_keys(words)
+
+    def press(self, words):
+        """Presses a button and waits until the page it was on is gone."""
+        button = self.driver.find_element(By.XPATH, f"//button[normalize-space()='{words}']")
+        button.click()
+        WebDriverWait(self.driver, LIMIT).until(seen.staleness_of(button), f"{words} does nothing")
+
+    def sign_in(self, address):
+        self.driver.get(address)
+        self.on("Sign in")
+        self.fill("Name", NAME)
+        self.fill("Password", PASSWORD)
+        self.press("Sign in")
+
+    def enter(self, code):
+        self.on("Enter the code")
+        self.fill("Code", code)
+        self.press("Continue")
+
+    def review(self, command):
+        """From the address that the command shows to the question."""
+        self.sign_in(command.address)
+        self.enter(command.code)
+        self.on("Approve this login?")
+        want(command.code in self.text(), "the code to compare")
+
+    def picture(self, name):
+        path = os.path.join(PICTURES, f"{name}.png")
+        want(self.driver.save_screenshot(path), f"a picture {name}")
+        with open(path, "rb") as file:
+            head = file.read(24)
+        width, height = struct.unpack(">II", head[16:24])
+        want(head[:8] == b"\x89PNG\r\n\x1a\n" and width > 300 and height > 300, "a picture")
+
+    def complaints(self):
+        """What the browser holds against the pages, but for the icon that there is none of."""
+        entries = self.driver.get_log("browser")
+        return [entry["message"] for entry in entries if "favicon" not in entry["message"]]
+
+
+def approves():
+    """The address without the code: sign in, type the code, read, approve."""
+    command = Command("login")
+    with Browser() as browser:
+        browser.driver.get(command.address)
+        browser.on("Sign in")
+        browser.picture("1-sign-in")
+        browser.sign_in(command.address)
+        browser.on("Enter the code")
+        browser.picture("2-code")
+        browser.enter(command.code)
+        browser.on("Approve this login?")
+        text = browser.text()
+        for shown in (
+            command.code,
+            "aegis-broker --mock",
+            "business-default",
+            "gcp/billing-prod/deploy-bot",
+            "create, redeem, revoke",
+        ):
+            want(shown in text, f"{shown} in {text}")
+        want(re.search(r"\b[A-Za-z0-9_-]{43}\b", text), "a thumbprint")
+        styled = browser.driver.find_element(By.TAG_NAME, "main")
+        want(styled.value_of_css_property("border-top-style") == "solid", "the style sheet")
+        browser.picture("3-question")
+        # The same question in two windows: it is answered once.
+        first = browser.driver.current_window_handle
+        browser.driver.switch_to.new_window("window")
+        browser.driver.get(f"{command.address}/review")
+        browser.on("Approve this login?")
+        browser.press("Approve")
+        browser.on("Approved")
+        browser.picture("4-approved")
+        complaints = browser.complaints()
+        want(complaints == [], f"no complaints of the browser's: {complaints}")
+        browser.driver.switch_to.window(first)
+        browser.press("Deny")
+        browser.on("This form is out of date")
+        browser.driver.find_element(By.LINK_TEXT, "Start again").click()
+        browser.on("Enter the code")
+        browser.press("Sign out")
+        browser.on("Sign in")
+    status, _ = command.end()
+    want(status == 0 and "logged in as user:u-demo" in command.said, command.said)
+    subprocess.run([BROKER, "logout"], check=True, capture_output=True, timeout=LIMIT)
+
+
+def denies():
+    command = Command("login", "--json")
+    with Browser() as browser:
+        browser.review(command)
+        browser.press("Deny")
+        browser.on("Denied")
+        browser.picture("5-denied")
+    want(command.refused() == "access_denied", command.said)
+
+
+def guesses():
+    """DG-10: after five wrong codes the right one has to wait."""
+    command = Command("login", "--json")
+    with Browser() as browser:
+        browser.sign_in(command.address)
+        for number in range(5):
+            browser.on("Enter the code")
+            browser.fill("Code", f"BBBB-BBB{'BCDFG'[number]}")
+            browser.press("Continue")
+            browser.says("No login has that code")
+        browser.picture("6-wrong-code")
+        browser.enter(command.code)
+        browser.says("Too many wrong codes")
+        browser.picture("7-too-many")
+        control("clock", {"advanceSeconds": 60})
+        browser.enter(command.code)
+        browser.on("Approve this login?")
+        browser.press("Deny")
+        browser.on("Denied")
+    want(command.refused() == "access_denied", command.said)
+
+
+def expires():
+    command = Command("login", "--json")
+    with Browser() as browser:
+        browser.review(command)
+        control("clock", {"advanceSeconds": 600})
+        browser.press("Approve")
+        browser.on("The code has expired")
+        browser.picture("8-expired")
+        browser.driver.find_element(By.LINK_TEXT, "Enter another code").click()
+        browser.enter(command.code)
+        browser.says("That code has expired")
+    want(command.refused() == "expired_token", command.said)
+
+
+def with_the_keyboard_alone():
+    """The address with the code in it; Tab and Enter, and what is focused can be seen."""
+    command = Command("login")
+    with Browser() as browser:
+        browser.driver.get(f"{command.address}?user_code={command.code}")
+        browser.on("Sign in")
+        keys = lambda *keys: webdriver.ActionChains(browser.driver).send_keys(*keys).perform()
+        focused = lambda: browser.driver.switch_to.active_element
+        want(focused().get_attribute("id") == "name", "the name first")
+        keys(NAME, Keys.TAB)
+        want(focused().get_attribute("id") == "password", "then the password")
+        keys(PASSWORD, Keys.ENTER)
+        browser.on("Compare the code")
+        browser.picture("9-compare")
+        tab_to(browser, keys, focused, "My device shows this code")
+        keys(Keys.ENTER)
+        browser.on("Approve this login?")
+        order = tab_to(browser, keys, focused, "Approve")
+        want(order == ["Approve"], f"Approve is the first stop: {order}")
+        outline = focused().value_of_css_property("outline-style"), focused().value_of_css_property("outline-width")
+        want(outline == ("solid", "3px"), f"an outline: {outline}")
+        browser.picture("10-focus")
+        keys(Keys.ENTER)
+        browser.on("Approved")
+    want(command.end()[0] == 0, command.said)
+    subprocess.run([BROKER, "logout"], check=True, capture_output=True, timeout=LIMIT)
+
+
+def tab_to(browser, keys, focused, words):
+    """The controls on the way, by their words. A page has ten at most."""
+    order = []
+    for _ in range(10):
+        keys(Keys.TAB)
+        order.append(focused().text)
+        if order[-1] == words:
+            return order
+    sys.exit(f"no way to {words}: {order}")
+
+
+def without_scripts():
+    command = Command("login")
+    with Browser(scripts=False) as browser:
+        # The control: a page that would write with a script does not.
+        browser.driver.get("data:text/html,<h1>none</h1><script>document.write('some')</script>")
+        browser.on("none")
+        want("some" not in browser.text(), "no scripts")
+        browser.review(command)
+        browser.press("Approve")
+        browser.on("Approved")
+    want(command.end()[0] == 0, command.said)
+    subprocess.run([BROKER, "logout"], check=True, capture_output=True, timeout=LIMIT)
+
+
+def on_a_narrow_dark_screen():
+    """For the pictures, and that nothing has to be scrolled sideways."""
+    command = Command("login", "--json")
+    with Browser("--force-dark-mode", "--force-prefers-color-scheme=dark") as browser:
+        browser.driver.set_window_size(500, 1000)
+        browser.review(command)
+        browser.picture("11-narrow")
+        wide = browser.driver.find_element(By.TAG_NAME, "html")
+        want(wide.get_property("scrollWidth") <= wide.get_property("clientWidth"), "no scrolling")
+        browser.press("Deny")
+        browser.on("Denied")
+    want(command.refused() == "access_denied", command.said)
+
+
+class Neighbour(http.server.BaseHTTPRequestHandler):
+    """Another origin on this machine: whatever is asked of it, it frames that path of the server."""
+
+    def do_GET(self):
+        page = f"<iframe src='{os.environ['api'].rstrip('/')}{self.path}'></iframe>".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, *_):
+        pass
+
+
+def is_not_framed():
+    """IN-2: in a frame of another page the browser shows an error in place of ours."""
+    neighbour = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Neighbour)
+    threading.Thread(target=neighbour.serve_forever, daemon=True).start()
+    with Browser() as browser:
+
+        def framed(path):
+            """Text and address of what is in the frame, once all of it is loaded."""
+            browser.driver.get(f"http://127.0.0.1:{neighbour.server_port}{path}")
+            frame = seen.frame_to_be_available_and_switch_to_it((By.TAG_NAME, "iframe"))
+            WebDriverWait(browser.driver, LIMIT).until(frame)
+            return browser.text(), browser.driver.execute_script("return document.URL")
+
+        # The control: what may be framed is.
+        text, address = framed("/healthz")
+        want(text == "ok" and address.endswith("/healthz"), f"a frame, not {address}: {text}")
+        text, address = framed("/device")
+        want("Sign in" not in text, "no sign-in in a frame")
+        want(address.startswith("chrome-error:"), f"an error, not {address}: {text}")
+    neighbour.shutdown()
+
+
+def demonstration():
+    """`demo --browser` goes on when a person approves."""
+    command = Command("demo", "--json", "--browser")
+    name = re.search(r"sign in as +(\S+)", command.said)[1]
+    password = re.search(r"password +(\S+)", command.said)[1]
+    address = re.search(r"open +(\S+)", command.said)[1]
+    with Browser() as browser:
+        browser.driver.get(address)
+        browser.on("Sign in")
+        # A slip first: it is the person's, and no event of the daemon's.
+        browser.fill("Name", name)
+        browser.fill("Password", "slip")
+        browser.press("Sign in")
+        browser.says("Name and password do not fit")
+        browser.picture("12-wrong-password")
+        browser.fill("Password", password)
+        browser.press("Sign in")
+        browser.on("Compare the code")
+        browser.press("My device shows this code")
+        browser.on("Approve this login?")
+        want("aegis-broker demo" in browser.text(), "who asks")
+        browser.press("Approve")
+        browser.on("Approved")
+    status, out = command.end()
+    report = json.loads(out)
+    want(status == 0 and report["ok"] is True, out)
+    want(report["login"]["approved_by"] == "a person at the server's page", out)
+    want(report["audit"]["reconciled"] is True and report["whoami"]["after_revoke"] == 401, out)
+
+
+for story in (
+    approves,
+    denies,
+    guesses,
+    expires,
+    with_the_keyboard_alone,
+    without_scripts,
+    on_a_narrow_dark_screen,
+    is_not_framed,
+    demonstration,
+):
+    story()
+    print(f"ok  {story.__name__.replace('_', ' ')}")
