@@ -314,20 +314,31 @@ impl Actor {
     }
 
     /// Sends an answer. Without its record, what lets a secret out or names a live lease becomes
-    /// `audit_unavailable`, and the lease is given back.
+    /// `audit_unavailable`. A new lease whose caller does not learn of it is given back (LC-8).
     fn answer(&mut self, reply: Option<ReplyTo>, answer: Result<Reply, Refusal>, recorded: bool) {
         let answer = match answer {
             Ok(Reply::Delivered(_)) if !recorded => Err(ErrorCode::AuditUnavailable.into()),
             Ok(Reply::Lease(view)) if !recorded && view.state == LeaseState::Active => {
-                self.come_back(Event::LeaseUnrecorded {
+                self.come_back(Event::LeaseUndelivered {
                     lease_id: view.lease_id,
                 });
                 Err(ErrorCode::AuditUnavailable.into())
             }
             other => other,
         };
-        // A caller that hung up drops the answer, material included.
-        drop(reply.map(|reply| reply.send(answer)));
+        let undelivered = match reply {
+            Some(reply) => reply.send(answer).err(),
+            None => Some(answer),
+        };
+        // A caller that hung up drops the answer, material included. Only `lease.create` is ever
+        // answered with a lease that is active.
+        if let Some(Ok(Reply::Lease(view))) = undelivered
+            && view.state == LeaseState::Active
+        {
+            self.come_back(Event::LeaseUndelivered {
+                lease_id: view.lease_id,
+            });
+        }
     }
 
     /// Queues an event that follows from what was not done.
@@ -562,7 +573,11 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
+    use tokio::sync::Notify;
+    use tokio::time::timeout;
+
     use super::super::event::{CredentialRequest, LeaseRequest};
+    use super::super::handle::Connection;
     use super::super::login::Login;
     use super::super::ports::{
         AuditRecord, BeginDeviceAuthorization, CreateLease, CreatedLease, DeviceAuthorization,
@@ -583,11 +598,13 @@ mod tests {
         unix: UnixTime::from_millis(1_795_341_600_000),
     };
 
-    /// An issuer that answers no call of one name, which then holds its session.
+    /// An issuer that answers no call of one name, which then holds its session, until it may.
     #[derive(Debug)]
     struct Stalling {
         call: &'static str,
         stalled: mpsc::UnboundedSender<()>,
+        revoked: mpsc::UnboundedSender<RevokeReason>,
+        may_answer: Arc<Notify>,
     }
 
     impl Stalling {
@@ -599,10 +616,11 @@ mod tests {
         ) -> PortFuture<Answer<T>> {
             let stalls = self.call == name;
             let stalled = self.stalled.clone();
+            let may_answer = Arc::clone(&self.may_answer);
             Box::pin(async move {
                 if stalls {
                     stalled.send(()).unwrap();
-                    std::future::pending::<()>().await;
+                    may_answer.notified().await;
                 }
                 drop(session);
                 Answer {
@@ -654,8 +672,9 @@ mod tests {
             &self,
             session: Arc<Session>,
             _: LeaseId,
-            _: RevokeReason,
+            reason: RevokeReason,
         ) -> PortFuture<Answer<()>> {
+            self.revoked.send(reason).unwrap();
             self.call("revoke", session, || ())
         }
 
@@ -762,20 +781,34 @@ mod tests {
         state
     }
 
-    /// HY-7: whichever call is under way at logout, token and key are wiped three seconds later;
-    /// the call has its record, and what was being revoked is listed as unconfirmed. AU-2: before
-    /// all of that stand the records that open the run.
-    #[tokio::test(start_paused = true)]
-    async fn a_call_under_way_keeps_the_session_for_three_seconds_at_most() {
-        for (call, unconfirmed) in [("create", 0), ("redeem", 0), ("revoke", 1)] {
+    /// A core that is logged in, at an issuer that stalls on that call.
+    struct Stalled {
+        connection: Connection,
+        words: Words,
+        held: Weak<Session>,
+        stalls: mpsc::UnboundedReceiver<()>,
+        revokes: mpsc::UnboundedReceiver<RevokeReason>,
+        may_answer: Arc<Notify>,
+        _core: AbortOnDropHandle<()>,
+    }
+
+    impl Stalled {
+        fn on(call: &'static str) -> Self {
             let session = session();
             let held = Arc::downgrade(&session);
             let words = Words::default();
-            let (stalled, mut stalls) = mpsc::unbounded_channel();
+            let may_answer = Arc::new(Notify::new());
+            let (stalled, stalls) = mpsc::unbounded_channel();
+            let (revoked, revokes) = mpsc::unbounded_channel();
             let (actor, handle) = Actor::new(
                 Parts {
                     state: logged_in(session),
-                    aegis: Arc::new(Stalling { call, stalled }),
+                    aegis: Arc::new(Stalling {
+                        call,
+                        stalled,
+                        revoked,
+                        may_answer: Arc::clone(&may_answer),
+                    }),
                     audit: Box::new(words.clone()),
                     clock: Arc::new(Paused(Instant::now())),
                     shutdown: CancellationToken::new(),
@@ -783,22 +816,72 @@ mod tests {
                 8,
             );
             let core = AbortOnDropHandle::new(tokio::spawn(actor.run()));
-            let process = ProcessId { pid: 1, started: 1 };
             let facts = PeerFacts {
-                process,
+                process: ProcessId { pid: 1, started: 1 },
                 exe: None,
                 ancestors: Vec::new(),
             };
-            let connection = handle.connect(facts, Arc::new(Living)).unwrap();
+            Self {
+                connection: handle.connect(facts, Arc::new(Living)).unwrap(),
+                words,
+                held,
+                stalls,
+                revokes,
+                may_answer,
+                _core: core,
+            }
+        }
+    }
+
+    fn lease_request() -> LeaseRequest {
+        LeaseRequest {
+            selector: target().selector,
+            ttl: None,
+            max_redemptions: 1,
+            reason: None,
+            holder: HolderClass::None,
+        }
+    }
+
+    /// LC-8: a caller that dropped its wait, and kept its connection, will never learn the handle:
+    /// the lease is given back when it comes.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_whose_caller_gave_up_is_given_back() {
+        let mut core = Stalled::on("create");
+        let wait = core.connection.lease_create(None, lease_request());
+        tokio::select! {
+            _ = wait => panic!("answered although the issuer stalls"),
+            stalls = core.stalls.recv() => stalls.unwrap(),
+        }
+        core.may_answer.notify_one();
+        // The clock is paused: a minute passes only where nothing is left to do.
+        let given_back = timeout(Duration::from_mins(1), core.revokes.recv()).await;
+        assert_eq!(given_back, Ok(Some(RevokeReason::Released)));
+        let status = core.connection.status().await.unwrap();
+        assert_eq!(status.live_leases, 0);
+        assert!(core.revokes.try_recv().is_err(), "revoked twice");
+    }
+
+    /// HY-7: whichever call is under way at logout, token and key are wiped three seconds later;
+    /// the call has its record, and what was being revoked is listed as unconfirmed. AU-2: before
+    /// all of that stand the records that open the run.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_under_way_keeps_the_session_for_three_seconds_at_most() {
+        for (call, unconfirmed) in [("create", 0), ("redeem", 0), ("revoke", 1)] {
+            let Stalled {
+                connection,
+                words,
+                held,
+                mut stalls,
+                revokes: _revokes,
+                _core: core,
+                ..
+            } = Stalled::on(call);
             let ended = if call == "revoke" {
-                let request = LeaseRequest {
-                    selector: target().selector,
-                    ttl: None,
-                    max_redemptions: 1,
-                    reason: None,
-                    holder: HolderClass::None,
-                };
-                connection.lease_create(None, request).await.unwrap();
+                connection
+                    .lease_create(None, lease_request())
+                    .await
+                    .unwrap();
                 connection.logout(None).await.unwrap()
             } else {
                 let request = CredentialRequest {

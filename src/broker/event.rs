@@ -88,8 +88,9 @@ pub enum Event {
         /// With what.
         answer: Answer<()>,
     },
-    /// A lease was made and its record could not be written: nobody was told of it.
-    LeaseUnrecorded {
+    /// A lease was made and nobody was told of it: its record could not be written, or its caller
+    /// had dropped the wait.
+    LeaseUndelivered {
         /// Which.
         lease_id: LeaseId,
     },

@@ -646,8 +646,9 @@ impl State {
         self.show_lease(&waiter.asker(), key, now, effects);
     }
 
-    /// A lease that the log does not know would be nobody's after a crash: it is given back.
-    pub(super) fn lease_unrecorded(
+    /// A lease whose handle nobody was told is of no use to anybody, and one that the log does not
+    /// know would be nobody's after a crash: it is given back (LC-8).
+    pub(super) fn lease_undelivered(
         &mut self,
         lease_id: &LeaseId,
         now: Now,

@@ -167,7 +167,9 @@ impl State {
                 reason,
                 answer,
             } => self.lease_revoke_answered(&lease_id, reason, answer, now, effects),
-            Event::LeaseUnrecorded { lease_id } => self.lease_unrecorded(&lease_id, now, effects),
+            Event::LeaseUndelivered { lease_id } => {
+                self.lease_undelivered(&lease_id, now, effects);
+            }
             Event::PolicyReplaced { policy } => {
                 self.policy = policy;
                 self.denials.forget();

@@ -1831,15 +1831,15 @@ fn a_token_at_its_end_can_be_replaced_at_once() {
     world.log_in();
 }
 
-/// AU-1, LC-10: a lease whose record could not be written is given back; its caller was told no.
+/// AU-1, LC-8, LC-10: a lease that nobody was told of is given back.
 #[test]
-fn an_unrecorded_lease_is_given_back() {
+fn an_undelivered_lease_is_given_back() {
     let mut world = World::new(Resumed::default());
     let connection = world.log_in();
     let made = world.ask(connection, create(0, 1, HolderClass::None));
     world.answer(0, How::Well);
     let (lease_id, _) = world.lease(made);
-    world.step(Event::LeaseUnrecorded { lease_id });
+    world.step(Event::LeaseUndelivered { lease_id });
     assert_eq!(
         world.revokes(),
         vec![("lse_1".to_owned(), RevokeReason::Released)]
@@ -2620,7 +2620,7 @@ fn apply(world: &mut World, op: &Op) {
         }
         Op::Unrecorded(index) => {
             let lease_id = lease_id(world, index);
-            world.step(Event::LeaseUnrecorded { lease_id });
+            world.step(Event::LeaseUndelivered { lease_id });
         }
         Op::Principal => {
             world.principal = match world.principal {
