@@ -413,11 +413,16 @@ impl Actor {
             }
             Effect::RedeemLease {
                 lease,
+                generation,
                 session,
                 lease_id,
                 selector,
             } => {
-                let event = move |answer| Event::LeaseRedeemAnswered { lease, answer };
+                let event = move |answer| Event::LeaseRedeemAnswered {
+                    lease,
+                    generation,
+                    answer,
+                };
                 *recorded = *recorded && self.release();
                 if !*recorded {
                     return self.come_back(event(unrecorded()));

@@ -52,6 +52,8 @@ pub enum Effect {
     RedeemLease {
         /// Comes back with the answer.
         lease: LeaseKey,
+        /// Comes back with the answer.
+        generation: Generation,
         /// With this token and key.
         session: Arc<Session>,
         /// Which.

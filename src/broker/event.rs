@@ -76,6 +76,8 @@ pub enum Event {
     LeaseRedeemAnswered {
         /// Which lease of ours; one that has ended meanwhile drops the material.
         lease: LeaseKey,
+        /// Which login it belongs to.
+        generation: Generation,
         /// With what.
         answer: Answer<RedeemedLease>,
     },

@@ -204,7 +204,7 @@ impl State {
             return self.deny(asker, Some(&selector), &passed.rule, code.into(), effects);
         }
         lease.waiters.push_back(passed.waiter(asker, lease.class));
-        redeem_next(key, lease, &session, effects);
+        redeem_next(key, lease, self.generation, &session, effects);
     }
 
     /// `lease.revoke`: the local copy goes first, then the issuer is told (LC-5).
@@ -633,7 +633,7 @@ impl State {
         }
         if lease.kind.is_shared() {
             match &session {
-                Some(session) => redeem_next(key, lease, session, effects),
+                Some(session) => redeem_next(key, lease, self.generation, session, effects),
                 None => self.release(key, RevokeReason::Released, now, effects),
             }
             return;
@@ -687,6 +687,7 @@ impl State {
     pub(super) fn lease_redeem_answered(
         &mut self,
         key: LeaseKey,
+        generation: Generation,
         answer: Answer<RedeemedLease>,
         now: Now,
         effects: &mut Vec<Effect>,
@@ -712,6 +713,10 @@ impl State {
                     )
                 })));
                 self.redeem_failed(key, &failure, &answer.trace, now, effects);
+                // A lease can outlive its login by a few seconds.
+                if generation == self.generation {
+                    self.session_after(&failure, now, effects);
+                }
             }
         }
     }
@@ -772,7 +777,7 @@ impl State {
             .get_mut(key)
             .filter(|lease| !lease.waiters.is_empty());
         if let (Some(lease), Some(session)) = (next, &session) {
-            redeem_next(key, lease, session, effects);
+            redeem_next(key, lease, self.generation, session, effects);
         }
         self.release_if_abandoned(key, RevokeReason::HolderExited, now, effects);
     }
@@ -790,8 +795,7 @@ impl State {
             return;
         };
         let Phase::Live(live) = &mut lease.phase else {
-            // Ended meanwhile, perhaps with its login: nobody waits, and what became of the call
-            // says nothing about the session of today.
+            // Ended meanwhile: nobody waits.
             return;
         };
         live.redeeming = false;
@@ -825,7 +829,6 @@ impl State {
         } else {
             self.fail_waiters(&selector, waiters, failure, trace, effects);
         }
-        self.session_after(failure, now, effects);
     }
 
     pub(super) fn lease_revoke_answered(
@@ -1112,6 +1115,7 @@ fn serves(lease: &Lease, waiter: &Waiter, own_ttl: Duration, now: Now) -> bool {
 fn redeem_next(
     key: LeaseKey,
     lease: &mut Lease,
+    generation: Generation,
     session: &Arc<Session>,
     effects: &mut Vec<Effect>,
 ) {
@@ -1121,6 +1125,7 @@ fn redeem_next(
         live.redeeming = true;
         effects.push(Effect::RedeemLease {
             lease: key,
+            generation,
             session: Arc::clone(session),
             lease_id: live.lease_id.clone(),
             selector: lease.selector.clone(),

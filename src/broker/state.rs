@@ -159,9 +159,11 @@ impl State {
                 generation,
                 answer,
             } => self.lease_create_answered(lease, generation, answer, now, effects),
-            Event::LeaseRedeemAnswered { lease, answer } => {
-                self.lease_redeem_answered(lease, answer, now, effects);
-            }
+            Event::LeaseRedeemAnswered {
+                lease,
+                generation,
+                answer,
+            } => self.lease_redeem_answered(lease, generation, answer, now, effects),
             Event::LeaseRevokeAnswered {
                 lease_id,
                 reason,

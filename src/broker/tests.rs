@@ -100,7 +100,7 @@ enum Call {
         CreateLease,
         Arc<Session>,
     ),
-    Redeem(super::leases::LeaseKey, LeaseId, Arc<Session>),
+    Redeem(super::leases::LeaseKey, Generation, LeaseId, Arc<Session>),
     Revoke(LeaseId, RevokeReason, Arc<Session>),
 }
 
@@ -110,7 +110,7 @@ impl Call {
         match self {
             Self::Begin(..) | Self::Exchange(..) => None,
             Self::Create(_, _, _, session)
-            | Self::Redeem(_, _, session)
+            | Self::Redeem(_, _, _, session)
             | Self::Revoke(_, _, session) => Some(session),
         }
     }
@@ -290,13 +290,15 @@ impl World {
                 }
                 Effect::RedeemLease {
                     lease,
+                    generation,
                     session,
                     lease_id,
                     ..
                 } => {
                     assert!(self.may_serve, "a session used after logout or lock");
                     assert!(self.now.boot < session.expires_at, "a dead token used");
-                    self.calls.push(Call::Redeem(lease, lease_id, session));
+                    self.calls
+                        .push(Call::Redeem(lease, generation, lease_id, session));
                 }
                 Effect::RevokeLease {
                     session,
@@ -460,7 +462,7 @@ impl World {
                     answer: created,
                 }
             }
-            Call::Redeem(lease, lease_id, _) => {
+            Call::Redeem(lease, generation, lease_id, _) => {
                 let live = self.issued.get(&lease_id).copied();
                 let redeemed = match live {
                     Some(ends) => answer(how, |_| redeemed(ends, self.now)),
@@ -470,17 +472,12 @@ impl World {
                         Certainty::NotDone,
                     ),
                 };
-                // What a lease of an earlier login hears says nothing about the current one.
-                let current = self
-                    .state
-                    .leases
-                    .get(lease)
-                    .is_some_and(|lease| matches!(lease.phase, Phase::Live(_)));
-                if live.is_some() && current && how == How::SessionOver {
-                    self.may_serve = false;
+                if live.is_some() && how == How::SessionOver {
+                    self.session_over(generation);
                 }
                 Event::LeaseRedeemAnswered {
                     lease,
+                    generation,
                     answer: redeemed,
                 }
             }
@@ -1351,6 +1348,24 @@ fn an_old_call_that_fails_does_not_end_the_new_session() {
     }
 }
 
+/// LC-8: a lease can outlive the session that a login replaced before its end; what its redemption
+/// comes to says nothing about the new one.
+#[test]
+fn an_old_redemption_of_a_living_lease_does_not_end_the_new_session() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.sleep(secs(300));
+    let made = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let (lease_id, _) = world.lease(made);
+    world.sleep(secs(241));
+    world.ask(connection, Request::LeaseRedeem { lease_id });
+    let old = world.calls.remove(0);
+    world.log_in_on(connection);
+    world.answered(old, How::SessionOver);
+    assert!(world.state.session(world.now).is_some());
+}
+
 /// LC-10: what the audit log shows open is revoked at the next login, if it can still be live.
 #[test]
 fn leases_of_an_earlier_run_are_revoked_at_login() {
@@ -1757,6 +1772,7 @@ fn a_throttled_redemption_can_be_tried_again() {
         panic!("no redemption");
     };
     world.step(Event::LeaseRedeemAnswered {
+        generation: world.state.generation,
         lease,
         answer: failed(
             ErrorCode::RateLimited,
