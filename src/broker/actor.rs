@@ -433,6 +433,7 @@ impl Actor {
                     .spawn(async move { event(unless(over, call).await) });
             }
             Effect::RevokeLease {
+                generation,
                 session,
                 lease_id,
                 reason,
@@ -445,6 +446,7 @@ impl Actor {
                 self.work.spawn(async move {
                     Event::LeaseRevokeAnswered {
                         lease_id,
+                        generation,
                         reason,
                         answer: unless(over, call).await,
                     }

@@ -63,6 +63,8 @@ pub enum Effect {
     },
     /// Revoke a lease.
     RevokeLease {
+        /// Comes back with the answer: the login whose session it is, while that lasts.
+        generation: Option<Generation>,
         /// With this token and key.
         session: Arc<Session>,
         /// Which.

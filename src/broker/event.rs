@@ -85,6 +85,8 @@ pub enum Event {
     LeaseRevokeAnswered {
         /// Which lease at the issuer.
         lease_id: LeaseId,
+        /// Which login's session was used; `None` where that was over already.
+        generation: Option<Generation>,
         /// Why it was asked for.
         reason: RevokeReason,
         /// With what.

@@ -834,6 +834,7 @@ impl State {
     pub(super) fn lease_revoke_answered(
         &mut self,
         lease_id: &LeaseId,
+        generation: Option<Generation>,
         reason: RevokeReason,
         answer: Answer<()>,
         now: Now,
@@ -882,6 +883,11 @@ impl State {
                 Some(key) => self.show_lease(&asker, key, now, effects),
                 None => self.not_found(&asker, effects),
             }
+        }
+        if let Err(failure) = &answer.outcome
+            && generation == Some(self.generation)
+        {
+            self.session_after(failure, now, effects);
         }
     }
 
@@ -1026,6 +1032,7 @@ impl State {
         };
         for (lease_id, reason) in self.revocations.due(now.boot) {
             effects.push(Effect::RevokeLease {
+                generation: Some(self.generation),
                 session: Arc::clone(&session),
                 lease_id,
                 reason,

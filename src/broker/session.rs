@@ -278,6 +278,7 @@ impl State {
         }
         for (lease_id, reason) in self.revocations.resume(now.boot) {
             effects.push(Effect::RevokeLease {
+                generation: Some(self.generation),
                 session: Arc::clone(&session),
                 lease_id,
                 reason,
@@ -602,7 +603,12 @@ impl State {
             return false;
         };
         self.revocations.sent(&lease_id);
+        let lasts = self
+            .login
+            .session()
+            .is_some_and(|current| Arc::ptr_eq(current, session));
         effects.push(Effect::RevokeLease {
+            generation: lasts.then_some(self.generation),
             session: Arc::clone(session),
             lease_id,
             reason: cause.reason,

@@ -166,9 +166,10 @@ impl State {
             } => self.lease_redeem_answered(lease, generation, answer, now, effects),
             Event::LeaseRevokeAnswered {
                 lease_id,
+                generation,
                 reason,
                 answer,
-            } => self.lease_revoke_answered(&lease_id, reason, answer, now, effects),
+            } => self.lease_revoke_answered(&lease_id, generation, reason, answer, now, effects),
             Event::LeaseUndelivered { lease_id } => {
                 self.lease_undelivered(&lease_id, now, effects);
             }

@@ -101,7 +101,7 @@ enum Call {
         Arc<Session>,
     ),
     Redeem(super::leases::LeaseKey, Generation, LeaseId, Arc<Session>),
-    Revoke(LeaseId, RevokeReason, Arc<Session>),
+    Revoke(LeaseId, Option<Generation>, RevokeReason, Arc<Session>),
 }
 
 impl Call {
@@ -111,7 +111,7 @@ impl Call {
             Self::Begin(..) | Self::Exchange(..) => None,
             Self::Create(_, _, _, session)
             | Self::Redeem(_, _, _, session)
-            | Self::Revoke(_, _, session) => Some(session),
+            | Self::Revoke(_, _, _, session) => Some(session),
         }
     }
 }
@@ -301,11 +301,13 @@ impl World {
                         .push(Call::Redeem(lease, generation, lease_id, session));
                 }
                 Effect::RevokeLease {
+                    generation,
                     session,
                     lease_id,
                     reason,
                 } => {
-                    self.calls.push(Call::Revoke(lease_id, reason, session));
+                    self.calls
+                        .push(Call::Revoke(lease_id, generation, reason, session));
                 }
                 Effect::WatchProcess { process } => {
                     self.watched.insert(process);
@@ -481,13 +483,17 @@ impl World {
                     answer: redeemed,
                 }
             }
-            Call::Revoke(lease_id, reason, _) => {
+            Call::Revoke(lease_id, generation, reason, _) => {
                 let revoked = answer(how, |_| ());
                 if revoked.outcome.is_ok() {
                     self.issued.remove(&lease_id);
                 }
+                if let (How::SessionOver, Some(generation)) = (how, generation) {
+                    self.session_over(generation);
+                }
                 Event::LeaseRevokeAnswered {
                     lease_id,
+                    generation,
                     reason,
                     answer: revoked,
                 }
@@ -580,6 +586,21 @@ impl World {
         );
     }
 
+    /// Logs in before any time passes, with no other call open.
+    fn log_in_at_once(&mut self, connection: ConnectionId) {
+        self.ask(connection, Request::LoginBegin);
+        self.answer(0, How::Well);
+        let Login::AwaitingApproval { authorization, .. } = &self.state.login else {
+            panic!("no login");
+        };
+        let session = Box::new(self.session(&Arc::clone(authorization)));
+        self.may_serve = true;
+        self.step(Event::DeviceExchangeAnswered {
+            generation: self.state.generation,
+            answer: answer(How::Well, |_| DeviceExchange::Success(session)),
+        });
+    }
+
     fn code(&self, ticket: Ticket) -> Option<ErrorCode> {
         match self.told.get(&ticket) {
             Some(Err(refusal)) => Some(refusal.code),
@@ -605,7 +626,7 @@ impl World {
         self.calls
             .iter()
             .filter_map(|call| match call {
-                Call::Revoke(id, reason, _) => Some((id.to_string(), *reason)),
+                Call::Revoke(id, _, reason, _) => Some((id.to_string(), *reason)),
                 _ => None,
             })
             .collect()
@@ -1286,17 +1307,7 @@ fn a_new_login_keeps_its_calls_when_the_old_one_is_over() {
     world.answer(0, How::Well);
     world.ask(connection, Request::Logout);
     let old = world.calls.remove(0);
-    world.ask(connection, Request::LoginBegin);
-    world.answer(0, How::Well);
-    let Login::AwaitingApproval { authorization, .. } = &world.state.login else {
-        panic!("no login");
-    };
-    let session = Box::new(world.session(&Arc::clone(authorization)));
-    world.may_serve = true;
-    world.step(Event::DeviceExchangeAnswered {
-        generation: world.state.generation,
-        answer: answer(How::Well, |_| DeviceExchange::Success(session)),
-    });
+    world.log_in_at_once(connection);
     world.calls.insert(0, old);
     let made = world.ask(connection, create(1, 1, HolderClass::None));
     world.advance(secs(3));
@@ -2000,6 +2011,38 @@ fn a_denial_of_the_issuer_is_remembered() {
     }
 }
 
+/// HY-7: a session that the issuer calls over when a lease is revoked is no session any more.
+#[test]
+fn a_revocation_that_meets_a_dead_session_ends_it() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let made = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let (lease_id, _) = world.lease(made);
+    world.ask(connection, Request::LeaseRevoke { lease_id });
+    world.answer(0, How::SessionOver);
+    assert!(world.state.session(world.now).is_none());
+    assert!(world.records.iter().any(|record| {
+        (record.action, record.outcome) == (AuditAction::Logout, AuditOutcome::Error)
+    }));
+}
+
+/// LC-8: a late lease is revoked with the session that is ending; what that hears says nothing
+/// about the one that has begun.
+#[test]
+fn a_late_revocation_does_not_end_the_new_session() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.ask(connection, create(0, 1, HolderClass::None));
+    world.ask(connection, Request::Logout);
+    let old = world.calls.remove(0);
+    world.log_in_at_once(connection);
+    world.answered(old, How::Well);
+    assert_eq!(world.revokes().len(), 1);
+    world.answer(0, How::SessionOver);
+    assert!(world.state.session(world.now).is_some());
+}
+
 /// LC-5, LC-10: a lease that the issuer does not know needs no revocation, and the record says so
 /// in the word by which the next run knows it.
 #[test]
@@ -2025,6 +2068,7 @@ fn a_lease_unknown_to_the_issuer_is_settled() {
     }
     world.step(Event::LeaseRevokeAnswered {
         lease_id,
+        generation: Some(world.state.generation),
         reason: RevokeReason::UserRequest,
         answer,
     });
