@@ -118,13 +118,20 @@ impl Revocations {
         Some(self.pending.remove(lease_id)?.subject)
     }
 
-    /// The issuer has not answered: another try follows while a session lasts.
-    pub(super) fn failed(&mut self, lease_id: &LeaseId, now: Timestamp) -> Option<Subject> {
+    /// The issuer has not answered, or asked for a `pause`: another try follows while a session
+    /// lasts.
+    pub(super) fn failed(
+        &mut self,
+        lease_id: &LeaseId,
+        now: Timestamp,
+        pause: Option<Duration>,
+    ) -> Option<Subject> {
         let pending = self.pending.get_mut(lease_id)?;
         let factor = 1_u32.checked_shl(pending.failures).unwrap_or(u32::MAX);
         pending.failures = pending.failures.saturating_add(1);
         pending.in_flight = false;
-        pending.next_try = Some(now.plus(FIRST_BACKOFF.saturating_mul(factor).min(MAX_BACKOFF)));
+        let backoff = FIRST_BACKOFF.saturating_mul(factor).min(MAX_BACKOFF);
+        pending.next_try = Some(now.plus(backoff.max(pause.unwrap_or_default())));
         Some(pending.subject.clone())
     }
 
@@ -223,7 +230,7 @@ mod tests {
         );
         let mut now = START;
         for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
-            revocations.failed(&id("a"), now);
+            revocations.failed(&id("a"), now, None);
             let next = revocations.next_deadline().unwrap();
             assert_eq!(now.until(next), Duration::from_secs(pause));
             assert!(revocations.due(now).is_empty());

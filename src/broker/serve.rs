@@ -16,7 +16,7 @@ use super::ports::{
     CreatedLease, Disposition, Failure, RedeemedLease, RevokeReason, Session,
 };
 use super::revocations::Cause;
-use super::session::{device_view, outcome_of, reason_word, refusal_of};
+use super::session::{device_view, outcome_of, pause_of, reason_word, refusal_of};
 use super::state::{Asker, State};
 use crate::model::{
     Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, HolderClass, LeaseId,
@@ -861,7 +861,10 @@ impl State {
             Err(failure) if failure.disposition == Disposition::Terminal => {
                 self.revocations.refused(lease_id)
             }
-            Err(_) => self.revocations.failed(lease_id, now.boot),
+            Err(failure) => {
+                let pause = pause_of(failure);
+                self.revocations.failed(lease_id, now.boot, pause)
+            }
         }
         .unwrap_or_default();
         effects.push(Effect::Audit(Box::new(AuditRecord {

@@ -654,19 +654,23 @@ pub(super) fn outcome_of(failure: &Failure) -> AuditOutcome {
     }
 }
 
-/// What a caller hears about a failed call.
-pub(super) fn refusal_of(failure: &Failure, trace: &CallTrace) -> Refusal {
-    let retry_after = match failure.disposition {
+/// The pause that the issuer asked for, if it did.
+pub(super) const fn pause_of(failure: &Failure) -> Option<Duration> {
+    match failure.disposition {
         Disposition::Wait(pause) | Disposition::Retry(pause) => pause,
         Disposition::Reauthenticate
         | Disposition::Compromised
         | Disposition::Terminal
         | Disposition::Fault => None,
-    };
+    }
+}
+
+/// What a caller hears about a failed call.
+pub(super) fn refusal_of(failure: &Failure, trace: &CallTrace) -> Refusal {
     Refusal {
         reason_code: failure.reason.clone(),
         message: failure.message.clone(),
-        retry_after,
+        retry_after: pause_of(failure),
         request_id: trace.request_id.clone(),
         ..Refusal::new(failure.code)
     }

@@ -502,6 +502,19 @@ impl World {
         self.step(event);
     }
 
+    /// Answers a revocation that way.
+    fn fails(&mut self, call: Call, answer: Answer<()>) {
+        let Call::Revoke(lease_id, generation, reason, _) = call else {
+            panic!("no revocation: {call:?}");
+        };
+        self.step(Event::LeaseRevokeAnswered {
+            lease_id,
+            generation,
+            reason,
+            answer,
+        });
+    }
+
     fn state_awaits(&self, generation: Generation) -> bool {
         generation == self.state.generation
             && self
@@ -2009,6 +2022,28 @@ fn a_denial_of_the_issuer_is_remembered() {
             assert_eq!(record.action, AuditAction::Deny, "{name}");
         }
     }
+}
+
+/// LC-5: a pause that the issuer names is kept before the next try.
+#[test]
+fn a_throttled_revocation_waits_as_long_as_it_was_told() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let made = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let (lease_id, _) = world.lease(made);
+    world.ask(connection, Request::LeaseRevoke { lease_id });
+    let call = world.calls.remove(0);
+    world.fails(
+        call,
+        failed(
+            ErrorCode::RateLimited,
+            Disposition::Retry(Some(secs(120))),
+            Certainty::NotDone,
+        ),
+    );
+    let next = world.state.next_deadline().unwrap();
+    assert_eq!(world.now.boot.until(next), secs(120));
 }
 
 /// HY-7: a session that the issuer calls over when a lease is revoked is no session any more.
