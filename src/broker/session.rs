@@ -78,6 +78,9 @@ impl State {
             Login::LoggedOut | Login::Locked | Login::LoggedIn(_) => {
                 let scopes = self.wanted_scopes();
                 let locked = self.login.is_locked();
+                if self.login.session().is_some() {
+                    self.forget_session(effects);
+                }
                 self.generation = self.generation.next();
                 self.login = Login::Beginning {
                     begin: vec![ticket],
@@ -551,18 +554,23 @@ impl State {
                 }
             }
             Login::LoggedIn(session) if now.boot >= session.expires_at => {
-                // Leases never outlive their token here, so there is nothing left to revoke.
-                self.login = Login::LoggedOut;
-                self.generation = self.generation.next();
-                self.revocations.suspend();
-                // What is still being made belongs to the old login: nobody joins it any more.
-                for key in self.leases.unmade() {
-                    self.leases.unshare(key);
-                }
-                effects.push(Effect::DropConnections);
+                self.forget_session(effects);
             }
             Login::LoggedIn(_) | Login::LoggedOut | Login::Locked | Login::Beginning { .. } => {}
         }
+    }
+
+    /// The session whose token has ended, or is about to and makes room for a new login, goes with
+    /// its connections (HY-7). Leases never outlive their token here: none needs a revocation.
+    fn forget_session(&mut self, effects: &mut Vec<Effect>) {
+        self.login = Login::LoggedOut;
+        self.generation = self.generation.next();
+        self.revocations.suspend();
+        // What is still being made belongs to the old login: nobody joins it any more.
+        for key in self.leases.unmade() {
+            self.leases.unshare(key);
+        }
+        effects.push(Effect::DropConnections);
     }
 
     pub(super) fn login_deadline(&self) -> Option<Timestamp> {

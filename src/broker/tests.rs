@@ -2191,7 +2191,7 @@ fn a_stop_says_what_it_could_not_confirm() {
 #[test]
 fn connections_are_dropped_with_the_session() {
     type Row = (&'static str, fn(&mut World));
-    let rows: [Row; 5] = [
+    let rows: [Row; 6] = [
         ("a lock", |world| {
             world.ask(ConnectionId(1), Request::Lock);
         }),
@@ -2200,6 +2200,10 @@ fn connections_are_dropped_with_the_session() {
         }),
         ("a stop", |world| world.step(Event::ShutdownRequested)),
         ("the token's end", |world| world.advance(secs(600))),
+        ("a login shortly before the token's end", |world| {
+            world.sleep(secs(541));
+            world.ask(ConnectionId(1), Request::LoginBegin);
+        }),
         ("the issuer's word", |world| {
             world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
             world.answer(0, How::SessionOver);
