@@ -16,7 +16,7 @@ use super::ports::{
     CreatedLease, Disposition, Failure, RedeemedLease, RevokeReason, Session,
 };
 use super::revocations::Cause;
-use super::session::{device_view, outcome_of, pause_of, reason_word, refusal_of};
+use super::session::{Settled, device_view, outcome_of, pause_of, reason_word, refusal_of};
 use super::state::{Asker, State};
 use crate::model::{
     Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, HolderClass, LeaseId,
@@ -605,8 +605,12 @@ impl State {
                     let (selector, waiters) = (&lease.selector, lease.waiters);
                     self.fail_waiters(selector, waiters, &failure, &answer.trace, effects);
                 }
-                // Without an answer it may have been made all the same.
-                self.ending_settled(key, failure.certainty == Certainty::NotDone);
+                let settled = match failure.certainty {
+                    Certainty::NotDone => Settled::NeverMade,
+                    // Without an answer it may have been made all the same.
+                    Certainty::Unknown => Settled::Unconfirmed,
+                };
+                self.ending_settled(key, settled);
                 // What became of an earlier login's call says nothing about this session.
                 if generation == self.generation {
                     self.session_after(&failure, now, effects);
@@ -680,7 +684,7 @@ impl State {
             now,
             effects,
         ) {
-            self.ending_settled(key, false);
+            self.ending_settled(key, Settled::Unconfirmed);
         }
     }
 
@@ -879,7 +883,12 @@ impl State {
             self.leases.confirm_ended(lease_id, LeaseState::Revoked);
         }
         if let Some(key) = key {
-            self.ending_settled(key, confirmed);
+            let settled = if confirmed {
+                Settled::Revoked
+            } else {
+                Settled::Unconfirmed
+            };
+            self.ending_settled(key, settled);
         }
         for asker in self.revoke_askers.remove(lease_id).unwrap_or_default() {
             match key {

@@ -27,6 +27,17 @@ const END_WITHIN: Duration = Duration::from_secs(3);
 /// How long the daemon's stop waits for them.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
+/// What became of a lease of a session that ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// The issuer has confirmed its end.
+    Revoked,
+    /// It may be live there.
+    Unconfirmed,
+    /// The issuer did not make it.
+    NeverMade,
+}
+
 /// A session whose leases are being revoked. Holds token and key no longer than that takes.
 #[derive(Debug)]
 pub(super) struct Ending {
@@ -479,14 +490,14 @@ impl State {
     }
 
     /// One lease of an ending session needs no more waiting.
-    pub(super) fn ending_settled(&mut self, key: LeaseKey, revoked: bool) {
+    pub(super) fn ending_settled(&mut self, key: LeaseKey, settled: Settled) {
         if let Some(ending) = &mut self.ending
             && ending.outstanding.remove(&key)
         {
-            let count = if revoked {
-                &mut ending.revoked
-            } else {
-                &mut ending.unconfirmed
+            let count = match settled {
+                Settled::Revoked => &mut ending.revoked,
+                Settled::Unconfirmed => &mut ending.unconfirmed,
+                Settled::NeverMade => return,
             };
             *count = count.saturating_add(1);
         }

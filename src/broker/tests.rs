@@ -1265,6 +1265,22 @@ fn a_late_lease_is_revoked() {
     assert_eq!((ended.revoked, ended.unconfirmed), (1, 0));
 }
 
+/// OA-16: a lease that the issuer would not make was neither revoked nor left unconfirmed.
+#[test]
+fn a_lease_refused_during_logout_is_not_counted() {
+    for (how, counted) in [(How::Denied, (0, 0)), (How::Lost, (0, 1))] {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.ask(connection, get(0, HolderClass::None));
+        let logout = world.ask(connection, Request::Logout);
+        world.answer(0, how);
+        let Some(Ok(Reply::Ended(ended))) = world.told.get(&logout) else {
+            panic!("logout is over");
+        };
+        assert_eq!((ended.revoked, ended.unconfirmed), counted, "{how:?}");
+    }
+}
+
 /// OA-16: logout says what the issuer did not confirm within three seconds; the next login tries
 /// again at once.
 #[test]
