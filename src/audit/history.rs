@@ -70,10 +70,14 @@ impl History {
             .or_insert_with(|| OpenLease {
                 lease_id: lease_id.clone(),
                 selector: None,
+                principal: None,
                 expires_at,
             });
         if let Some(selector) = &record.selector {
             lease.selector = Some(selector.clone());
+        }
+        if lease.principal.is_none() {
+            lease.principal.clone_from(&record.principal);
         }
         if let Some(expires_at) = record.lease_expires_at {
             lease.expires_at = expires_at;
@@ -98,6 +102,7 @@ impl History {
 }
 
 /// Whether a revocation left nothing open: it was carried out, or the issuer knows no such lease.
+/// The core writes that word only where the answer proves it.
 fn is_over(record: &AuditRecord) -> bool {
     let unknown = ErrorCode::LeaseNotFound.as_str();
     record.outcome == AuditOutcome::Ok

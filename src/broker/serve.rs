@@ -440,6 +440,7 @@ impl State {
                     ttl,
                     wanted,
                     kind: new.kind,
+                    principal: session.principal.clone(),
                     revocable,
                     class,
                     creator,
@@ -606,7 +607,7 @@ impl State {
                     self.fail_waiters(selector, waiters, &failure, &answer.trace, effects);
                 }
                 let settled = match failure.certainty {
-                    Certainty::NotDone => Settled::NeverMade,
+                    Certainty::NotDone => Settled::NotThere,
                     // Without an answer it may have been made all the same.
                     Certainty::Unknown => Settled::Unconfirmed,
                 };
@@ -845,22 +846,28 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         let key = self.leases.find(lease_id);
-        let (outcome, word, confirmed) = match &answer.outcome {
-            Ok(()) => (AuditOutcome::Ok, CleanText::new(reason.as_str(), 64), true),
-            // The word by which the next run knows that nothing is open.
-            Err(failure) if failure.code == ErrorCode::LeaseNotFound => (
-                outcome_of(failure),
-                CleanText::new(failure.code.as_str(), 64),
-                false,
-            ),
-            Err(failure) => (outcome_of(failure), reason_word(failure), false),
+        let over = self.revocations.is_over(lease_id, &answer.outcome);
+        let (outcome, word) = match &answer.outcome {
+            Ok(()) => (AuditOutcome::Ok, CleanText::new(reason.as_str(), 64)),
+            Err(failure) if failure.code == ErrorCode::LeaseNotFound => {
+                // By our own word the next run knows that nothing is open.
+                let word = if over {
+                    failure.code.as_str()
+                } else {
+                    "unconfirmed"
+                };
+                (outcome_of(failure), CleanText::new(word, 64))
+            }
+            Err(failure) => (outcome_of(failure), reason_word(failure)),
+        };
+        let settled = match &answer.outcome {
+            Ok(()) => Settled::Revoked,
+            Err(_) if over => Settled::NotThere,
+            Err(_) => Settled::Unconfirmed,
         };
         let subject = match &answer.outcome {
             Ok(()) => self.revocations.settled(lease_id),
-            // Nothing of that name is live there.
-            Err(failure) if failure.code == ErrorCode::LeaseNotFound => {
-                self.revocations.settled(lease_id)
-            }
+            Err(_) if over => self.revocations.settled(lease_id),
             // Asking again with this session does not help; the next login tries once more.
             Err(failure) if failure.disposition == Disposition::Terminal => {
                 self.revocations.refused(lease_id)
@@ -879,15 +886,10 @@ impl State {
             trace: answer.trace,
             ..self.record(AuditAction::LeaseRevoke, outcome)
         })));
-        if confirmed {
+        if over {
             self.leases.confirm_ended(lease_id, LeaseState::Revoked);
         }
         if let Some(key) = key {
-            let settled = if confirmed {
-                Settled::Revoked
-            } else {
-                Settled::Unconfirmed
-            };
             self.ending_settled(key, settled);
         }
         for asker in self.revoke_askers.remove(lease_id).unwrap_or_default() {
@@ -1042,7 +1044,7 @@ impl State {
         let Some(session) = self.session(now).map(Arc::clone) else {
             return;
         };
-        for (lease_id, reason) in self.revocations.due(now.boot) {
+        for (lease_id, reason) in self.revocations.due(&session.principal, now.boot) {
             effects.push(Effect::RevokeLease {
                 generation: Some(self.generation),
                 session: Arc::clone(&session),
@@ -1072,6 +1074,8 @@ impl State {
             rule: first.map(|waiter| waiter.rule.clone()),
             selector: lease.map(|lease| lease.selector.clone()),
             lease_id,
+            // Also where that login is over.
+            principal: lease.map(|lease| lease.principal.clone()),
             trace: trace.clone(),
             ..self.record(action, outcome)
         }

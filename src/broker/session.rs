@@ -34,8 +34,8 @@ pub(super) enum Settled {
     Revoked,
     /// It may be live there.
     Unconfirmed,
-    /// The issuer did not make it.
-    NeverMade,
+    /// The issuer did not make it, or knows no such lease any more.
+    NotThere,
 }
 
 /// A session whose leases are being revoked. Holds token and key no longer than that takes.
@@ -290,7 +290,7 @@ impl State {
         for ticket in wait {
             self.show_login(ticket, now, effects);
         }
-        for (lease_id, reason) in self.revocations.resume(now.boot) {
+        for (lease_id, reason) in self.revocations.resume(&session.principal, now.boot) {
             effects.push(Effect::RevokeLease {
                 generation: Some(self.generation),
                 session: Arc::clone(&session),
@@ -497,7 +497,7 @@ impl State {
             let count = match settled {
                 Settled::Revoked => &mut ending.revoked,
                 Settled::Unconfirmed => &mut ending.unconfirmed,
-                Settled::NeverMade => return,
+                Settled::NotThere => return,
             };
             *count = count.saturating_add(1);
         }
@@ -610,18 +610,24 @@ impl State {
         };
         let (lease_id, ends_at) = (live.lease_id.clone(), live.expires_at);
         let (selector, revocable) = (lease.selector.clone(), lease.revocable);
+        let owner = lease.principal.clone();
         let waiters = self.leases.end(key, LeaseState::Revoking, now.boot);
         self.turn_away(&selector, waiters, ErrorCode::LeaseRevoked, effects);
         if !revocable {
             // Without the grant it can only run out; `status` says so.
             return false;
         }
-        self.revocations
-            .add(lease_id.clone(), Some(selector), cause.clone(), ends_at);
+        self.revocations.add(
+            lease_id.clone(),
+            Some(selector),
+            Some(owner),
+            cause.clone(),
+            ends_at,
+        );
         let Some(session) = session else {
             return false;
         };
-        self.revocations.sent(&lease_id);
+        self.revocations.sent(&lease_id, &session.principal);
         let lasts = self
             .login
             .session()

@@ -99,6 +99,7 @@ impl State {
             revocations.add(
                 open.lease_id,
                 open.selector,
+                open.principal,
                 super::ports::RevokeReason::DeliveryUncertain.into(),
                 deadline_of(open.expires_at, now),
             );

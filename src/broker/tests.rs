@@ -1412,6 +1412,7 @@ fn leases_of_an_earlier_run_are_revoked_at_login() {
     let open = |id: &str, ends: u64| OpenLease {
         lease_id: LeaseId::parse(id).unwrap(),
         selector: Some(selector(0)),
+        principal: None,
         expires_at: UnixTime::from_millis(1_795_341_600_000).plus(secs(ends)),
     };
     let mut world = World::new(Resumed {
@@ -2109,24 +2110,69 @@ fn a_lease_unknown_to_the_issuer_is_settled() {
             lease_id: lease_id.clone(),
         },
     );
-    let mut answer = failed(
-        ErrorCode::LeaseNotFound,
-        Disposition::Terminal,
-        Certainty::NotDone,
-    );
-    if let Err(failure) = &mut answer.outcome {
-        failure.reason = Some(text("another word"));
-    }
-    world.step(Event::LeaseRevokeAnswered {
-        lease_id,
-        generation: Some(world.state.generation),
-        reason: RevokeReason::UserRequest,
-        answer,
-    });
+    let call = world.calls.remove(0);
+    world.fails(call, not_found(Certainty::NotDone));
     assert_eq!(world.state.revocations.count(world.now.boot), 0);
+    let key = world.state.leases.find(&lease_id).unwrap();
+    let view = world.state.leases.get(key).unwrap().view(world.now.boot);
+    assert_eq!(view.unwrap().state, LeaseState::Revoked);
     let record = world.records.last().unwrap();
     assert_eq!(record.action, AuditAction::LeaseRevoke);
     assert_eq!(record.reason, Some(text("lease_not_found")));
+}
+
+/// LC-5: what is no answer of the issuer's, and what it says to others than the lease's own
+/// principal (`aegis.md` 17.7), proves nothing.
+#[test]
+fn not_every_unknown_lease_is_settled() {
+    for (certainty, principal) in [
+        (Certainty::Unknown, "user:u-demo"),
+        (Certainty::NotDone, "user:u-other"),
+    ] {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.ask(connection, create(0, 1, HolderClass::None));
+        world.answer(0, How::Well);
+        world.ask(connection, Request::Logout);
+        world.answer(0, How::Lost);
+        world.principal = principal;
+        world.log_in();
+        let call = world.calls.remove(0);
+        world.fails(call, not_found(certainty));
+        assert_eq!(world.state.revocations.count(world.now.boot), 1);
+        let record = world.records.last().unwrap();
+        assert_eq!(record.action, AuditAction::LeaseRevoke);
+        assert_eq!(record.reason, Some(text("unconfirmed")), "{principal}");
+    }
+}
+
+/// LC-10: a lease of an earlier run is its principal's too.
+#[test]
+fn an_unknown_lease_of_an_earlier_run_is_settled_for_its_principal() {
+    for (owner, left) in [("user:u-demo", 0), ("user:u-other", 1)] {
+        let mut world = World::new(Resumed {
+            principal: None,
+            open_leases: vec![OpenLease {
+                lease_id: LeaseId::parse("lse_old").unwrap(),
+                selector: None,
+                principal: Some(Principal::parse(owner).unwrap()),
+                expires_at: UnixTime::from_millis(1_795_341_600_000).plus(secs(300)),
+            }],
+        });
+        world.log_in();
+        let call = world.calls.remove(0);
+        world.fails(call, not_found(Certainty::NotDone));
+        assert_eq!(world.state.revocations.count(world.now.boot), left);
+    }
+}
+
+/// What the issuer says to who asks about a lease that it does not know.
+fn not_found(certainty: Certainty) -> Answer<()> {
+    let mut answer = failed(ErrorCode::LeaseNotFound, Disposition::Terminal, certainty);
+    if let Err(failure) = &mut answer.outcome {
+        failure.reason = Some(text("another word"));
+    }
+    answer
 }
 
 /// LC-7, AU-2: the record of the stop says how many leases the issuer has not confirmed as ended.
@@ -2137,8 +2183,19 @@ fn a_stop_says_what_it_could_not_confirm() {
         world.may_serve = false;
         world.step(Event::ShutdownRequested);
     }
-    let rows: [Row; 5] = [
+    let rows: [Row; 6] = [
         ("nothing to revoke", |world| stop(world), None),
+        (
+            "unknown to the issuer",
+            |world| {
+                world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+                world.answer(0, How::Well);
+                stop(world);
+                let call = world.calls.remove(0);
+                world.fails(call, not_found(Certainty::NotDone));
+            },
+            None,
+        ),
         (
             "all confirmed",
             |world| {
