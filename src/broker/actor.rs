@@ -30,9 +30,10 @@ const QUEUE: usize = 1024;
 /// callers shares the cost; one caller does not wait, because only what is there already is taken.
 const BATCH: usize = 64;
 
-/// The longest nap: a timer stops while the machine sleeps, so a deadline that passed meanwhile
-/// is noticed at most this late. Expiry itself is compared on use and needs no timer.
-const MAX_NAP: std::time::Duration = std::time::Duration::from_hours(1);
+/// The longest nap. A timer stops while the machine sleeps, so what ended meanwhile is wiped at most
+/// this long after it wakes. Nothing expired is served before: expiry is compared on use. Where
+/// nothing is held, nothing has a deadline and no timer runs.
+const MAX_NAP: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// What doors and the daemon send.
 #[derive(Debug)]
@@ -578,10 +579,11 @@ async fn ring(alarm: Option<&mut (Timestamp, Pin<Box<Sleep>>)>) {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     use tokio::sync::Notify;
-    use tokio::time::timeout;
+    use tokio::time::{sleep, timeout};
 
     use super::super::event::{CredentialRequest, LeaseRequest};
     use super::super::handle::Connection;
@@ -594,8 +596,8 @@ mod tests {
     use super::*;
     use crate::dpop::ProofKey;
     use crate::model::{
-        Action, Effect as PolicyEffect, Exposure, HolderClass, LeaseId, PopKeyId, Principal, Rule,
-        Selector, SelectorPattern, Target, TenantId,
+        Action, Effect as PolicyEffect, Exposure, HolderClass, LeaseId, Material, MaterialKind,
+        PopKeyId, Principal, Rule, Selector, SelectorPattern, Target, TenantId,
     };
     use crate::secret::SecretString;
     use crate::time::UnixTime;
@@ -672,7 +674,15 @@ mod tests {
             _: LeaseId,
             _: Selector,
         ) -> PortFuture<Answer<RedeemedLease>> {
-            self.call("redeem", session, || panic!("not asked for"))
+            self.call("redeem", session, || RedeemedLease {
+                material: Material {
+                    kind: MaterialKind::GenericSecret,
+                    fields: Vec::new(),
+                    expires_at: START.unix.plus(Duration::from_mins(5)),
+                },
+                expires_at: START.boot.plus(Duration::from_mins(5)),
+                redemptions_used: 1,
+            })
         }
 
         fn revoke_lease(
@@ -709,15 +719,20 @@ mod tests {
         }
     }
 
-    /// tokio's clock, which the tests hold.
+    /// tokio's clock, which the tests hold, and what the machine has slept, which it misses.
     #[derive(Debug)]
-    struct Paused(Instant);
+    struct Paused {
+        start: Instant,
+        slept: Arc<AtomicU64>,
+    }
 
     impl Clock for Paused {
         fn now(&self) -> Now {
+            let slept = Duration::from_secs(self.slept.load(Ordering::Relaxed));
+            let since = self.start.elapsed() + slept;
             Now {
-                boot: START.boot.plus(self.0.elapsed()),
-                unix: START.unix.plus(self.0.elapsed()),
+                boot: START.boot.plus(since),
+                unix: START.unix.plus(since),
             }
         }
     }
@@ -796,6 +811,7 @@ mod tests {
         stalls: mpsc::UnboundedReceiver<()>,
         revokes: mpsc::UnboundedReceiver<RevokeReason>,
         may_answer: Arc<Notify>,
+        slept: Arc<AtomicU64>,
         _core: AbortOnDropHandle<()>,
     }
 
@@ -805,6 +821,7 @@ mod tests {
             let held = Arc::downgrade(&session);
             let words = Words::default();
             let may_answer = Arc::new(Notify::new());
+            let slept = Arc::new(AtomicU64::new(0));
             let (stalled, stalls) = mpsc::unbounded_channel();
             let (revoked, revokes) = mpsc::unbounded_channel();
             let (actor, handle) = Actor::new(
@@ -817,7 +834,10 @@ mod tests {
                         may_answer: Arc::clone(&may_answer),
                     }),
                     audit: Box::new(words.clone()),
-                    clock: Arc::new(Paused(Instant::now())),
+                    clock: Arc::new(Paused {
+                        start: Instant::now(),
+                        slept: Arc::clone(&slept),
+                    }),
                     shutdown: CancellationToken::new(),
                 },
                 8,
@@ -835,6 +855,7 @@ mod tests {
                 stalls,
                 revokes,
                 may_answer,
+                slept,
                 _core: core,
             }
         }
@@ -867,6 +888,26 @@ mod tests {
         let status = core.connection.status().await.unwrap();
         assert_eq!(status.live_leases, 0);
         assert!(core.revokes.try_recv().is_err(), "revoked twice");
+    }
+
+    /// LC-2, HY-7: what ended while the machine slept is wiped within a minute of its waking, whether
+    /// or not anybody asks; with nothing held no timer runs.
+    #[tokio::test(start_paused = true)]
+    async fn what_ended_during_suspend_is_wiped_within_a_minute() {
+        let core = Stalled::on("none");
+        let request = CredentialRequest {
+            selector: target().selector,
+            min_valid_for: Duration::ZERO,
+            reason: None,
+            holder: HolderClass::None,
+        };
+        let delivery = core.connection.credential(None, request).await.unwrap();
+        let material = Arc::downgrade(&delivery.material);
+        drop(delivery);
+        core.slept.store(7200, Ordering::Relaxed);
+        sleep(Duration::from_secs(61)).await;
+        assert!(material.upgrade().is_none(), "material lives");
+        assert!(core.held.upgrade().is_none(), "token and key live");
     }
 
     /// HY-7: whichever call is under way at logout, token and key are wiped three seconds later;
