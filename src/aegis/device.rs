@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use url::Url;
 
 use super::error::{AegisError, ProtocolFault, Reason, TokenFault};
-use super::transport::{Call, Reply, Rpc, is_loopback};
+use super::transport::{Call, Reply, Rpc, deadline, is_loopback};
 use super::wire::{
     self, BeginRequest, BeginResponse, ExchangeRequest, ExchangeResponse, TokenInfo,
 };
@@ -57,7 +58,8 @@ pub(super) async fn begin(
     inner: &Inner,
     request: BeginDeviceAuthorization,
 ) -> Answer<DeviceAuthorization> {
-    let first = begin_once(inner, &request).await;
+    let deadline = deadline();
+    let first = begin_once(inner, &request, deadline).await;
     let conflict = first.outcome.as_ref().is_err_and(|failure| {
         failure
             .reason
@@ -65,8 +67,8 @@ pub(super) async fn begin(
             .is_some_and(|reason| reason.as_str() == Reason::PopKeyConflict.as_str())
     });
     if conflict {
-        // Another key, once (`aegis.md` 12).
-        return begin_once(inner, &request).await;
+        // Another key, once (`aegis.md` 12), in what is left of the time.
+        return begin_once(inner, &request, deadline).await;
     }
     first
 }
@@ -74,6 +76,7 @@ pub(super) async fn begin(
 async fn begin_once(
     inner: &Inner,
     request: &BeginDeviceAuthorization,
+    deadline: Instant,
 ) -> Answer<DeviceAuthorization> {
     let scopes: Vec<String> = request.scopes.iter().map(Scope::to_string).collect();
     if let Err(error) = check(request, &scopes) {
@@ -104,6 +107,7 @@ async fn begin_once(
         key: None,
         token: None,
         encode: &encode,
+        deadline,
     };
     inner
         .ask(call, |reply| {
@@ -247,6 +251,7 @@ pub(super) async fn exchange(
         key: Some(&authorization.key),
         token: None,
         encode: &encode,
+        deadline: deadline(),
     };
     inner
         .ask(call, |reply| {

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::error::AegisError;
-use super::transport::{Call, Reply, Rpc};
+use super::transport::{Call, Reply, Rpc, deadline};
 use super::wire::{
     self, CreateRequest, CreateResponse, Credential, GcpAccessToken, Lease, RedeemRequest,
     RedeemResponse, RevokeRequest, RevokeResponse, TargetIn,
@@ -343,6 +343,7 @@ fn call<'a>(rpc: Rpc, session: &'a Session, encode: &'a super::transport::Encode
         key: Some(&session.key),
         token: Some(&session.token),
         encode,
+        deadline: deadline(),
     }
 }
 

@@ -1162,6 +1162,28 @@ async fn a_taken_key_name_gets_another_key_once() {
     assert_ne!(seen[0].body["popKeyId"], seen[1].body["popKeyId"]);
 }
 
+/// LM: 30 s for the whole beginning, with the second key too.
+#[tokio::test(start_paused = true)]
+async fn both_keys_of_a_beginning_have_one_deadline() {
+    let Script::Bytes(taken) = refusal(409, "", "already_exists", "pop_key_conflict") else {
+        panic!("not bytes");
+    };
+    // One byte more is announced, so that the answer is whole with the first blank.
+    let taken = String::from_utf8(taken).unwrap();
+    let (head, body) = taken.split_once("\r\n\r\n").unwrap();
+    let length = |length: usize| format!("Content-Length: {length}");
+    let head = head.replace(&length(body.len()), &length(body.len() + 1));
+    let taken = Script::Drip(format!("{head}\r\n\r\n{body}").into_bytes());
+    let server = Server::start(vec![taken, Script::Stall]).await;
+    let client = server.client();
+    let before = tokio::time::Instant::now();
+    let begun = client.begin_device_authorization(begin_request()).await;
+    assert_eq!(before.elapsed().as_secs(), 30);
+    assert_eq!(server.count(), 2);
+    let code = begun.outcome.unwrap_err().code;
+    assert_eq!(code, ErrorCode::AegisUnavailable);
+}
+
 /// `aegis.md` 5: the table of statuses.
 #[tokio::test]
 async fn poll_statuses_are_told_apart() {

@@ -144,6 +144,8 @@ pub(super) struct Call<'a> {
     /// Goes into `Authorization` and the proof's `ath`.
     pub(super) token: Option<&'a SecretString>,
     pub(super) encode: &'a Encode<'a>,
+    /// When it is over, with all its tries.
+    pub(super) deadline: Instant,
 }
 
 /// A 200 with its body, unread.
@@ -256,7 +258,7 @@ impl Transport {
 
     /// Makes the call with all its tries.
     pub(super) async fn call(&self, call: Call<'_>) -> Outcome {
-        let deadline = deadline();
+        let deadline = call.deadline;
         let sent = self.clock.now();
         let token_hash = call.token.map(TokenHash::of);
         let mut trace = CallTrace::default();
@@ -688,7 +690,8 @@ fn pause(error: &AegisError, rpc: Rpc, repeats: &mut Repeats) -> Option<Duration
     )
 }
 
-fn deadline() -> Instant {
+/// Of a call that begins now.
+pub(super) fn deadline() -> Instant {
     let now = Instant::now();
     now.checked_add(CALL_LIMIT).unwrap_or(now)
 }

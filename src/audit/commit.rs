@@ -70,6 +70,8 @@ pub(super) struct Shared {
     pub(super) synced_len: AtomicU64,
     /// The thread was told already.
     pub(super) sync_requested: AtomicBool,
+    /// It was told not to wait for company, too.
+    pub(super) hurry_requested: AtomicBool,
     /// The last sync failed: nothing may be delivered until one works.
     pub(super) sync_failed: AtomicBool,
     /// Held by the thread for a whole sync. Who takes it stands for a disk that hangs.
@@ -85,6 +87,7 @@ impl Shared {
             synced_count: AtomicU64::new(synced.head.count),
             synced_len: AtomicU64::new(synced.len),
             sync_requested: AtomicBool::new(false),
+            hurry_requested: AtomicBool::new(false),
             sync_failed: AtomicBool::new(false),
             turn: Mutex::new(()),
         }
@@ -158,6 +161,7 @@ impl Syncer {
         let _turn = shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the look: what is written after it asks anew.
         shared.sync_requested.store(false, Ordering::SeqCst);
+        shared.hurry_requested.store(false, Ordering::SeqCst);
         if let Some(written) = shared.written.pop() {
             self.written = written;
         }

@@ -9,10 +9,15 @@ use crate::time::UnixTime;
 /// How long a lease can live at most, for records that do not say: the cap of the contract.
 const LONGEST_LEASE: Duration = Duration::from_hours(1);
 
+/// With so many leases it is looked for the first time which of them have run out.
+const FIRST_LOOK: usize = 64;
+
 /// What earlier runs leave to a new one.
 #[derive(Debug, Default)]
 pub(super) struct History {
     leases: HashMap<LeaseId, OpenLease>,
+    /// With so many leases it is looked again.
+    next_look: usize,
     principals: BTreeMap<ProfileName, Principal>,
 }
 
@@ -70,14 +75,28 @@ impl History {
             .or_insert_with(|| OpenLease {
                 lease_id: lease_id.clone(),
                 selector: None,
+                principal: None,
                 expires_at,
             });
         if let Some(selector) = &record.selector {
             lease.selector = Some(selector.clone());
         }
+        if lease.principal.is_none() {
+            lease.principal.clone_from(&record.principal);
+        }
         if let Some(expires_at) = record.lease_expires_at {
             lease.expires_at = expires_at;
         }
+        self.forget_ended(line.at);
+    }
+
+    /// Forgets what has run out by then, whenever there is twice as much as was left the last time.
+    fn forget_ended(&mut self, at: UnixTime) {
+        if self.leases.len() < self.next_look.max(FIRST_LOOK) {
+            return;
+        }
+        self.leases.retain(|_, lease| at < lease.expires_at);
+        self.next_look = self.leases.len().saturating_mul(2);
     }
 
     /// The leases still open at `now`, soonest end first, and the last principal of each profile.
@@ -98,8 +117,46 @@ impl History {
 }
 
 /// Whether a revocation left nothing open: it was carried out, or the issuer knows no such lease.
+/// The core writes that word only where the answer proves it.
 fn is_over(record: &AuditRecord) -> bool {
     let unknown = ErrorCode::LeaseNotFound.as_str();
     record.outcome == AuditOutcome::Ok
         || record.reason.as_ref().map(CleanText::as_str) == Some(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chain::Hash;
+    use super::*;
+
+    fn created(id: u64) -> Line<AuditRecord> {
+        let at = UnixTime::from_millis(1_795_341_600_000).plus(Duration::from_secs(id));
+        let mut record = AuditRecord::new(AuditAction::LeaseCreate, AuditOutcome::Ok);
+        record.lease_id = Some(LeaseId::parse(&format!("lse_{id}")).unwrap());
+        record.lease_expires_at = Some(at.plus(Duration::from_secs(60)));
+        Line {
+            seq: id,
+            at,
+            content: record,
+            prev: Hash::GENESIS,
+            hash: Hash::GENESIS,
+            computed: Hash::GENESIS,
+            mac: Hash::GENESIS,
+        }
+    }
+
+    /// LM: what ran out is forgotten on the way, however long the log is.
+    #[test]
+    fn leases_that_ran_out_do_not_pile_up() {
+        let mut history = History::default();
+        let mut most = 0;
+        for id in 0..10_000 {
+            history.note(&created(id));
+            most = most.max(history.leases.len());
+        }
+        // 60 are open at any time.
+        assert!(most <= 2 * FIRST_LOOK, "{most}");
+        let (open, _) = history.finish(created(9_999).at);
+        assert_eq!(open.len(), 60);
+    }
 }

@@ -5,8 +5,9 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::chain::{Hash, Head, Keys, SegmentKey};
 use super::commit::{Mark, Order, Segment, Shared, Syncer, Unsynced};
@@ -37,13 +38,19 @@ const HURRY: u64 = 256 * 1024;
 /// Room for the batch of a crowd: 64 usual lines. A larger one makes it grow once.
 const BATCH: usize = 64 * 1024;
 
-/// Orders that may wait for the thread. Appends send one at a time; the rest is for flushes.
+/// Orders that may wait for the thread: two of the appends, a flush, a repair at the end.
 const ORDERS: usize = 4;
+
+/// How long the writer, which is the core's thread, waits for the disk where it must: at the end of
+/// a segment and of the log. Far over what a disk that works takes, under heavy load too, and short
+/// enough that a daemon whose disk hangs still answers, and stops.
+const DISK_LIMIT: Duration = Duration::from_secs(5);
 
 /// The audit log of a running daemon: the only writer of its folder.
 ///
 /// Dropping it syncs what is left, so that at rest the anchor equals the head (AU-4); the keys
-/// are wiped then.
+/// are wiped then. Where the disk hangs that is left to its thread after 5 s; until the thread ends
+/// no other process can open the log.
 pub struct FileAuditLog {
     shared: Arc<Shared>,
     tail: Tail,
@@ -52,10 +59,19 @@ pub struct FileAuditLog {
     own: u64,
     key_persistent: bool,
     segment_bytes: u64,
+    patience: Duration,
     orders: Option<SyncSender<Order>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
+    /// The full segment is on its way to the disk: its answer.
+    ending: Option<Receiver<bool>>,
     /// The lock ends with the file.
-    _lock: File,
+    _lock: Arc<File>,
+}
+
+/// The thread that syncs, and what closes when it ends.
+struct Thread {
+    handle: JoinHandle<()>,
+    ended: Receiver<()>,
 }
 
 /// The segment that is written, as only the appender knows it.
@@ -140,6 +156,7 @@ impl FileAuditLog {
         folder::prepare(folder)?;
         let lock = folder::lock(folder)
             .map_err(io)?
+            .map(Arc::new)
             .ok_or_else(|| OpenError::Locked(folder.to_owned()))?;
         let key = SegmentKey::for_start(key_store)?;
         let keys = Arc::new(Keys::of([key.clone()]));
@@ -180,10 +197,16 @@ impl FileAuditLog {
         let (orders, received) = sync_channel(ORDERS);
         let thread = {
             let syncer = Syncer::new(Arc::clone(&shared), tail.as_segment());
-            std::thread::Builder::new()
+            let (ends, ended) = sync_channel(0);
+            let lock = Arc::clone(&lock);
+            let handle = std::thread::Builder::new()
                 .name("audit-sync".to_owned())
-                .spawn(move || syncer.run(&received))
-                .map_err(io)?
+                .spawn(move || {
+                    let _at_the_end: (SyncSender<()>, _) = (ends, lock);
+                    syncer.run(&received);
+                })
+                .map_err(io)?;
+            Thread { handle, ended }
         };
         let (open_leases, last_principals) = history.finish(now.unix);
         Ok(Opened {
@@ -194,8 +217,10 @@ impl FileAuditLog {
                 own,
                 key_persistent,
                 segment_bytes,
+                patience: DISK_LIMIT,
                 orders: Some(orders),
                 thread: Some(thread),
+                ending: None,
                 _lock: lock,
             },
             open_leases,
@@ -204,30 +229,55 @@ impl FileAuditLog {
         })
     }
 
-    /// Waits until everything appended so far is on disk and in the anchor.
+    /// Waits until everything appended so far is on disk and in the anchor, 5 s at most.
     ///
     /// # Errors
-    /// [`AuditError`] when it could not be brought there.
+    /// [`AuditError`] when it could not be brought there in that time.
     pub fn flush(&self) -> Result<(), AuditError> {
+        let done = self.begin_flush()?;
+        match done.recv_timeout(self.patience) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(AuditError),
+        }
+    }
+
+    /// Asks for everything to be brought to the disk; the answer says whether that worked.
+    fn begin_flush(&self) -> Result<Receiver<bool>, AuditError> {
         let (done, wait) = sync_channel(1);
         let has_failed = self.shared.sync_failed.load(Ordering::SeqCst);
         let unsynced = has_failed.then(|| self.unsynced());
         let orders = self.orders.as_ref().ok_or(AuditError)?;
         orders
-            .send(Order::Flush(unsynced, done))
-            .map_err(|_thread_is_gone| AuditError)?;
-        match wait.recv() {
+            .try_send(Order::Flush(unsynced, done))
+            .map_err(|_full_or_gone| AuditError)?;
+        Ok(wait)
+    }
+
+    /// Brings the full segment to the disk. Waits for that once; where the disk hangs, each later
+    /// try only looks whether it has answered by now.
+    fn end_segment(&mut self) -> io::Result<()> {
+        let failed = || io::Error::other("the full segment could not be synced");
+        let (done, patience) = match self.ending.take() {
+            Some(done) => (done, Duration::ZERO),
+            None => (
+                self.begin_flush().map_err(|AuditError| failed())?,
+                self.patience,
+            ),
+        };
+        match done.recv_timeout(patience) {
             Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(AuditError),
+            Ok(false) | Err(RecvTimeoutError::Disconnected) => Err(failed()),
+            Err(RecvTimeoutError::Timeout) => {
+                self.ending = Some(done);
+                Err(io::Error::other("the disk does not answer"))
+            }
         }
     }
 
     /// Ends the full segment on disk and begins the next. The one place where an append waits
     /// for the disk.
     fn rotate(&mut self, at: UnixTime) -> io::Result<()> {
-        if self.flush().is_err() {
-            return Err(io::Error::other("the full segment could not be synced"));
-        }
+        self.end_segment()?;
         let mut begun = begin_segment(
             &self.shared.folder,
             self.tail.segment.saturating_add(1),
@@ -245,8 +295,9 @@ impl FileAuditLog {
         begun.unsynced.clear();
         self.tail = begun;
         let orders = self.orders.as_ref().ok_or_else(thread_is_gone)?;
+        // The thread has just answered the last order.
         orders
-            .send(Order::Begin(self.tail.as_segment()))
+            .try_send(Order::Begin(self.tail.as_segment()))
             .map_err(|_closed| thread_is_gone())
     }
 
@@ -315,10 +366,10 @@ impl FileAuditLog {
         Ok(())
     }
 
-    /// Wakes the thread, unless it was told already; a second word ends its wait for company.
+    /// Wakes the thread, unless it was told already; a second word, once, ends its wait for company.
     fn request_sync(&mut self, at_once: bool) {
         let is_requested = self.shared.sync_requested.swap(true, Ordering::SeqCst);
-        if is_requested && !at_once {
+        if is_requested && !(at_once && !self.shared.hurry_requested.swap(true, Ordering::SeqCst)) {
             return;
         }
         if !is_requested {
@@ -367,6 +418,12 @@ impl FileAuditLog {
     #[cfg(test)]
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Waits for the disk that long from now on.
+    #[cfg(test)]
+    pub(super) const fn wait_at_most(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Writes go to `file` from now on; returns where they went.
@@ -445,9 +502,12 @@ impl Drop for FileAuditLog {
             self.order(Order::Repair(self.unsynced()));
         }
         self.orders = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let Some(Thread { handle, ended }) = self.thread.take() else {
+            return;
+        };
+        if ended.recv_timeout(self.patience) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the disk does not answer: the end of the audit log may not be on it");
+        } else if handle.join().is_err() {
             tracing::error!("the audit sync thread panicked");
         }
     }

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -1042,6 +1043,35 @@ fn a_disk_that_hangs_closes_delivery_before_memory_grows() {
     log.append(&sample(1), at(2)).unwrap();
     let report = in_runtime(log.verify()).unwrap();
     assert_eq!((report.damage, report.records), (None, taken + 1));
+}
+
+/// AU-1: while the disk hangs, neither the end of a segment nor the end of the log waits for it
+/// without limit; when it answers, the next segment begins.
+#[test]
+fn a_disk_that_hangs_does_not_hold_the_writer() {
+    let (_home, folder) = new_folder();
+    let Opened { mut log, .. } =
+        FileAuditLog::open_with(&folder, &TestStore::default(), at(0), 2000).unwrap();
+    log.wait_at_most(Duration::ZERO);
+    let shared = Arc::clone(log.shared());
+    let turn = shared.turn.lock().unwrap();
+    let mut taken: u64 = 0;
+    while log.append(&sample(0), at(1)).is_ok() {
+        taken += 1;
+        assert!(taken < 100, "the segment does not end");
+    }
+    assert_eq!(log.append(&sample(0), at(1)), Err(AuditError));
+    drop(turn);
+    log.wait_at_most(Duration::MAX);
+    log.flush().unwrap();
+    log.append(&sample(1), at(2)).unwrap();
+    assert_eq!(folder::segments(&folder).unwrap().len(), 2);
+    let report = in_runtime(log.verify()).unwrap();
+    assert_eq!((report.damage, report.records), (None, taken + 1));
+    log.wait_at_most(Duration::ZERO);
+    let turn = shared.turn.lock().unwrap();
+    drop(log);
+    drop(turn);
 }
 
 /// AU-1: a segment that was removed, cut or replaced under the writer closes delivery.

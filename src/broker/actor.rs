@@ -30,9 +30,10 @@ const QUEUE: usize = 1024;
 /// callers shares the cost; one caller does not wait, because only what is there already is taken.
 const BATCH: usize = 64;
 
-/// The longest nap: a timer stops while the machine sleeps, so a deadline that passed meanwhile
-/// is noticed at most this late. Expiry itself is compared on use and needs no timer.
-const MAX_NAP: std::time::Duration = std::time::Duration::from_hours(1);
+/// The longest nap. A timer stops while the machine sleeps, so what ended meanwhile is wiped at most
+/// this long after it wakes. Nothing expired is served before: expiry is compared on use. Where
+/// nothing is held, nothing has a deadline and no timer runs.
+const MAX_NAP: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// What doors and the daemon send.
 #[derive(Debug)]
@@ -314,20 +315,31 @@ impl Actor {
     }
 
     /// Sends an answer. Without its record, what lets a secret out or names a live lease becomes
-    /// `audit_unavailable`, and the lease is given back.
+    /// `audit_unavailable`. A new lease whose caller does not learn of it is given back (LC-8).
     fn answer(&mut self, reply: Option<ReplyTo>, answer: Result<Reply, Refusal>, recorded: bool) {
         let answer = match answer {
             Ok(Reply::Delivered(_)) if !recorded => Err(ErrorCode::AuditUnavailable.into()),
             Ok(Reply::Lease(view)) if !recorded && view.state == LeaseState::Active => {
-                self.come_back(Event::LeaseUnrecorded {
+                self.come_back(Event::LeaseUndelivered {
                     lease_id: view.lease_id,
                 });
                 Err(ErrorCode::AuditUnavailable.into())
             }
             other => other,
         };
-        // A caller that hung up drops the answer, material included.
-        drop(reply.map(|reply| reply.send(answer)));
+        let undelivered = match reply {
+            Some(reply) => reply.send(answer).err(),
+            None => Some(answer),
+        };
+        // A caller that hung up drops the answer, material included. Only `lease.create` is ever
+        // answered with a lease that is active.
+        if let Some(Ok(Reply::Lease(view))) = undelivered
+            && view.state == LeaseState::Active
+        {
+            self.come_back(Event::LeaseUndelivered {
+                lease_id: view.lease_id,
+            });
+        }
     }
 
     /// Queues an event that follows from what was not done.
@@ -402,11 +414,16 @@ impl Actor {
             }
             Effect::RedeemLease {
                 lease,
+                generation,
                 session,
                 lease_id,
                 selector,
             } => {
-                let event = move |answer| Event::LeaseRedeemAnswered { lease, answer };
+                let event = move |answer| Event::LeaseRedeemAnswered {
+                    lease,
+                    generation,
+                    answer,
+                };
                 *recorded = *recorded && self.release();
                 if !*recorded {
                     return self.come_back(event(unrecorded()));
@@ -417,6 +434,7 @@ impl Actor {
                     .spawn(async move { event(unless(over, call).await) });
             }
             Effect::RevokeLease {
+                generation,
                 session,
                 lease_id,
                 reason,
@@ -429,6 +447,7 @@ impl Actor {
                 self.work.spawn(async move {
                     Event::LeaseRevokeAnswered {
                         lease_id,
+                        generation,
                         reason,
                         answer: unless(over, call).await,
                     }
@@ -560,9 +579,14 @@ async fn ring(alarm: Option<&mut (Timestamp, Pin<Box<Sleep>>)>) {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
+    use tokio::sync::Notify;
+    use tokio::time::{sleep, timeout};
+
     use super::super::event::{CredentialRequest, LeaseRequest};
+    use super::super::handle::Connection;
     use super::super::login::Login;
     use super::super::ports::{
         AuditRecord, BeginDeviceAuthorization, CreateLease, CreatedLease, DeviceAuthorization,
@@ -572,8 +596,8 @@ mod tests {
     use super::*;
     use crate::dpop::ProofKey;
     use crate::model::{
-        Action, Effect as PolicyEffect, Exposure, HolderClass, LeaseId, PopKeyId, Principal, Rule,
-        Selector, SelectorPattern, Target, TenantId,
+        Action, Effect as PolicyEffect, Exposure, HolderClass, LeaseId, Material, MaterialKind,
+        PopKeyId, Principal, Rule, Selector, SelectorPattern, Target, TenantId,
     };
     use crate::secret::SecretString;
     use crate::time::UnixTime;
@@ -583,11 +607,13 @@ mod tests {
         unix: UnixTime::from_millis(1_795_341_600_000),
     };
 
-    /// An issuer that answers no call of one name, which then holds its session.
+    /// An issuer that answers no call of one name, which then holds its session, until it may.
     #[derive(Debug)]
     struct Stalling {
         call: &'static str,
         stalled: mpsc::UnboundedSender<()>,
+        revoked: mpsc::UnboundedSender<RevokeReason>,
+        may_answer: Arc<Notify>,
     }
 
     impl Stalling {
@@ -599,10 +625,11 @@ mod tests {
         ) -> PortFuture<Answer<T>> {
             let stalls = self.call == name;
             let stalled = self.stalled.clone();
+            let may_answer = Arc::clone(&self.may_answer);
             Box::pin(async move {
                 if stalls {
                     stalled.send(()).unwrap();
-                    std::future::pending::<()>().await;
+                    may_answer.notified().await;
                 }
                 drop(session);
                 Answer {
@@ -647,15 +674,24 @@ mod tests {
             _: LeaseId,
             _: Selector,
         ) -> PortFuture<Answer<RedeemedLease>> {
-            self.call("redeem", session, || panic!("not asked for"))
+            self.call("redeem", session, || RedeemedLease {
+                material: Material {
+                    kind: MaterialKind::GenericSecret,
+                    fields: Vec::new(),
+                    expires_at: START.unix.plus(Duration::from_mins(5)),
+                },
+                expires_at: START.boot.plus(Duration::from_mins(5)),
+                redemptions_used: 1,
+            })
         }
 
         fn revoke_lease(
             &self,
             session: Arc<Session>,
             _: LeaseId,
-            _: RevokeReason,
+            reason: RevokeReason,
         ) -> PortFuture<Answer<()>> {
+            self.revoked.send(reason).unwrap();
             self.call("revoke", session, || ())
         }
 
@@ -683,15 +719,20 @@ mod tests {
         }
     }
 
-    /// tokio's clock, which the tests hold.
+    /// tokio's clock, which the tests hold, and what the machine has slept, which it misses.
     #[derive(Debug)]
-    struct Paused(Instant);
+    struct Paused {
+        start: Instant,
+        slept: Arc<AtomicU64>,
+    }
 
     impl Clock for Paused {
         fn now(&self) -> Now {
+            let slept = Duration::from_secs(self.slept.load(Ordering::Relaxed));
+            let since = self.start.elapsed() + slept;
             Now {
-                boot: START.boot.plus(self.0.elapsed()),
-                unix: START.unix.plus(self.0.elapsed()),
+                boot: START.boot.plus(since),
+                unix: START.unix.plus(since),
             }
         }
     }
@@ -762,43 +803,133 @@ mod tests {
         state
     }
 
+    /// A core that is logged in, at an issuer that stalls on that call.
+    struct Stalled {
+        connection: Connection,
+        words: Words,
+        held: Weak<Session>,
+        stalls: mpsc::UnboundedReceiver<()>,
+        revokes: mpsc::UnboundedReceiver<RevokeReason>,
+        may_answer: Arc<Notify>,
+        slept: Arc<AtomicU64>,
+        _core: AbortOnDropHandle<()>,
+    }
+
+    impl Stalled {
+        fn on(call: &'static str) -> Self {
+            let session = session();
+            let held = Arc::downgrade(&session);
+            let words = Words::default();
+            let may_answer = Arc::new(Notify::new());
+            let slept = Arc::new(AtomicU64::new(0));
+            let (stalled, stalls) = mpsc::unbounded_channel();
+            let (revoked, revokes) = mpsc::unbounded_channel();
+            let (actor, handle) = Actor::new(
+                Parts {
+                    state: logged_in(session),
+                    aegis: Arc::new(Stalling {
+                        call,
+                        stalled,
+                        revoked,
+                        may_answer: Arc::clone(&may_answer),
+                    }),
+                    audit: Box::new(words.clone()),
+                    clock: Arc::new(Paused {
+                        start: Instant::now(),
+                        slept: Arc::clone(&slept),
+                    }),
+                    shutdown: CancellationToken::new(),
+                },
+                8,
+            );
+            let core = AbortOnDropHandle::new(tokio::spawn(actor.run()));
+            let facts = PeerFacts {
+                process: ProcessId { pid: 1, started: 1 },
+                exe: None,
+                ancestors: Vec::new(),
+            };
+            Self {
+                connection: handle.connect(facts, Arc::new(Living)).unwrap(),
+                words,
+                held,
+                stalls,
+                revokes,
+                may_answer,
+                slept,
+                _core: core,
+            }
+        }
+    }
+
+    fn lease_request() -> LeaseRequest {
+        LeaseRequest {
+            selector: target().selector,
+            ttl: None,
+            max_redemptions: 1,
+            reason: None,
+            holder: HolderClass::None,
+        }
+    }
+
+    /// LC-8: a caller that dropped its wait, and kept its connection, will never learn the handle:
+    /// the lease is given back when it comes.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_whose_caller_gave_up_is_given_back() {
+        let mut core = Stalled::on("create");
+        let wait = core.connection.lease_create(None, lease_request());
+        tokio::select! {
+            _ = wait => panic!("answered although the issuer stalls"),
+            stalls = core.stalls.recv() => stalls.unwrap(),
+        }
+        core.may_answer.notify_one();
+        // The clock is paused: a minute passes only where nothing is left to do.
+        let given_back = timeout(Duration::from_mins(1), core.revokes.recv()).await;
+        assert_eq!(given_back, Ok(Some(RevokeReason::Released)));
+        let status = core.connection.status().await.unwrap();
+        assert_eq!(status.live_leases, 0);
+        assert!(core.revokes.try_recv().is_err(), "revoked twice");
+    }
+
+    /// LC-2, HY-7: what ended while the machine slept is wiped within a minute of its waking, whether
+    /// or not anybody asks; with nothing held no timer runs.
+    #[tokio::test(start_paused = true)]
+    async fn what_ended_during_suspend_is_wiped_within_a_minute() {
+        let core = Stalled::on("none");
+        let request = CredentialRequest {
+            selector: target().selector,
+            min_valid_for: Duration::ZERO,
+            reason: None,
+            holder: HolderClass::None,
+        };
+        let delivery = core.connection.credential(None, request).await.unwrap();
+        let material = Arc::downgrade(&delivery.material);
+        drop(delivery);
+        core.slept.store(7200, Ordering::Relaxed);
+        sleep(Duration::from_secs(61)).await;
+        assert!(material.upgrade().is_none(), "material lives");
+        assert!(core.held.upgrade().is_none(), "token and key live");
+    }
+
     /// HY-7: whichever call is under way at logout, token and key are wiped three seconds later;
     /// the call has its record, and what was being revoked is listed as unconfirmed. AU-2: before
     /// all of that stand the records that open the run.
     #[tokio::test(start_paused = true)]
     async fn a_call_under_way_keeps_the_session_for_three_seconds_at_most() {
         for (call, unconfirmed) in [("create", 0), ("redeem", 0), ("revoke", 1)] {
-            let session = session();
-            let held = Arc::downgrade(&session);
-            let words = Words::default();
-            let (stalled, mut stalls) = mpsc::unbounded_channel();
-            let (actor, handle) = Actor::new(
-                Parts {
-                    state: logged_in(session),
-                    aegis: Arc::new(Stalling { call, stalled }),
-                    audit: Box::new(words.clone()),
-                    clock: Arc::new(Paused(Instant::now())),
-                    shutdown: CancellationToken::new(),
-                },
-                8,
-            );
-            let core = AbortOnDropHandle::new(tokio::spawn(actor.run()));
-            let process = ProcessId { pid: 1, started: 1 };
-            let facts = PeerFacts {
-                process,
-                exe: None,
-                ancestors: Vec::new(),
-            };
-            let connection = handle.connect(facts, Arc::new(Living)).unwrap();
+            let Stalled {
+                connection,
+                words,
+                held,
+                mut stalls,
+                revokes: _revokes,
+                _core: core,
+                ..
+            } = Stalled::on(call);
             let ended = if call == "revoke" {
-                let request = LeaseRequest {
-                    selector: target().selector,
-                    ttl: None,
-                    max_redemptions: 1,
-                    reason: None,
-                    holder: HolderClass::None,
-                };
-                connection.lease_create(None, request).await.unwrap();
+                connection
+                    .lease_create(None, lease_request())
+                    .await
+                    .unwrap();
                 connection.logout(None).await.unwrap()
             } else {
                 let request = CredentialRequest {

@@ -52,6 +52,8 @@ pub enum Effect {
     RedeemLease {
         /// Comes back with the answer.
         lease: LeaseKey,
+        /// Comes back with the answer.
+        generation: Generation,
         /// With this token and key.
         session: Arc<Session>,
         /// Which.
@@ -61,6 +63,8 @@ pub enum Effect {
     },
     /// Revoke a lease.
     RevokeLease {
+        /// Comes back with the answer: the login whose session it is, while that lasts.
+        generation: Option<Generation>,
         /// With this token and key.
         session: Arc<Session>,
         /// Which.

@@ -76,6 +76,8 @@ pub enum Event {
     LeaseRedeemAnswered {
         /// Which lease of ours; one that has ended meanwhile drops the material.
         lease: LeaseKey,
+        /// Which login it belongs to.
+        generation: Generation,
         /// With what.
         answer: Answer<RedeemedLease>,
     },
@@ -83,13 +85,16 @@ pub enum Event {
     LeaseRevokeAnswered {
         /// Which lease at the issuer.
         lease_id: LeaseId,
+        /// Which login's session was used; `None` where that was over already.
+        generation: Option<Generation>,
         /// Why it was asked for.
         reason: RevokeReason,
         /// With what.
         answer: Answer<()>,
     },
-    /// A lease was made and its record could not be written: nobody was told of it.
-    LeaseUnrecorded {
+    /// A lease was made and nobody was told of it: its record could not be written, or its caller
+    /// had dropped the wait.
+    LeaseUndelivered {
         /// Which.
         lease_id: LeaseId,
     },

@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::denials::Wanted;
 use super::event::{ConnectionId, Ticket};
 use crate::model::{
-    CleanText, HolderClass, LeaseId, LeaseState, LeaseView, Material, PeerFacts, ProcessId,
-    Selector,
+    CleanText, HolderClass, LeaseId, LeaseState, LeaseView, Material, PeerFacts, Principal,
+    ProcessId, Selector,
 };
 use crate::time::{Now, Timestamp, UnixTime};
 
@@ -50,6 +50,8 @@ pub struct Lease {
     pub(super) wanted: Wanted,
     /// Whom it is made for.
     pub kind: Kind,
+    /// As whom it is made.
+    pub principal: Principal,
     /// Whether the session may revoke it.
     pub revocable: bool,
     /// What it dies with.

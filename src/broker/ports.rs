@@ -355,6 +355,8 @@ pub struct OpenLease {
     pub lease_id: LeaseId,
     /// What it was for, where the record says.
     pub selector: Option<Selector>,
+    /// Whose it was, where the record says.
+    pub principal: Option<Principal>,
     /// When it runs out.
     pub expires_at: UnixTime,
 }

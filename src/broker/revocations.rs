@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ports::RevokeReason;
-use crate::model::{LeaseId, PeerFacts, Selector};
+use super::ports::{Certainty, Failure, RevokeReason};
+use crate::model::{ErrorCode, LeaseId, PeerFacts, Principal, Selector};
 use crate::time::{Now, Timestamp, UnixTime};
 
 /// The pause after the first failed try; doubles up to [`MAX_BACKOFF`].
@@ -53,6 +53,10 @@ pub(super) struct Subject {
 #[derive(Debug)]
 struct Pending {
     subject: Subject,
+    /// Whose lease it is, where that is known.
+    owner: Option<Principal>,
+    /// As whom the last try was made.
+    asked_as: Option<Principal>,
     reason: RevokeReason,
     ends_at: Timestamp,
     next_try: Option<Timestamp>,
@@ -73,6 +77,7 @@ impl Revocations {
         &mut self,
         lease_id: LeaseId,
         selector: Option<Selector>,
+        owner: Option<Principal>,
         cause: Cause,
         ends_at: Timestamp,
     ) {
@@ -92,6 +97,8 @@ impl Revocations {
                     selector,
                     peer: cause.peer,
                 },
+                owner,
+                asked_as: None,
                 reason: cause.reason,
                 ends_at,
                 next_try: None,
@@ -101,10 +108,11 @@ impl Revocations {
         );
     }
 
-    /// The first try is on its way.
-    pub(super) fn sent(&mut self, lease_id: &LeaseId) {
+    /// The first try is on its way, made as this principal.
+    pub(super) fn sent(&mut self, lease_id: &LeaseId, principal: &Principal) {
         if let Some(pending) = self.pending.get_mut(lease_id) {
             pending.in_flight = true;
+            pending.asked_as = Some(principal.clone());
         }
     }
 
@@ -113,18 +121,41 @@ impl Revocations {
         self.pending.values().any(|pending| pending.in_flight)
     }
 
+    /// Whether that answer proves that nothing of the lease is live at the issuer: it says so, or
+    /// it says to the lease's own principal that it knows none of that name. Everybody else hears
+    /// the same of a live one (`aegis.md` 17.7), and what is not the issuer's word proves nothing.
+    pub(super) fn is_over(&self, lease_id: &LeaseId, answer: &Result<(), Failure>) -> bool {
+        match answer {
+            Ok(()) => true,
+            Err(failure) => {
+                failure.code == ErrorCode::LeaseNotFound
+                    && failure.certainty == Certainty::NotDone
+                    && self.pending.get(lease_id).is_some_and(|pending| {
+                        pending.owner.is_some() && pending.owner == pending.asked_as
+                    })
+            }
+        }
+    }
+
     /// The issuer has answered for good: nothing is left to do.
     pub(super) fn settled(&mut self, lease_id: &LeaseId) -> Option<Subject> {
         Some(self.pending.remove(lease_id)?.subject)
     }
 
-    /// The issuer has not answered: another try follows while a session lasts.
-    pub(super) fn failed(&mut self, lease_id: &LeaseId, now: Timestamp) -> Option<Subject> {
+    /// The issuer has not answered, or asked for a `pause`: another try follows while a session
+    /// lasts.
+    pub(super) fn failed(
+        &mut self,
+        lease_id: &LeaseId,
+        now: Timestamp,
+        pause: Option<Duration>,
+    ) -> Option<Subject> {
         let pending = self.pending.get_mut(lease_id)?;
         let factor = 1_u32.checked_shl(pending.failures).unwrap_or(u32::MAX);
         pending.failures = pending.failures.saturating_add(1);
         pending.in_flight = false;
-        pending.next_try = Some(now.plus(FIRST_BACKOFF.saturating_mul(factor).min(MAX_BACKOFF)));
+        let backoff = FIRST_BACKOFF.saturating_mul(factor).min(MAX_BACKOFF);
+        pending.next_try = Some(now.plus(backoff.max(pause.unwrap_or_default())));
         Some(pending.subject.clone())
     }
 
@@ -143,19 +174,33 @@ impl Revocations {
         }
     }
 
-    /// What a new session should try at once.
-    pub(super) fn resume(&mut self, now: Timestamp) -> Vec<(LeaseId, RevokeReason)> {
+    /// What a new session, of this principal, should try at once.
+    pub(super) fn resume(
+        &mut self,
+        principal: &Principal,
+        now: Timestamp,
+    ) -> Vec<(LeaseId, RevokeReason)> {
         self.drop_ended(now);
-        self.take(|pending| !pending.in_flight)
+        self.take(principal, |pending| !pending.in_flight)
     }
 
-    /// What is due for another try.
-    pub(super) fn due(&mut self, now: Timestamp) -> Vec<(LeaseId, RevokeReason)> {
+    /// What is due for another try, as this principal.
+    pub(super) fn due(
+        &mut self,
+        principal: &Principal,
+        now: Timestamp,
+    ) -> Vec<(LeaseId, RevokeReason)> {
         self.drop_ended(now);
-        self.take(|pending| pending.next_try.is_some_and(|at| at <= now))
+        self.take(principal, |pending| {
+            pending.next_try.is_some_and(|at| at <= now)
+        })
     }
 
-    fn take(&mut self, wanted: impl Fn(&Pending) -> bool) -> Vec<(LeaseId, RevokeReason)> {
+    fn take(
+        &mut self,
+        principal: &Principal,
+        wanted: impl Fn(&Pending) -> bool,
+    ) -> Vec<(LeaseId, RevokeReason)> {
         let mut due: Vec<_> = self
             .pending
             .iter_mut()
@@ -163,6 +208,7 @@ impl Revocations {
             .map(|(id, pending)| {
                 pending.next_try = None;
                 pending.in_flight = true;
+                pending.asked_as = Some(principal.clone());
                 (id.clone(), pending.reason)
             })
             .collect();
@@ -205,6 +251,10 @@ mod tests {
         LeaseId::parse(text).unwrap()
     }
 
+    fn principal() -> Principal {
+        Principal::parse("user:u-demo").unwrap()
+    }
+
     const START: Timestamp = Timestamp::from_millis(1_000);
 
     fn after(seconds: u64) -> Timestamp {
@@ -215,7 +265,7 @@ mod tests {
     #[test]
     fn failures_back_off_until_the_lease_has_run_out() {
         let mut revocations = Revocations::default();
-        revocations.add(id("a"), None, RevokeReason::Logout.into(), after(300));
+        revocations.add(id("a"), None, None, RevokeReason::Logout.into(), after(300));
         assert_eq!(
             revocations.next_deadline(),
             None,
@@ -223,14 +273,17 @@ mod tests {
         );
         let mut now = START;
         for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
-            revocations.failed(&id("a"), now);
+            revocations.failed(&id("a"), now, None);
             let next = revocations.next_deadline().unwrap();
             assert_eq!(now.until(next), Duration::from_secs(pause));
-            assert!(revocations.due(now).is_empty());
+            assert!(revocations.due(&principal(), now).is_empty());
             now = next;
-            assert_eq!(revocations.due(now), vec![(id("a"), RevokeReason::Logout)]);
+            assert_eq!(
+                revocations.due(&principal(), now),
+                vec![(id("a"), RevokeReason::Logout)]
+            );
         }
-        assert!(revocations.due(after(300)).is_empty());
+        assert!(revocations.due(&principal(), after(300)).is_empty());
         assert_eq!(revocations.count(after(300)), 0);
     }
 
@@ -241,11 +294,13 @@ mod tests {
         revocations.add(
             id("a"),
             None,
+            None,
             RevokeReason::DeliveryUncertain.into(),
             after(300),
         );
         revocations.add(
             id("b"),
+            None,
             None,
             RevokeReason::DeliveryUncertain.into(),
             after(10),
@@ -253,7 +308,7 @@ mod tests {
         assert_eq!(revocations.next_deadline(), None);
         assert_eq!(revocations.count(START), 2);
         assert_eq!(
-            revocations.resume(after(20)),
+            revocations.resume(&principal(), after(20)),
             vec![(id("a"), RevokeReason::DeliveryUncertain)]
         );
         revocations.settled(&id("a"));

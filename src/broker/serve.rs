@@ -16,7 +16,7 @@ use super::ports::{
     CreatedLease, Disposition, Failure, RedeemedLease, RevokeReason, Session,
 };
 use super::revocations::Cause;
-use super::session::{device_view, outcome_of, reason_word, refusal_of};
+use super::session::{Settled, device_view, outcome_of, pause_of, reason_word, refusal_of};
 use super::state::{Asker, State};
 use crate::model::{
     Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, HolderClass, LeaseId,
@@ -204,7 +204,7 @@ impl State {
             return self.deny(asker, Some(&selector), &passed.rule, code.into(), effects);
         }
         lease.waiters.push_back(passed.waiter(asker, lease.class));
-        redeem_next(key, lease, &session, effects);
+        redeem_next(key, lease, self.generation, &session, effects);
     }
 
     /// `lease.revoke`: the local copy goes first, then the issuer is told (LC-5).
@@ -440,6 +440,7 @@ impl State {
                     ttl,
                     wanted,
                     kind: new.kind,
+                    principal: session.principal.clone(),
                     revocable,
                     class,
                     creator,
@@ -605,8 +606,12 @@ impl State {
                     let (selector, waiters) = (&lease.selector, lease.waiters);
                     self.fail_waiters(selector, waiters, &failure, &answer.trace, effects);
                 }
-                // Without an answer it may have been made all the same.
-                self.ending_settled(key, failure.certainty == Certainty::NotDone);
+                let settled = match failure.certainty {
+                    Certainty::NotDone => Settled::NotThere,
+                    // Without an answer it may have been made all the same.
+                    Certainty::Unknown => Settled::Unconfirmed,
+                };
+                self.ending_settled(key, settled);
                 // What became of an earlier login's call says nothing about this session.
                 if generation == self.generation {
                     self.session_after(&failure, now, effects);
@@ -633,7 +638,7 @@ impl State {
         }
         if lease.kind.is_shared() {
             match &session {
-                Some(session) => redeem_next(key, lease, session, effects),
+                Some(session) => redeem_next(key, lease, self.generation, session, effects),
                 None => self.release(key, RevokeReason::Released, now, effects),
             }
             return;
@@ -646,8 +651,9 @@ impl State {
         self.show_lease(&waiter.asker(), key, now, effects);
     }
 
-    /// A lease that the log does not know would be nobody's after a crash: it is given back.
-    pub(super) fn lease_unrecorded(
+    /// A lease whose handle nobody was told is of no use to anybody, and one that the log does not
+    /// know would be nobody's after a crash: it is given back (LC-8).
+    pub(super) fn lease_undelivered(
         &mut self,
         lease_id: &LeaseId,
         now: Now,
@@ -679,13 +685,14 @@ impl State {
             now,
             effects,
         ) {
-            self.ending_settled(key, false);
+            self.ending_settled(key, Settled::Unconfirmed);
         }
     }
 
     pub(super) fn lease_redeem_answered(
         &mut self,
         key: LeaseKey,
+        generation: Generation,
         answer: Answer<RedeemedLease>,
         now: Now,
         effects: &mut Vec<Effect>,
@@ -711,6 +718,10 @@ impl State {
                     )
                 })));
                 self.redeem_failed(key, &failure, &answer.trace, now, effects);
+                // A lease can outlive its login by a few seconds.
+                if generation == self.generation {
+                    self.session_after(&failure, now, effects);
+                }
             }
         }
     }
@@ -771,7 +782,7 @@ impl State {
             .get_mut(key)
             .filter(|lease| !lease.waiters.is_empty());
         if let (Some(lease), Some(session)) = (next, &session) {
-            redeem_next(key, lease, session, effects);
+            redeem_next(key, lease, self.generation, session, effects);
         }
         self.release_if_abandoned(key, RevokeReason::HolderExited, now, effects);
     }
@@ -789,8 +800,7 @@ impl State {
             return;
         };
         let Phase::Live(live) = &mut lease.phase else {
-            // Ended meanwhile, perhaps with its login: nobody waits, and what became of the call
-            // says nothing about the session of today.
+            // Ended meanwhile: nobody waits.
             return;
         };
         live.redeeming = false;
@@ -824,39 +834,48 @@ impl State {
         } else {
             self.fail_waiters(&selector, waiters, failure, trace, effects);
         }
-        self.session_after(failure, now, effects);
     }
 
     pub(super) fn lease_revoke_answered(
         &mut self,
         lease_id: &LeaseId,
+        generation: Option<Generation>,
         reason: RevokeReason,
         answer: Answer<()>,
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
         let key = self.leases.find(lease_id);
-        let (outcome, word, confirmed) = match &answer.outcome {
-            Ok(()) => (AuditOutcome::Ok, CleanText::new(reason.as_str(), 64), true),
-            // The word by which the next run knows that nothing is open.
-            Err(failure) if failure.code == ErrorCode::LeaseNotFound => (
-                outcome_of(failure),
-                CleanText::new(failure.code.as_str(), 64),
-                false,
-            ),
-            Err(failure) => (outcome_of(failure), reason_word(failure), false),
+        let over = self.revocations.is_over(lease_id, &answer.outcome);
+        let (outcome, word) = match &answer.outcome {
+            Ok(()) => (AuditOutcome::Ok, CleanText::new(reason.as_str(), 64)),
+            Err(failure) if failure.code == ErrorCode::LeaseNotFound => {
+                // By our own word the next run knows that nothing is open.
+                let word = if over {
+                    failure.code.as_str()
+                } else {
+                    "unconfirmed"
+                };
+                (outcome_of(failure), CleanText::new(word, 64))
+            }
+            Err(failure) => (outcome_of(failure), reason_word(failure)),
+        };
+        let settled = match &answer.outcome {
+            Ok(()) => Settled::Revoked,
+            Err(_) if over => Settled::NotThere,
+            Err(_) => Settled::Unconfirmed,
         };
         let subject = match &answer.outcome {
             Ok(()) => self.revocations.settled(lease_id),
-            // Nothing of that name is live there.
-            Err(failure) if failure.code == ErrorCode::LeaseNotFound => {
-                self.revocations.settled(lease_id)
-            }
+            Err(_) if over => self.revocations.settled(lease_id),
             // Asking again with this session does not help; the next login tries once more.
             Err(failure) if failure.disposition == Disposition::Terminal => {
                 self.revocations.refused(lease_id)
             }
-            Err(_) => self.revocations.failed(lease_id, now.boot),
+            Err(failure) => {
+                let pause = pause_of(failure);
+                self.revocations.failed(lease_id, now.boot, pause)
+            }
         }
         .unwrap_or_default();
         effects.push(Effect::Audit(Box::new(AuditRecord {
@@ -867,17 +886,22 @@ impl State {
             trace: answer.trace,
             ..self.record(AuditAction::LeaseRevoke, outcome)
         })));
-        if confirmed {
+        if over {
             self.leases.confirm_ended(lease_id, LeaseState::Revoked);
         }
         if let Some(key) = key {
-            self.ending_settled(key, confirmed);
+            self.ending_settled(key, settled);
         }
         for asker in self.revoke_askers.remove(lease_id).unwrap_or_default() {
             match key {
                 Some(key) => self.show_lease(&asker, key, now, effects),
                 None => self.not_found(&asker, effects),
             }
+        }
+        if let Err(failure) = &answer.outcome
+            && generation == Some(self.generation)
+        {
+            self.session_after(failure, now, effects);
         }
     }
 
@@ -1020,8 +1044,9 @@ impl State {
         let Some(session) = self.session(now).map(Arc::clone) else {
             return;
         };
-        for (lease_id, reason) in self.revocations.due(now.boot) {
+        for (lease_id, reason) in self.revocations.due(&session.principal, now.boot) {
             effects.push(Effect::RevokeLease {
+                generation: Some(self.generation),
                 session: Arc::clone(&session),
                 lease_id,
                 reason,
@@ -1049,6 +1074,8 @@ impl State {
             rule: first.map(|waiter| waiter.rule.clone()),
             selector: lease.map(|lease| lease.selector.clone()),
             lease_id,
+            // Also where that login is over.
+            principal: lease.map(|lease| lease.principal.clone()),
             trace: trace.clone(),
             ..self.record(action, outcome)
         }
@@ -1111,6 +1138,7 @@ fn serves(lease: &Lease, waiter: &Waiter, own_ttl: Duration, now: Now) -> bool {
 fn redeem_next(
     key: LeaseKey,
     lease: &mut Lease,
+    generation: Generation,
     session: &Arc<Session>,
     effects: &mut Vec<Effect>,
 ) {
@@ -1120,6 +1148,7 @@ fn redeem_next(
         live.redeeming = true;
         effects.push(Effect::RedeemLease {
             lease: key,
+            generation,
             session: Arc::clone(session),
             lease_id: live.lease_id.clone(),
             selector: lease.selector.clone(),

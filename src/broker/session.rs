@@ -27,6 +27,17 @@ const END_WITHIN: Duration = Duration::from_secs(3);
 /// How long the daemon's stop waits for them.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
+/// What became of a lease of a session that ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// The issuer has confirmed its end.
+    Revoked,
+    /// It may be live there.
+    Unconfirmed,
+    /// The issuer did not make it, or knows no such lease any more.
+    NotThere,
+}
+
 /// A session whose leases are being revoked. Holds token and key no longer than that takes.
 #[derive(Debug)]
 pub(super) struct Ending {
@@ -78,6 +89,9 @@ impl State {
             Login::LoggedOut | Login::Locked | Login::LoggedIn(_) => {
                 let scopes = self.wanted_scopes();
                 let locked = self.login.is_locked();
+                if self.login.session().is_some() {
+                    self.forget_session(effects);
+                }
                 self.generation = self.generation.next();
                 self.login = Login::Beginning {
                     begin: vec![ticket],
@@ -276,8 +290,9 @@ impl State {
         for ticket in wait {
             self.show_login(ticket, now, effects);
         }
-        for (lease_id, reason) in self.revocations.resume(now.boot) {
+        for (lease_id, reason) in self.revocations.resume(&session.principal, now.boot) {
             effects.push(Effect::RevokeLease {
+                generation: Some(self.generation),
                 session: Arc::clone(&session),
                 lease_id,
                 reason,
@@ -475,14 +490,14 @@ impl State {
     }
 
     /// One lease of an ending session needs no more waiting.
-    pub(super) fn ending_settled(&mut self, key: LeaseKey, revoked: bool) {
+    pub(super) fn ending_settled(&mut self, key: LeaseKey, settled: Settled) {
         if let Some(ending) = &mut self.ending
             && ending.outstanding.remove(&key)
         {
-            let count = if revoked {
-                &mut ending.revoked
-            } else {
-                &mut ending.unconfirmed
+            let count = match settled {
+                Settled::Revoked => &mut ending.revoked,
+                Settled::Unconfirmed => &mut ending.unconfirmed,
+                Settled::NotThere => return,
             };
             *count = count.saturating_add(1);
         }
@@ -550,18 +565,23 @@ impl State {
                 }
             }
             Login::LoggedIn(session) if now.boot >= session.expires_at => {
-                // Leases never outlive their token here, so there is nothing left to revoke.
-                self.login = Login::LoggedOut;
-                self.generation = self.generation.next();
-                self.revocations.suspend();
-                // What is still being made belongs to the old login: nobody joins it any more.
-                for key in self.leases.unmade() {
-                    self.leases.unshare(key);
-                }
-                effects.push(Effect::DropConnections);
+                self.forget_session(effects);
             }
             Login::LoggedIn(_) | Login::LoggedOut | Login::Locked | Login::Beginning { .. } => {}
         }
+    }
+
+    /// The session whose token has ended, or is about to and makes room for a new login, goes with
+    /// its connections (HY-7). Leases never outlive their token here: none needs a revocation.
+    fn forget_session(&mut self, effects: &mut Vec<Effect>) {
+        self.login = Login::LoggedOut;
+        self.generation = self.generation.next();
+        self.revocations.suspend();
+        // What is still being made belongs to the old login: nobody joins it any more.
+        for key in self.leases.unmade() {
+            self.leases.unshare(key);
+        }
+        effects.push(Effect::DropConnections);
     }
 
     pub(super) fn login_deadline(&self) -> Option<Timestamp> {
@@ -590,19 +610,30 @@ impl State {
         };
         let (lease_id, ends_at) = (live.lease_id.clone(), live.expires_at);
         let (selector, revocable) = (lease.selector.clone(), lease.revocable);
+        let owner = lease.principal.clone();
         let waiters = self.leases.end(key, LeaseState::Revoking, now.boot);
         self.turn_away(&selector, waiters, ErrorCode::LeaseRevoked, effects);
         if !revocable {
             // Without the grant it can only run out; `status` says so.
             return false;
         }
-        self.revocations
-            .add(lease_id.clone(), Some(selector), cause.clone(), ends_at);
+        self.revocations.add(
+            lease_id.clone(),
+            Some(selector),
+            Some(owner),
+            cause.clone(),
+            ends_at,
+        );
         let Some(session) = session else {
             return false;
         };
-        self.revocations.sent(&lease_id);
+        self.revocations.sent(&lease_id, &session.principal);
+        let lasts = self
+            .login
+            .session()
+            .is_some_and(|current| Arc::ptr_eq(current, session));
         effects.push(Effect::RevokeLease {
+            generation: lasts.then_some(self.generation),
             session: Arc::clone(session),
             lease_id,
             reason: cause.reason,
@@ -648,19 +679,23 @@ pub(super) fn outcome_of(failure: &Failure) -> AuditOutcome {
     }
 }
 
-/// What a caller hears about a failed call.
-pub(super) fn refusal_of(failure: &Failure, trace: &CallTrace) -> Refusal {
-    let retry_after = match failure.disposition {
+/// The pause that the issuer asked for, if it did.
+pub(super) const fn pause_of(failure: &Failure) -> Option<Duration> {
+    match failure.disposition {
         Disposition::Wait(pause) | Disposition::Retry(pause) => pause,
         Disposition::Reauthenticate
         | Disposition::Compromised
         | Disposition::Terminal
         | Disposition::Fault => None,
-    };
+    }
+}
+
+/// What a caller hears about a failed call.
+pub(super) fn refusal_of(failure: &Failure, trace: &CallTrace) -> Refusal {
     Refusal {
         reason_code: failure.reason.clone(),
         message: failure.message.clone(),
-        retry_after,
+        retry_after: pause_of(failure),
         request_id: trace.request_id.clone(),
         ..Refusal::new(failure.code)
     }

@@ -99,6 +99,7 @@ impl State {
             revocations.add(
                 open.lease_id,
                 open.selector,
+                open.principal,
                 super::ports::RevokeReason::DeliveryUncertain.into(),
                 deadline_of(open.expires_at, now),
             );
@@ -159,15 +160,20 @@ impl State {
                 generation,
                 answer,
             } => self.lease_create_answered(lease, generation, answer, now, effects),
-            Event::LeaseRedeemAnswered { lease, answer } => {
-                self.lease_redeem_answered(lease, answer, now, effects);
-            }
+            Event::LeaseRedeemAnswered {
+                lease,
+                generation,
+                answer,
+            } => self.lease_redeem_answered(lease, generation, answer, now, effects),
             Event::LeaseRevokeAnswered {
                 lease_id,
+                generation,
                 reason,
                 answer,
-            } => self.lease_revoke_answered(&lease_id, reason, answer, now, effects),
-            Event::LeaseUnrecorded { lease_id } => self.lease_unrecorded(&lease_id, now, effects),
+            } => self.lease_revoke_answered(&lease_id, generation, reason, answer, now, effects),
+            Event::LeaseUndelivered { lease_id } => {
+                self.lease_undelivered(&lease_id, now, effects);
+            }
             Event::PolicyReplaced { policy } => {
                 self.policy = policy;
                 self.denials.forget();

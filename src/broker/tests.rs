@@ -100,8 +100,8 @@ enum Call {
         CreateLease,
         Arc<Session>,
     ),
-    Redeem(super::leases::LeaseKey, LeaseId, Arc<Session>),
-    Revoke(LeaseId, RevokeReason, Arc<Session>),
+    Redeem(super::leases::LeaseKey, Generation, LeaseId, Arc<Session>),
+    Revoke(LeaseId, Option<Generation>, RevokeReason, Arc<Session>),
 }
 
 impl Call {
@@ -110,8 +110,8 @@ impl Call {
         match self {
             Self::Begin(..) | Self::Exchange(..) => None,
             Self::Create(_, _, _, session)
-            | Self::Redeem(_, _, session)
-            | Self::Revoke(_, _, session) => Some(session),
+            | Self::Redeem(_, _, _, session)
+            | Self::Revoke(_, _, _, session) => Some(session),
         }
     }
 }
@@ -290,20 +290,24 @@ impl World {
                 }
                 Effect::RedeemLease {
                     lease,
+                    generation,
                     session,
                     lease_id,
                     ..
                 } => {
                     assert!(self.may_serve, "a session used after logout or lock");
                     assert!(self.now.boot < session.expires_at, "a dead token used");
-                    self.calls.push(Call::Redeem(lease, lease_id, session));
+                    self.calls
+                        .push(Call::Redeem(lease, generation, lease_id, session));
                 }
                 Effect::RevokeLease {
+                    generation,
                     session,
                     lease_id,
                     reason,
                 } => {
-                    self.calls.push(Call::Revoke(lease_id, reason, session));
+                    self.calls
+                        .push(Call::Revoke(lease_id, generation, reason, session));
                 }
                 Effect::WatchProcess { process } => {
                     self.watched.insert(process);
@@ -460,7 +464,7 @@ impl World {
                     answer: created,
                 }
             }
-            Call::Redeem(lease, lease_id, _) => {
+            Call::Redeem(lease, generation, lease_id, _) => {
                 let live = self.issued.get(&lease_id).copied();
                 let redeemed = match live {
                     Some(ends) => answer(how, |_| redeemed(ends, self.now)),
@@ -470,33 +474,45 @@ impl World {
                         Certainty::NotDone,
                     ),
                 };
-                // What a lease of an earlier login hears says nothing about the current one.
-                let current = self
-                    .state
-                    .leases
-                    .get(lease)
-                    .is_some_and(|lease| matches!(lease.phase, Phase::Live(_)));
-                if live.is_some() && current && how == How::SessionOver {
-                    self.may_serve = false;
+                if live.is_some() && how == How::SessionOver {
+                    self.session_over(generation);
                 }
                 Event::LeaseRedeemAnswered {
                     lease,
+                    generation,
                     answer: redeemed,
                 }
             }
-            Call::Revoke(lease_id, reason, _) => {
+            Call::Revoke(lease_id, generation, reason, _) => {
                 let revoked = answer(how, |_| ());
                 if revoked.outcome.is_ok() {
                     self.issued.remove(&lease_id);
                 }
+                if let (How::SessionOver, Some(generation)) = (how, generation) {
+                    self.session_over(generation);
+                }
                 Event::LeaseRevokeAnswered {
                     lease_id,
+                    generation,
                     reason,
                     answer: revoked,
                 }
             }
         };
         self.step(event);
+    }
+
+    /// Answers a revocation that way.
+    fn fails(&mut self, call: Call, answer: Answer<()>) {
+        let Call::Revoke(lease_id, generation, reason, _) = call else {
+            panic!("no revocation: {call:?}");
+        };
+        self.step(Event::LeaseRevokeAnswered {
+            lease_id,
+            generation,
+            reason,
+            answer,
+        });
     }
 
     fn state_awaits(&self, generation: Generation) -> bool {
@@ -583,6 +599,21 @@ impl World {
         );
     }
 
+    /// Logs in before any time passes, with no other call open.
+    fn log_in_at_once(&mut self, connection: ConnectionId) {
+        self.ask(connection, Request::LoginBegin);
+        self.answer(0, How::Well);
+        let Login::AwaitingApproval { authorization, .. } = &self.state.login else {
+            panic!("no login");
+        };
+        let session = Box::new(self.session(&Arc::clone(authorization)));
+        self.may_serve = true;
+        self.step(Event::DeviceExchangeAnswered {
+            generation: self.state.generation,
+            answer: answer(How::Well, |_| DeviceExchange::Success(session)),
+        });
+    }
+
     fn code(&self, ticket: Ticket) -> Option<ErrorCode> {
         match self.told.get(&ticket) {
             Some(Err(refusal)) => Some(refusal.code),
@@ -608,7 +639,7 @@ impl World {
         self.calls
             .iter()
             .filter_map(|call| match call {
-                Call::Revoke(id, reason, _) => Some((id.to_string(), *reason)),
+                Call::Revoke(id, _, reason, _) => Some((id.to_string(), *reason)),
                 _ => None,
             })
             .collect()
@@ -1234,6 +1265,22 @@ fn a_late_lease_is_revoked() {
     assert_eq!((ended.revoked, ended.unconfirmed), (1, 0));
 }
 
+/// OA-16: a lease that the issuer would not make was neither revoked nor left unconfirmed.
+#[test]
+fn a_lease_refused_during_logout_is_not_counted() {
+    for (how, counted) in [(How::Denied, (0, 0)), (How::Lost, (0, 1))] {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.ask(connection, get(0, HolderClass::None));
+        let logout = world.ask(connection, Request::Logout);
+        world.answer(0, how);
+        let Some(Ok(Reply::Ended(ended))) = world.told.get(&logout) else {
+            panic!("logout is over");
+        };
+        assert_eq!((ended.revoked, ended.unconfirmed), counted, "{how:?}");
+    }
+}
+
 /// OA-16: logout says what the issuer did not confirm within three seconds; the next login tries
 /// again at once.
 #[test]
@@ -1289,17 +1336,7 @@ fn a_new_login_keeps_its_calls_when_the_old_one_is_over() {
     world.answer(0, How::Well);
     world.ask(connection, Request::Logout);
     let old = world.calls.remove(0);
-    world.ask(connection, Request::LoginBegin);
-    world.answer(0, How::Well);
-    let Login::AwaitingApproval { authorization, .. } = &world.state.login else {
-        panic!("no login");
-    };
-    let session = Box::new(world.session(&Arc::clone(authorization)));
-    world.may_serve = true;
-    world.step(Event::DeviceExchangeAnswered {
-        generation: world.state.generation,
-        answer: answer(How::Well, |_| DeviceExchange::Success(session)),
-    });
+    world.log_in_at_once(connection);
     world.calls.insert(0, old);
     let made = world.ask(connection, create(1, 1, HolderClass::None));
     world.advance(secs(3));
@@ -1351,12 +1388,31 @@ fn an_old_call_that_fails_does_not_end_the_new_session() {
     }
 }
 
+/// LC-8: a lease can outlive the session that a login replaced before its end; what its redemption
+/// comes to says nothing about the new one.
+#[test]
+fn an_old_redemption_of_a_living_lease_does_not_end_the_new_session() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.sleep(secs(300));
+    let made = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let (lease_id, _) = world.lease(made);
+    world.sleep(secs(241));
+    world.ask(connection, Request::LeaseRedeem { lease_id });
+    let old = world.calls.remove(0);
+    world.log_in_on(connection);
+    world.answered(old, How::SessionOver);
+    assert!(world.state.session(world.now).is_some());
+}
+
 /// LC-10: what the audit log shows open is revoked at the next login, if it can still be live.
 #[test]
 fn leases_of_an_earlier_run_are_revoked_at_login() {
     let open = |id: &str, ends: u64| OpenLease {
         lease_id: LeaseId::parse(id).unwrap(),
         selector: Some(selector(0)),
+        principal: None,
         expires_at: UnixTime::from_millis(1_795_341_600_000).plus(secs(ends)),
     };
     let mut world = World::new(Resumed {
@@ -1757,6 +1813,7 @@ fn a_throttled_redemption_can_be_tried_again() {
         panic!("no redemption");
     };
     world.step(Event::LeaseRedeemAnswered {
+        generation: world.state.generation,
         lease,
         answer: failed(
             ErrorCode::RateLimited,
@@ -1831,15 +1888,15 @@ fn a_token_at_its_end_can_be_replaced_at_once() {
     world.log_in();
 }
 
-/// AU-1, LC-10: a lease whose record could not be written is given back; its caller was told no.
+/// AU-1, LC-8, LC-10: a lease that nobody was told of is given back.
 #[test]
-fn an_unrecorded_lease_is_given_back() {
+fn an_undelivered_lease_is_given_back() {
     let mut world = World::new(Resumed::default());
     let connection = world.log_in();
     let made = world.ask(connection, create(0, 1, HolderClass::None));
     world.answer(0, How::Well);
     let (lease_id, _) = world.lease(made);
-    world.step(Event::LeaseUnrecorded { lease_id });
+    world.step(Event::LeaseUndelivered { lease_id });
     assert_eq!(
         world.revokes(),
         vec![("lse_1".to_owned(), RevokeReason::Released)]
@@ -1984,6 +2041,60 @@ fn a_denial_of_the_issuer_is_remembered() {
     }
 }
 
+/// LC-5: a pause that the issuer names is kept before the next try.
+#[test]
+fn a_throttled_revocation_waits_as_long_as_it_was_told() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let made = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let (lease_id, _) = world.lease(made);
+    world.ask(connection, Request::LeaseRevoke { lease_id });
+    let call = world.calls.remove(0);
+    world.fails(
+        call,
+        failed(
+            ErrorCode::RateLimited,
+            Disposition::Retry(Some(secs(120))),
+            Certainty::NotDone,
+        ),
+    );
+    let next = world.state.next_deadline().unwrap();
+    assert_eq!(world.now.boot.until(next), secs(120));
+}
+
+/// HY-7: a session that the issuer calls over when a lease is revoked is no session any more.
+#[test]
+fn a_revocation_that_meets_a_dead_session_ends_it() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let made = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let (lease_id, _) = world.lease(made);
+    world.ask(connection, Request::LeaseRevoke { lease_id });
+    world.answer(0, How::SessionOver);
+    assert!(world.state.session(world.now).is_none());
+    assert!(world.records.iter().any(|record| {
+        (record.action, record.outcome) == (AuditAction::Logout, AuditOutcome::Error)
+    }));
+}
+
+/// LC-8: a late lease is revoked with the session that is ending; what that hears says nothing
+/// about the one that has begun.
+#[test]
+fn a_late_revocation_does_not_end_the_new_session() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.ask(connection, create(0, 1, HolderClass::None));
+    world.ask(connection, Request::Logout);
+    let old = world.calls.remove(0);
+    world.log_in_at_once(connection);
+    world.answered(old, How::Well);
+    assert_eq!(world.revokes().len(), 1);
+    world.answer(0, How::SessionOver);
+    assert!(world.state.session(world.now).is_some());
+}
+
 /// LC-5, LC-10: a lease that the issuer does not know needs no revocation, and the record says so
 /// in the word by which the next run knows it.
 #[test]
@@ -1999,23 +2110,69 @@ fn a_lease_unknown_to_the_issuer_is_settled() {
             lease_id: lease_id.clone(),
         },
     );
-    let mut answer = failed(
-        ErrorCode::LeaseNotFound,
-        Disposition::Terminal,
-        Certainty::NotDone,
-    );
-    if let Err(failure) = &mut answer.outcome {
-        failure.reason = Some(text("another word"));
-    }
-    world.step(Event::LeaseRevokeAnswered {
-        lease_id,
-        reason: RevokeReason::UserRequest,
-        answer,
-    });
+    let call = world.calls.remove(0);
+    world.fails(call, not_found(Certainty::NotDone));
     assert_eq!(world.state.revocations.count(world.now.boot), 0);
+    let key = world.state.leases.find(&lease_id).unwrap();
+    let view = world.state.leases.get(key).unwrap().view(world.now.boot);
+    assert_eq!(view.unwrap().state, LeaseState::Revoked);
     let record = world.records.last().unwrap();
     assert_eq!(record.action, AuditAction::LeaseRevoke);
     assert_eq!(record.reason, Some(text("lease_not_found")));
+}
+
+/// LC-5: what is no answer of the issuer's, and what it says to others than the lease's own
+/// principal (`aegis.md` 17.7), proves nothing.
+#[test]
+fn not_every_unknown_lease_is_settled() {
+    for (certainty, principal) in [
+        (Certainty::Unknown, "user:u-demo"),
+        (Certainty::NotDone, "user:u-other"),
+    ] {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.ask(connection, create(0, 1, HolderClass::None));
+        world.answer(0, How::Well);
+        world.ask(connection, Request::Logout);
+        world.answer(0, How::Lost);
+        world.principal = principal;
+        world.log_in();
+        let call = world.calls.remove(0);
+        world.fails(call, not_found(certainty));
+        assert_eq!(world.state.revocations.count(world.now.boot), 1);
+        let record = world.records.last().unwrap();
+        assert_eq!(record.action, AuditAction::LeaseRevoke);
+        assert_eq!(record.reason, Some(text("unconfirmed")), "{principal}");
+    }
+}
+
+/// LC-10: a lease of an earlier run is its principal's too.
+#[test]
+fn an_unknown_lease_of_an_earlier_run_is_settled_for_its_principal() {
+    for (owner, left) in [("user:u-demo", 0), ("user:u-other", 1)] {
+        let mut world = World::new(Resumed {
+            principal: None,
+            open_leases: vec![OpenLease {
+                lease_id: LeaseId::parse("lse_old").unwrap(),
+                selector: None,
+                principal: Some(Principal::parse(owner).unwrap()),
+                expires_at: UnixTime::from_millis(1_795_341_600_000).plus(secs(300)),
+            }],
+        });
+        world.log_in();
+        let call = world.calls.remove(0);
+        world.fails(call, not_found(Certainty::NotDone));
+        assert_eq!(world.state.revocations.count(world.now.boot), left);
+    }
+}
+
+/// What the issuer says to who asks about a lease that it does not know.
+fn not_found(certainty: Certainty) -> Answer<()> {
+    let mut answer = failed(ErrorCode::LeaseNotFound, Disposition::Terminal, certainty);
+    if let Err(failure) = &mut answer.outcome {
+        failure.reason = Some(text("another word"));
+    }
+    answer
 }
 
 /// LC-7, AU-2: the record of the stop says how many leases the issuer has not confirmed as ended.
@@ -2026,8 +2183,19 @@ fn a_stop_says_what_it_could_not_confirm() {
         world.may_serve = false;
         world.step(Event::ShutdownRequested);
     }
-    let rows: [Row; 5] = [
+    let rows: [Row; 6] = [
         ("nothing to revoke", |world| stop(world), None),
+        (
+            "unknown to the issuer",
+            |world| {
+                world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
+                world.answer(0, How::Well);
+                stop(world);
+                let call = world.calls.remove(0);
+                world.fails(call, not_found(Certainty::NotDone));
+            },
+            None,
+        ),
         (
             "all confirmed",
             |world| {
@@ -2096,7 +2264,7 @@ fn a_stop_says_what_it_could_not_confirm() {
 #[test]
 fn connections_are_dropped_with_the_session() {
     type Row = (&'static str, fn(&mut World));
-    let rows: [Row; 5] = [
+    let rows: [Row; 6] = [
         ("a lock", |world| {
             world.ask(ConnectionId(1), Request::Lock);
         }),
@@ -2105,6 +2273,10 @@ fn connections_are_dropped_with_the_session() {
         }),
         ("a stop", |world| world.step(Event::ShutdownRequested)),
         ("the token's end", |world| world.advance(secs(600))),
+        ("a login shortly before the token's end", |world| {
+            world.sleep(secs(541));
+            world.ask(ConnectionId(1), Request::LoginBegin);
+        }),
         ("the issuer's word", |world| {
             world.ask(ConnectionId(1), create(0, 1, HolderClass::None));
             world.answer(0, How::SessionOver);
@@ -2620,7 +2792,7 @@ fn apply(world: &mut World, op: &Op) {
         }
         Op::Unrecorded(index) => {
             let lease_id = lease_id(world, index);
-            world.step(Event::LeaseUnrecorded { lease_id });
+            world.step(Event::LeaseUndelivered { lease_id });
         }
         Op::Principal => {
             world.principal = match world.principal {

@@ -2,7 +2,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::model::Tool;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Name, Touch, describe, selector, wrong};
@@ -10,8 +9,8 @@ use crate::broker::handle::LeaseRequest;
 use crate::mcp::server::Peer;
 use crate::mcp::wire::{HowToUse, LeaseCreateArguments, LeaseCreateReply, LeaseReply};
 use crate::model::{
-    CleanText, ErrorCode, HolderClass, LeaseId, LeaseView, MAX_LEASE_TTL, MAX_REASON,
-    MAX_REDEMPTIONS, MIN_LEASE_TTL, Refusal,
+    CleanText, ErrorCode, HolderClass, LeaseId, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS,
+    MIN_LEASE_TTL, Refusal,
 };
 
 const DESCRIPTION: &str = "Creates a lease: the right to use one credential for a short time. Answers with a handle, its \
@@ -41,7 +40,8 @@ pub(super) async fn call(
             retry_after: Some(wait),
             ..Refusal::new(ErrorCode::RateLimited)
         })?;
-    let lease = create(peer, request).await?;
+    // If this call is cancelled meanwhile the core gives the lease back (LC-8).
+    let lease = peer.core.lease_create(request).await?;
     Ok(LeaseCreateReply {
         how_to_use: how_to_use(&lease.lease_id),
         lease: LeaseReply::from(&lease),
@@ -74,22 +74,6 @@ fn request(arguments: &LeaseCreateArguments) -> Result<LeaseRequest, Refusal> {
         reason,
         holder: HolderClass::Client,
     })
-}
-
-/// Makes the lease in a task of its own. If the call is cancelled meanwhile nobody learns the
-/// handle, so the lease is given back (LC-8).
-async fn create(peer: &Arc<Peer>, request: LeaseRequest) -> Result<LeaseView, Refusal> {
-    let (sender, answer) = oneshot::channel();
-    let peer = Arc::clone(peer);
-    tokio::spawn(async move {
-        let made = peer.core.lease_create(request).await;
-        if let Err(Ok(lease)) = sender.send(made)
-            && let Err(refusal) = peer.core.lease_revoke(lease.lease_id).await
-        {
-            tracing::debug!(%refusal, "a lease that nobody waited for was not given back");
-        }
-    });
-    answer.await.unwrap_or(Err(ErrorCode::ShuttingDown.into()))
 }
 
 fn how_to_use(lease_id: &LeaseId) -> HowToUse {
