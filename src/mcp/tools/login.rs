@@ -86,7 +86,9 @@ async fn begin(
     context: &RequestContext<RoleServer>,
 ) -> Result<CallToolResponse, Refusal> {
     // What came of the last one is said once before there is a next.
-    if let Some(refusal) = peer.flow.take_failure() {
+    if let Some(refusal) = peer.flow.take_failure()
+        && !is_overtaken(peer).await
+    {
         return Ok(failed(&refusal));
     }
     let view = join(peer).await?;
@@ -98,6 +100,16 @@ async fn begin(
         LoginPhase::LoggedIn { .. } => Ok(signed_in("already_signed_in", &view)),
         LoginPhase::LoggedOut | LoginPhase::Locked => Err(ErrorCode::LoginRequired.into()),
     }
+}
+
+/// Whether somebody has logged in, or begun to, since a login failed: then there is no next one to
+/// hold back.
+async fn is_overtaken(peer: &Peer) -> bool {
+    let status = peer.core.status().await;
+    status.is_ok_and(|status| match status.login.phase {
+        LoginPhase::AwaitingApproval(_) | LoginPhase::LoggedIn { .. } => true,
+        LoginPhase::LoggedOut | LoginPhase::Locked => false,
+    })
 }
 
 /// A call with what the client's dialog came to.
