@@ -350,6 +350,8 @@ pub struct PolicyView {
     pub revoke: VerdictView,
     /// The most that redeeming may let out to the peer; `None` when nothing.
     pub exposure: Option<Exposure>,
+    /// Whether the person's lock holds: nothing is served until they log in again.
+    pub locked: bool,
     /// Whether there is a session.
     pub logged_in: bool,
     /// Whether it holds the action create.

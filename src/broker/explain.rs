@@ -34,6 +34,7 @@ impl State {
                     .effect
                     != Effect::Deny
             }),
+            locked: self.login.is_locked(),
             logged_in: session.is_some(),
             granted: covers(Action::Create),
             selector: selector.clone(),

@@ -1545,7 +1545,7 @@ fn the_policy_is_explained_to_the_peer_that_asks() {
     };
     let early = world.connect(7);
     let view = explain(&mut world, early, 0);
-    assert!(view.listed && !view.logged_in && !view.granted);
+    assert!(view.listed && !view.locked && !view.logged_in && !view.granted);
     let connection = world.log_in();
     let view = explain(&mut world, connection, 0);
     assert!(view.listed && view.logged_in && view.granted);

@@ -236,14 +236,16 @@ pub(super) struct TargetReply {
     pub(super) needs: Vec<Need>,
 }
 
-/// What is missing before a lease can be made. `login`: call login. `new_login`: the login
-/// does not cover it, because the person changed the configuration since; tell them. `approval`: the person's, which
-/// cannot be given yet.
+/// What is missing before a lease can be made. `login`: call login. `unlock`: the person locked
+/// the broker; ask them, and call login only when they agree. `new_login`: the login does not
+/// cover it, because the person changed the configuration since; tell them. `approval`: the
+/// person's, which cannot be given yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub(super) enum Need {
     Login,
+    Unlock,
     NewLogin,
     Approval,
 }

@@ -180,7 +180,9 @@ fn needs(policy: &PolicyView) -> Vec<Need> {
     if policy.create.effect == Effect::Deny {
         return needs;
     }
-    if !policy.logged_in {
+    if policy.locked {
+        needs.push(Need::Unlock);
+    } else if !policy.logged_in {
         needs.push(Need::Login);
     } else if !policy.granted {
         needs.push(Need::NewLogin);
