@@ -40,7 +40,8 @@ pub(super) struct Create {
 pub(super) struct Redeem {
     /// Which
     lease_id: String,
-    /// `value` (the main field), `json`, `env`, or a field's name
+    /// `value` (the main field), `json`, `env`, or a field's name; one that the credential does not
+    /// have spends the redemption too
     #[arg(long, default_value = "value", value_name = "FORMAT")]
     format: Format,
     /// Write it even to a terminal

@@ -1,5 +1,5 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::net::UnixListener;
@@ -9,9 +9,10 @@ use super::build::{self, Built, Plan};
 #[cfg(feature = "mock")]
 use super::mock;
 use super::{descriptors, hardening, log, readiness, signals};
+use crate::config::{Environment as _, ProcessEnvironment};
 use crate::mcp::door::Door;
 use crate::model::{ErrorCode, Refusal};
-use crate::socket::folder::{Instance, MCP_SOCKET, SOCKET};
+use crate::socket::folder::{FOLDER, Instance, MCP_SOCKET, SOCKET};
 use crate::socket::listener::{self, Limits};
 
 /// After this long without an end to its drain, the daemon leaves all the same: the core takes
@@ -73,7 +74,8 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         build::reload_policy(&policy_file, &reload_handle);
         readiness::ready();
     })?;
-    let models = Door::new(handle.clone(), limits.in_flight)?;
+    let programs_socket = unusual(&instance.folder().join(SOCKET));
+    let models = Door::new(handle.clone(), programs_socket, limits.in_flight)?;
     let programs_socket = bind(&mut instance, SOCKET)?;
     let models_socket = bind(&mut instance, MCP_SOCKET)?;
     let programs = listener::serve(programs_socket, handle.clone(), limits, doors_shut.clone());
@@ -124,6 +126,15 @@ fn bind(instance: &mut Instance, name: &str) -> Result<UnixListener, Refusal> {
     UnixListener::from_std(listener).map_err(|_error| {
         Refusal::new(ErrorCode::Internal).with_message("the socket cannot be used")
     })
+}
+
+/// The programs' socket, where it is not in the folder that every program of this user's looks in:
+/// what this process was told, in its environment or otherwise, they need not have been told.
+fn unusual(socket: &Path) -> Option<PathBuf> {
+    let usual = ProcessEnvironment::new().user_runtime_dir();
+    let usual = usual.map(|folder| folder.join(FOLDER).join(SOCKET));
+    let socket = std::path::absolute(socket).ok()?;
+    (usual.as_ref() != Some(&socket)).then_some(socket)
 }
 
 /// The models' door on the listener that both doors share.

@@ -1,5 +1,6 @@
 //! The door as a whole, and one peer's conversation.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct Door {
 #[derive(Debug)]
 pub(super) struct Shared {
     handle: Handle,
+    /// The programs' socket, where they have to be told.
+    pub(super) programs_socket: Option<PathBuf>,
     /// Calls under way on one connection.
     pub(super) in_flight: usize,
     /// New leases.
@@ -53,15 +56,21 @@ pub(super) struct Shared {
 }
 
 impl Door {
-    /// A door onto that core. At `in_flight` calls under way on one connection the next is told
+    /// A door onto that core. Models are told of the socket that `programs_socket` names: where
+    /// programs find the leases, if it is not where they look by themselves. At `in_flight` calls under way on one connection the next is told
     /// `rate_limited`, so that cancellations still arrive.
     ///
     /// # Errors
     /// `internal` without randomness.
-    pub fn new(handle: Handle, in_flight: usize) -> Result<Self, Refusal> {
+    pub fn new(
+        handle: Handle,
+        programs_socket: Option<PathBuf>,
+        in_flight: usize,
+    ) -> Result<Self, Refusal> {
         Ok(Self {
             shared: Arc::new(Shared {
                 handle,
+                programs_socket,
                 in_flight,
                 leases: Rate::new(LEASE_BURST, Duration::from_secs(1) / LEASES_PER_S),
                 dialogs: Rate::new(DIALOG_BURST, DIALOG_INTERVAL),

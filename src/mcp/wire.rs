@@ -337,7 +337,8 @@ pub(super) struct LeaseCreateReply {
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HowToUse {
-    /// A command whose standard output is the credential: for a program's input, not to be read.
+    /// A command whose standard output is the credential, one JSON object with its `fields`: for a
+    /// program's input, not to be read.
     pub(super) command: String,
     /// The same as a JSON-RPC request on the broker's socket, for programs.
     pub(super) socket_request: String,

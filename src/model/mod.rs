@@ -45,4 +45,4 @@ pub use rule::{Effect, PeerPattern, Rule, SelectorPattern};
 pub use scope::{Action, Scope, ScopeError};
 pub use selector::{Selector, SelectorError, is_segment};
 pub use target::Target;
-pub use text::CleanText;
+pub use text::{CleanText, shell_word};

@@ -12,7 +12,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 
-use super::house::{House, PATIENCE, Peer, SELECTOR, contains, find, policy};
+use super::house::{House, PATIENCE, Peer, SELECTOR, contains, find, policy, text};
 use super::lifecycle::approve_as_the_log_says;
 use super::line_client::LineClient;
 
@@ -324,10 +324,28 @@ fn the_bundled_server_is_a_client_away() {
     let log = fs::read_to_string(house.runtime().join("aegis-broker/mock.log")).unwrap();
     approve_as_the_log_says(&house, &log, &code);
     assert!(house.run(&["login"]).status.success());
-    let wish = json!({ "name": "lease_create", "arguments": { "selector": SELECTOR } });
-    let made = client.ask("tools/call", &wish);
-    let lease = find(&made["structuredContent"], "lease_id").expect("a handle");
-    house.json(&["lease", "redeem", &lease]);
+    // What the client is told works in a shell that was told nothing, whatever the credential's
+    // fields are, though it can be redeemed but once.
+    fs::create_dir(house.path("bin")).unwrap();
+    std::os::unix::fs::symlink(&house.broker, house.path("bin/aegis-broker")).unwrap();
+    for (selector, field) in [
+        (SELECTOR, "access_token"),
+        ("generic/demo-db/reader", "password"),
+    ] {
+        let wish = json!({ "name": "lease_create", "arguments": { "selector": selector } });
+        let made = client.ask("tools/call", &wish);
+        let told = find(&made["structuredContent"], "command").expect("a command");
+        let mut shell = Command::new("/bin/sh");
+        house.surround(shell.args(["-c", &told]));
+        let redeemed = shell
+            .env("PATH", house.path("bin"))
+            .env_remove("XDG_RUNTIME_DIR")
+            .output()
+            .unwrap();
+        assert!(redeemed.status.success(), "{told}: {}", text(&redeemed));
+        let credential: serde_json::Value = serde_json::from_slice(&redeemed.stdout).unwrap();
+        assert!(credential["fields"][field].is_string(), "{told}");
+    }
     client.close();
     assert!(client.end().1.success());
     daemon.end(Signal::TERM);

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::deadline::Deadline;
+use crate::model::shell_word;
 
 /// The name of the socket on which a daemon that is being started says that it is ready. Only
 /// who has the turn to start one binds it, in the private folder.
@@ -97,14 +98,9 @@ impl Launch {
     }
 }
 
-/// One word as a shell reads it. What is not text is shown as well as it can be.
+/// What is not text is shown as well as it can be.
 fn quoted(word: &OsStr) -> String {
-    let text = word.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:+,@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.into_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
+    shell_word(&word.to_string_lossy())
 }
 
 impl Starting {

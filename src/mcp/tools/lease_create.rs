@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::mcp::server::Peer;
 use crate::mcp::wire::{HowToUse, LeaseCreateArguments, LeaseCreateReply, LeaseReply};
 use crate::model::{
     CleanText, ErrorCode, HolderClass, LeaseId, LeaseView, MAX_LEASE_TTL, MAX_REASON,
-    MAX_REDEMPTIONS, MIN_LEASE_TTL, Refusal,
+    MAX_REDEMPTIONS, MIN_LEASE_TTL, Refusal, shell_word,
 };
 
 const DESCRIPTION: &str = "Creates a lease: the right to use one credential for a short time. Answers with a handle, its \
@@ -43,7 +44,7 @@ pub(super) async fn call(
         })?;
     let lease = create(peer, request).await?;
     Ok(LeaseCreateReply {
-        how_to_use: how_to_use(&lease.lease_id),
+        how_to_use: how_to_use(&lease.lease_id, peer.shared.programs_socket.as_deref()),
         lease: LeaseReply::from(&lease),
         next: "let the program that needs the credential redeem the handle, without printing \
                what it gets; call lease_revoke when it is done"
@@ -92,15 +93,20 @@ async fn create(peer: &Arc<Peer>, request: LeaseRequest) -> Result<LeaseView, Re
     answer.await.unwrap_or(Err(ErrorCode::ShuttingDown.into()))
 }
 
-fn how_to_use(lease_id: &LeaseId) -> HowToUse {
+fn how_to_use(lease_id: &LeaseId, socket: Option<&Path>) -> HowToUse {
     let request = serde_json::json!({
         "jsonrpc": "2.0",
         "id": 1,
         "method": "lease.redeem",
         "params": { "lease_id": lease_id.as_str() },
     });
+    let socket = socket.map(|path| format!(" --socket {}", shell_word(&path.to_string_lossy())));
     HowToUse {
-        command: format!("aegis-broker lease redeem {lease_id}"),
+        // Every credential has this format, whatever its fields.
+        command: format!(
+            "aegis-broker lease redeem {lease_id} --format json{}",
+            socket.unwrap_or_default()
+        ),
         socket_request: request.to_string(),
     }
 }

@@ -358,7 +358,7 @@ async fn equal_ids_on_a_hundred_connections_do_not_cross() {
 async fn a_call_too_many_is_told_so_and_cancellations_still_arrive() {
     let world = World::new().await;
     let (daemon, _connection) = world.logged_in().await;
-    let door = Door::new(daemon.handle.clone(), 1).unwrap();
+    let door = Door::new(daemon.handle.clone(), None, 1).unwrap();
     let mut client = Client::legacy(&door, json!({})).await;
     world.mock.fault(CREATE, aegis_mock::FaultKind::Stall, 1);
     let arguments = json!({ "selector": DEPLOY });
