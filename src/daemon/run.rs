@@ -2,7 +2,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::build::{self, Built, Plan};
@@ -10,10 +10,10 @@ use super::build::{self, Built, Plan};
 use super::mock;
 use super::{descriptors, hardening, log, readiness, signals};
 use crate::config::{Environment as _, ProcessEnvironment};
-use crate::mcp::door::Door;
+use crate::mcp::door::{self, Door};
 use crate::model::{ErrorCode, Refusal};
 use crate::socket::folder::{FOLDER, Instance, MCP_SOCKET, SOCKET};
-use crate::socket::listener::{self, Limits};
+use crate::socket::listener::{self, Caller, Limits};
 
 /// After this long without an end to its drain, the daemon leaves all the same: the core takes
 /// 2 s at most, its doors as long.
@@ -145,14 +145,15 @@ async fn serve_models(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let stop = shutdown.clone();
-    listener::serve_with(listener, limits.connections, shutdown, move |caller| {
+    let talk = move |caller: Caller| {
         let (door, stop) = (door.clone(), stop.clone());
         async move {
             door.converse(caller.stream, caller.facts, caller.process, stop)
                 .await;
         }
-    })
-    .await
+    };
+    let turn_away = |stream: &UnixStream, refusal| door::turn_away(stream, &refusal);
+    listener::serve_with(listener, limits.connections, shutdown, talk, turn_away).await
 }
 
 /// Does `part` of the daemon and cancels `shutdown` at its end, whichever way it ends: without

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rmcp::ServiceExt as _;
 use rmcp::service::{QuitReason, ServerInitializeError};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use rustix::net::{SendFlags, send};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::elicitation::States;
@@ -29,9 +29,6 @@ const DIALOG_BURST: u32 = 8;
 
 /// Then one in each of these. Beyond it `login` answers in words.
 const DIALOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// A peer that is turned away is not waited for.
-const TURN_AWAY: Duration = Duration::from_secs(1);
 
 /// What all conversations of the door have in common. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -89,15 +86,17 @@ impl Door {
         shutdown: CancellationToken,
     ) {
         let who = facts.process;
-        let (input, output) = stream.into_split();
         // Whoever holds the socket after its process is not who was identified (PE-4).
         let exited = process.exited();
         match self.shared.handle.connect_model(facts, process) {
-            Ok(core) => tokio::select! {
-                () = self.serve(core, who, input, output, shutdown) => {}
-                () = exited => tracing::debug!("a peer's process is gone"),
-            },
-            Err(refusal) => turn_away(output, &refusal).await,
+            Ok(core) => {
+                let (input, output) = stream.into_split();
+                tokio::select! {
+                    () = self.serve(core, who, input, output, shutdown) => {}
+                    () = exited => tracing::debug!("a peer's process is gone"),
+                }
+            }
+            Err(refusal) => turn_away(&stream, &refusal),
         }
     }
 
@@ -134,14 +133,12 @@ impl Door {
     }
 }
 
-/// Tells a peer no before it said anything.
-async fn turn_away<W: AsyncWrite + Unpin>(mut output: W, refusal: &Refusal) {
+/// Tells a peer no before it said anything, if that can be done without waiting.
+pub fn turn_away(stream: &UnixStream, refusal: &Refusal) {
     let line = super::wire::turned_away(refusal);
-    // A peer that is gone or does not read needs no answer.
-    if timeout(TURN_AWAY, output.write_all(line.as_bytes()))
-        .await
-        .is_err()
-    {
-        tracing::debug!("a peer was turned away without an answer");
+    // A fresh socket has room; a peer that is gone needs no answer.
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    if let Err(error) = send(stream, line.as_bytes(), flags) {
+        tracing::debug!(%error, "a peer was turned away without an answer");
     }
 }

@@ -263,6 +263,12 @@ fn a_daemon_that_is_full_is_told_as_an_answer() {
     let daemon = house.daemon();
     let mut held = Peer::connect(&house.socket().with_file_name("mcp.sock"));
     held.ask("ping", &json!({}));
+    // In the words of this socket: -32000 is for servers to give out, and this one does not.
+    let told = Peer::connect(&house.socket().with_file_name("mcp.sock")).receive();
+    let error = told.expect("an answer")["error"].clone();
+    assert_eq!(error["code"], json!(-32603), "{error}");
+    assert_eq!(error["data"]["code"], json!("rate_limited"), "{error}");
+    assert_eq!(error["data"]["do_not_retry"], json!(false), "{error}");
     let call = json!({ "name": "status", "arguments": {} });
     let mut legacy = LineClient::greeting(&mut shim(&house));
     assert_eq!(
