@@ -356,3 +356,35 @@ fn the_bundled_server_is_a_client_away() {
     assert!(client.end().1.success());
     daemon.end(Signal::TERM);
 }
+
+/// The log of the bundled server's daemon is that of the one that runs: a start that finds it still
+/// there touches nothing, and the next daemon's takes its place.
+#[test]
+fn the_log_says_how_to_approve_at_the_server_that_runs() {
+    let house = House::new();
+    drop(house.daemon_command());
+    let _leftovers = Leftovers(&house);
+    let log = house.runtime().join("aegis-broker/mock.log");
+    let approvals = || fs::read_to_string(&log).unwrap().matches("Bearer ").count();
+    let client = |how: &str| {
+        let mut client = LineClient::start(shim(&house).arg("--mock"));
+        client.greet();
+        client.close();
+        assert!(client.end().1.success(), "{how}");
+        fs::read_to_string(&log).unwrap()
+    };
+    let told = client("the first");
+    assert_eq!(approvals(), 1);
+    let first = daemon(&house);
+    // Its socket is out of reach, so that others are started, which lose to it.
+    let door = house.runtime().join("aegis-broker/mcp.sock");
+    let elsewhere = door.with_file_name("elsewhere");
+    fs::rename(&door, &elsewhere).unwrap();
+    assert_eq!(client("a degraded one"), told);
+    fs::rename(&elsewhere, &door).unwrap();
+    assert_eq!(daemon(&house).pid, first.pid);
+    first.end(Signal::TERM);
+    assert_ne!(client("the second"), told);
+    assert_eq!(approvals(), 1);
+    daemon(&house).end(Signal::TERM);
+}
