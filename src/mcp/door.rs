@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::ServiceExt as _;
+use rmcp::model::Tool;
 use rmcp::service::{QuitReason, ServerInitializeError};
 use rustix::net::{SendFlags, send};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,6 +16,7 @@ use super::elicitation::States;
 use super::guard::guarded;
 use super::rate::Rate;
 use super::server::{Peer, Server};
+use super::tools;
 use crate::broker::handle::{Handle, ModelConnection, PeerProcess};
 use crate::model::{PeerFacts, ProcessId, Refusal};
 
@@ -50,6 +52,8 @@ pub(super) struct Shared {
     pub(super) dialogs: Rate,
     /// What clients bring back from them.
     pub(super) states: States,
+    /// The list of tools, which is the same for everybody.
+    pub(super) tools: Vec<Tool>,
 }
 
 impl Door {
@@ -72,6 +76,7 @@ impl Door {
                 leases: Rate::new(LEASE_BURST, Duration::from_secs(1) / LEASES_PER_S),
                 dialogs: Rate::new(DIALOG_BURST, DIALOG_INTERVAL),
                 states: States::new()?,
+                tools: tools::list(),
             }),
         })
     }
