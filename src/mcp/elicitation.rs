@@ -16,14 +16,13 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::wire::LoginState;
-use crate::model::{DeviceView, ErrorCode, Refusal};
+use crate::model::{DeviceView, ErrorCode, MAX_CODE_LIFE, Refusal};
 
 /// The name of our one question.
 const QUESTION: &str = "aegis_login";
 
-/// How long a client may take to come back with an answer: as long as a device code
-/// can live.
-const STATE_LIVES: Duration = Duration::from_mins(15);
+/// How long a client may take to come back with an answer.
+const STATE_LIVES: Duration = MAX_CODE_LIFE;
 
 /// States that were used and could still be shown again, some 3 MiB of them. Each client gets eight
 /// at once and six a minute: room for some 330 busy ones. Past it a state is refused.

@@ -30,7 +30,7 @@ mod error_code;
 mod refusal;
 
 pub use credential::{Field, FieldValue, Material, MaterialKind};
-pub use device::{DeviceView, LoginPhase, LoginView};
+pub use device::{DeviceView, LoginPhase, LoginView, MAX_CODE_LIFE, MAX_USER_CODE};
 pub use error_code::ErrorCode;
 pub use exposure::Exposure;
 pub use ids::{

@@ -15,7 +15,9 @@ use crate::mcp::elicitation::{self, Showing};
 use crate::mcp::reply;
 use crate::mcp::server::Peer;
 use crate::mcp::wire::{DeviceReply, LoginToolReply, NoArguments};
-use crate::model::{CleanText, DeviceView, ErrorCode, LoginPhase, LoginView, Refusal};
+use crate::model::{
+    CleanText, DeviceView, ErrorCode, LoginPhase, LoginView, MAX_CODE_LIFE, MAX_USER_CODE, Refusal,
+};
 
 /// How long a call waits for the person once their client said they will open the address:
 /// clients give a call 60 s.
@@ -24,11 +26,8 @@ const WAIT: Duration = Duration::from_secs(45);
 /// How often a waiting call says that it still waits.
 const PROGRESS: Duration = Duration::from_secs(5);
 
-/// The longest code that a login can have, in characters; what was sealed was no longer.
-const MAX_USER_CODE: usize = 64;
-
 /// A dialog that nobody answers is taken back when the code has ended.
-const DIALOG: Duration = Duration::from_mins(15);
+const DIALOG: Duration = MAX_CODE_LIFE;
 
 const DESCRIPTION: &str = "Starts the person's device login, or joins the one that already runs, and answers with the \
 address to open and the code to compare. Show both to the person; only they can approve, in \
