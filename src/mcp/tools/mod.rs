@@ -40,7 +40,7 @@ use serde_json::Value;
 use super::reply;
 use super::server::Peer;
 use super::wire::{Need, Reply};
-use crate::broker::handle::PolicyView;
+use crate::broker::handle::{PolicyView, Standing};
 use crate::model::{Effect, ErrorCode, Refusal, Selector};
 
 pub(super) use login::Flow;
@@ -180,12 +180,11 @@ fn needs(policy: &PolicyView) -> Vec<Need> {
     if policy.create.effect == Effect::Deny {
         return needs;
     }
-    if policy.locked {
-        needs.push(Need::Unlock);
-    } else if !policy.logged_in {
-        needs.push(Need::Login);
-    } else if !policy.granted {
-        needs.push(Need::NewLogin);
+    match policy.standing {
+        Standing::Locked => needs.push(Need::Unlock),
+        Standing::LoggedOut => needs.push(Need::Login),
+        Standing::NotGranted => needs.push(Need::NewLogin),
+        Standing::Granted => {}
     }
     if policy.create.effect == Effect::Ask {
         needs.push(Need::Approval);
