@@ -2,6 +2,8 @@
 //! (`_s`). No field holds a secret, and none may: arguments and answers pass through buffers
 //! that nothing wipes.
 
+#![warn(clippy::arithmetic_side_effects)]
+
 use rmcp::model::ErrorCode;
 use rmcp::schemars::{self, JsonSchema};
 use serde::{Deserialize, Serialize};
