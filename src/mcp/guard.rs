@@ -57,11 +57,11 @@ pub(super) enum Fault {
 
 impl Fault {
     /// What the peer is told, where it may still be listening.
-    const fn farewell(self) -> Option<&'static str> {
+    fn farewell(self) -> Option<String> {
         match self {
-            Self::Overlong => Some("a line was longer than 1 MiB"),
-            Self::Crowded => Some("a line had more than 1024 values"),
-            Self::NotMcp => Some("this socket takes JSON-RPC messages, one a line"),
+            Self::Overlong => Some(format!("a line was longer than {MAX_LINE} bytes")),
+            Self::Crowded => Some(format!("a line had more than {MAX_VALUES} values")),
+            Self::NotMcp => Some("this socket takes JSON-RPC messages, one a line".to_owned()),
             Self::Slow | Self::Unread => None,
         }
     }

@@ -55,17 +55,19 @@ pub(super) async fn call(
 fn request(arguments: &LeaseCreateArguments) -> Result<LeaseRequest, Refusal> {
     let ttl = arguments.ttl_s.map(Duration::from_secs);
     if ttl.is_some_and(|ttl| !(MIN_LEASE_TTL..=MAX_LEASE_TTL).contains(&ttl)) {
-        return Err(wrong("`ttl_s` is 30 to 3600"));
+        let (least, most) = (MIN_LEASE_TTL.as_secs(), MAX_LEASE_TTL.as_secs());
+        return Err(wrong(&format!("`ttl_s` is {least} to {most}")));
     }
     let max_redemptions = arguments.max_redemptions.unwrap_or(1);
     if !(1..=MAX_REDEMPTIONS).contains(&max_redemptions) {
-        return Err(wrong("`max_redemptions` is 1 to 10"));
+        let message = format!("`max_redemptions` is 1 to {MAX_REDEMPTIONS}");
+        return Err(wrong(&message));
     }
     let reason = match &arguments.reason {
-        Some(text) => Some(
-            CleanText::exact(text, MAX_REASON)
-                .ok_or_else(|| wrong("`reason` is at most 200 printable characters"))?,
-        ),
+        Some(text) => Some(CleanText::exact(text, MAX_REASON).ok_or_else(|| {
+            let message = format!("`reason` is at most {MAX_REASON} printable characters");
+            wrong(&message)
+        })?),
         None => None,
     };
     Ok(LeaseRequest {
