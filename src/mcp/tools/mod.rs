@@ -289,8 +289,8 @@ What the broker offers to models on `mcp.sock`, and through `aegis-broker mcp` t
 This page is written by the code: a test holds it equal to what `tools/list` says.
 
 The list is the same for every client and never changes.
-Every answer is one object with exactly one of two members: `result`, shown below for each tool, or `error`, which is the same for all of them.
-One answer is another: a client of MCP 2026-07-28 that can show an address may get `input_required` from `login`, with the address and a state, and brings the state back with the person's answer in the same call.
+Every answer but one is one object with exactly one of two members: `result`, shown below for each tool, or `error`, which is the same for all of them.
+The one: a client of MCP 2026-07-28 that can show an address may get `input_required` from `login`, with the address and a state, and brings the state back with the person's answer in the same call.
 No tool takes or returns a secret.
 ";
 
