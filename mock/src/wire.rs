@@ -1,5 +1,7 @@
 //! Small conversions between our values and those of messages.
 
+#![warn(clippy::arithmetic_side_effects)]
+
 use std::ops::RangeInclusive;
 
 use buffa_types::google::protobuf::Timestamp;

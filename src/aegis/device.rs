@@ -16,7 +16,9 @@ use crate::broker::ports::{
     Answer, BeginDeviceAuthorization, DeviceAuthorization, DeviceExchange, Session,
 };
 use crate::dpop::ProofKey;
-use crate::model::{CleanText, PopKeyId, Principal, Scope, SessionId, TenantId};
+use crate::model::{
+    CleanText, MAX_CODE_LIFE, MAX_USER_CODE, PopKeyId, Principal, Scope, SessionId, TenantId,
+};
 use crate::secret::SecretString;
 use crate::time::UnixTime;
 
@@ -42,16 +44,14 @@ const MAX_DISPLAY_NAME: usize = 64;
 /// Between polls where the server names none (RFC 8628 §3.2).
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Where the server names none, and at most (LM).
+/// Where the server names none.
 const DEFAULT_CODE_LIFE: Duration = Duration::from_mins(10);
-const MAX_CODE_LIFE: Duration = Duration::from_mins(15);
 
 /// In bytes; they are about 40.
 const MAX_DEVICE_CODE: usize = 4096;
 const MAX_TOKEN: usize = 16 * 1024;
 
 /// In characters.
-const MAX_USER_CODE: usize = 32;
 const MAX_URI: usize = 2048;
 
 pub(super) async fn begin(

@@ -355,10 +355,21 @@ pub struct PolicyView {
     pub revoke: VerdictView,
     /// The most that redeeming may let out to the peer; `None` when nothing.
     pub exposure: Option<Exposure>,
-    /// Whether there is a session.
-    pub logged_in: bool,
-    /// Whether it holds the action create.
-    pub granted: bool,
+    /// What making a lease meets besides.
+    pub standing: Standing,
+}
+
+/// What stands between a peer and a lease besides the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The person's lock: nothing is served until they log in again.
+    Locked,
+    /// There is no session.
+    LoggedOut,
+    /// There is one, without the action create.
+    NotGranted,
+    /// Nothing.
+    Granted,
 }
 
 /// What the policy says to one action.

@@ -1,7 +1,7 @@
 //! What the policy would say, without anything being asked for. A peer hears how it itself would
 //! be judged, never what is written for others (PO-2).
 
-use super::event::{OfferView, PolicyView, VerdictView};
+use super::event::{OfferView, PolicyView, Standing, VerdictView};
 use super::policy::Question;
 use super::state::State;
 use crate::model::{Action, CleanText, Effect, Exposure, PeerFacts, Scope, Selector};
@@ -15,15 +15,6 @@ impl State {
         selector: &Selector,
         now: Now,
     ) -> PolicyView {
-        let session = self.session(now);
-        let covers = |action| {
-            session.is_some_and(|session| {
-                session.grants(&Scope {
-                    action,
-                    selector: selector.clone(),
-                })
-            })
-        };
         PolicyView {
             listed: self.targets.contains_key(selector),
             create: self.verdict(peer, selector, Action::Create, Exposure::Use),
@@ -34,8 +25,7 @@ impl State {
                     .effect
                     != Effect::Deny
             }),
-            logged_in: session.is_some(),
-            granted: covers(Action::Create),
+            standing: self.standing(selector, now),
             selector: selector.clone(),
         }
     }
@@ -51,6 +41,19 @@ impl State {
             })
             .filter(|offer| offer.policy.create.effect != Effect::Deny)
             .collect()
+    }
+
+    fn standing(&self, selector: &Selector, now: Now) -> Standing {
+        let create = Scope {
+            action: Action::Create,
+            selector: selector.clone(),
+        };
+        match self.session(now) {
+            _ if self.login.is_locked() => Standing::Locked,
+            None => Standing::LoggedOut,
+            Some(session) if session.grants(&create) => Standing::Granted,
+            Some(_) => Standing::NotGranted,
+        }
     }
 
     fn verdict(

@@ -16,7 +16,7 @@ use crate::model::{
 pub use super::decisions::MAX_DECISIONS;
 pub use super::event::{
     ConnectionId, CredentialRequest, DecisionView, EndedView, LeaseRequest, OfferView, PolicyView,
-    StatusView, TargetView, VerdictView,
+    Standing, StatusView, TargetView, VerdictView,
 };
 pub use super::leases::Delivery;
 pub use super::ports::{AuditDamage, AuditReport, PeerProcess, PortFuture};

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 use super::effect::Effect;
 use super::event::{
-    ConnectionId, CredentialRequest, Door, Event, LeaseRequest, Reply, Request, Ticket,
+    ConnectionId, CredentialRequest, Door, Event, LeaseRequest, Reply, Request, Standing, Ticket,
 };
 use super::leases::{MAX_LEASES, Phase};
 use super::login::{Generation, Login};
@@ -1601,10 +1601,10 @@ fn the_policy_is_explained_to_the_peer_that_asks() {
     };
     let early = world.connect(7);
     let view = explain(&mut world, early, 0);
-    assert!(view.listed && !view.logged_in && !view.granted);
+    assert!(view.listed && view.standing == Standing::LoggedOut);
     let connection = world.log_in();
     let view = explain(&mut world, connection, 0);
-    assert!(view.listed && view.logged_in && view.granted);
+    assert!(view.listed && view.standing == Standing::Granted);
     assert_eq!(view.create.effect, PolicyEffect::Allow);
     assert_eq!(view.exposure, Some(Exposure::Reveal));
     let view = explain(&mut world, connection, 2);

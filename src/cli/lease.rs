@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::output::{self, Format};
 use super::{Context, get, render};
-use crate::model::{ErrorCode, LeaseId, LeaseView, ProfileName, Refusal};
+use crate::model::{ErrorCode, LeaseId, LeaseView, MAX_REDEMPTIONS, ProfileName, Refusal};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -26,7 +26,7 @@ pub(super) struct Create {
     #[arg(long, value_name = "DURATION", value_parser = super::ttl)]
     ttl: Option<Duration>,
     /// How often it can be redeemed, 1 to 10
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10))]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_REDEMPTIONS)))]
     max_redemptions: Option<u32>,
     /// Why, for the records: at most 200 characters
     #[arg(long, value_name = "TEXT", value_parser = super::reason)]
@@ -40,7 +40,8 @@ pub(super) struct Create {
 pub(super) struct Redeem {
     /// Which
     lease_id: String,
-    /// `value` (the main field), `json`, `env`, or a field's name
+    /// `value` (the main field), `json`, `env`, or a field's name; one that the credential does not
+    /// have spends the redemption too
     #[arg(long, default_value = "value", value_name = "FORMAT")]
     format: Format,
     /// Write it even to a terminal

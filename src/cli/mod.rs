@@ -41,7 +41,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, ProcessEnvironment};
-use crate::model::{CleanText, ErrorCode, MAX_REASON, ProfileName, Refusal};
+use crate::model::{
+    CleanText, ErrorCode, MAX_LEASE_TTL, MAX_REASON, MIN_LEASE_TTL, ProfileName, Refusal,
+};
 use crate::socket::client::{Client, SOCKET};
 
 /// A local credential broker: short-lived, sender-constrained credentials for agents, commands
@@ -207,7 +209,7 @@ fn profile(text: &str) -> Result<ProfileName, String> {
 
 /// Reads how long a new lease is to live.
 fn ttl(text: &str) -> Result<Duration, String> {
-    bounded(text, Duration::from_secs(30), "30s to 1h")
+    bounded(text, MIN_LEASE_TTL, "30s to 1h")
 }
 
 /// Reads how long something must still be valid.
@@ -218,7 +220,7 @@ fn min_valid_for(text: &str) -> Result<Duration, String> {
 /// What the daemon would refuse is refused here, in the words of the command line.
 fn bounded(text: &str, least: Duration, bounds: &str) -> Result<Duration, String> {
     duration(text).and_then(|duration| {
-        let fits = (least..=Duration::from_hours(1)).contains(&duration);
+        let fits = (least..=MAX_LEASE_TTL).contains(&duration);
         fits.then_some(duration)
             .ok_or_else(|| format!("it is {bounds}"))
     })

@@ -8,6 +8,11 @@ use crate::socket::client::{ClientReply, Delivery};
 
 use super::render;
 
+/// The words that are no field's name.
+const JSON: &str = "json";
+const ENV: &str = "env";
+const VALUE: &str = "value";
+
 /// How a credential is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Format {
@@ -15,7 +20,7 @@ pub(super) enum Format {
     Json,
     /// `AEGIS_NAME='value'` lines for a shell's `eval` or an env file.
     Env,
-    /// The main field's value.
+    /// The main field's value: the kind's, or the field of that name, or the only one.
     Value,
     /// That field's value.
     Field(Box<str>),
@@ -26,9 +31,9 @@ impl std::str::FromStr for Format {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(match text {
-            "json" => Self::Json,
-            "env" => Self::Env,
-            "value" => Self::Value,
+            JSON => Self::Json,
+            ENV => Self::Env,
+            VALUE => Self::Value,
             name => Self::Field(Box::from(name)),
         })
     }
@@ -83,25 +88,36 @@ fn json(answer: &[u8]) -> Result<SecretBuffer, Refusal> {
 
 /// The field that a caller who wants a single value means.
 fn main_field(material: &Material) -> Result<&Field, Refusal> {
-    let named = material.kind.main_field();
-    let found = named.and_then(|name| material.field(name));
-    match (found, material.fields.as_slice()) {
+    let named = material.kind.main_field().unwrap_or(VALUE);
+    match (material.field(named), material.fields.as_slice()) {
         (Some(field), _) | (None, [field]) => Ok(field),
         (None, _) => Err(Refusal::new(ErrorCode::Usage)
             .with_message("this credential has no single value")
-            .with_fix(&format!("name a field with --format: {}", names(material)))),
+            .with_fix(&what_to_name(material))),
     }
 }
 
 fn no_such_field(material: &Material) -> Refusal {
     Refusal::new(ErrorCode::Usage)
         .with_message("this credential has no such field")
-        .with_fix(&format!("it has: {}", names(material)))
+        .with_fix(&what_to_name(material))
 }
 
-fn names(material: &Material) -> String {
-    let names: Vec<&str> = material.fields.iter().map(|field| &*field.name).collect();
-    names.join(", ")
+/// The fields that can be named. The words of the other formats are none.
+fn what_to_name(material: &Material) -> String {
+    let names: Vec<&str> = material
+        .fields
+        .iter()
+        .map(|field| &*field.name)
+        .filter(|name| ![JSON, ENV].contains(name))
+        .collect();
+    if names.is_empty() {
+        return "use --format json".to_owned();
+    }
+    format!(
+        "name a field with --format: {}; or have all of them with --format json",
+        names.join(", ")
+    )
 }
 
 fn exposed(field: &Field) -> &str {
@@ -277,6 +293,17 @@ mod tests {
         assert_eq!(&*main_field(&gcp).unwrap().name, "access_token");
         assert_eq!(&*main_field(&generic(&[("x", "1")])).unwrap().name, "x");
         let two = main_field(&generic(&[("x", "1"), ("y", "2")])).unwrap_err();
-        assert!(two.fix().ends_with("x, y"), "{}", two.fix());
+        assert!(two.fix().contains(": x, y;"), "{}", two.fix());
+        let named = generic(&[("user", "u"), ("value", "v")]);
+        assert_eq!(&*main_field(&named).unwrap().name, "value");
+    }
+
+    /// What is told as a fix works: fields that are called like a format cannot be named.
+    #[test]
+    fn only_fields_that_can_be_named_are_offered() {
+        let some = main_field(&generic(&[("json", "1"), ("user", "2"), ("env", "3")])).unwrap_err();
+        assert!(some.fix().contains(": user;"), "{}", some.fix());
+        let none = main_field(&generic(&[("json", "1"), ("env", "2")])).unwrap_err();
+        assert_eq!(none.fix(), "use --format json");
     }
 }

@@ -1,18 +1,19 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::build::{self, Built, Plan};
 #[cfg(feature = "mock")]
 use super::mock;
 use super::{descriptors, hardening, log, readiness, signals};
-use crate::mcp::door::Door;
+use crate::config::{Environment as _, ProcessEnvironment};
+use crate::mcp::door::{self, Door};
 use crate::model::{ErrorCode, Refusal};
-use crate::socket::folder::{Instance, MCP_SOCKET, SOCKET};
-use crate::socket::listener::{self, Limits};
+use crate::socket::folder::{FOLDER, Instance, MCP_SOCKET, SOCKET};
+use crate::socket::listener::{self, Caller, Limits};
 
 /// After this long without an end to its drain, the daemon leaves all the same: the core takes
 /// 2 s at most, its doors as long.
@@ -74,7 +75,8 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         policy.reload(&reload_handle);
         readiness::ready();
     })?;
-    let models = Door::new(handle.clone(), limits.in_flight)?;
+    let programs_socket = unusual(&instance.folder().join(SOCKET));
+    let models = Door::new(handle.clone(), programs_socket, limits.in_flight)?;
     let programs_socket = bind(&mut instance, SOCKET)?;
     let models_socket = bind(&mut instance, MCP_SOCKET)?;
     let programs = listener::serve(programs_socket, handle.clone(), limits, doors_shut.clone());
@@ -127,6 +129,15 @@ fn bind(instance: &mut Instance, name: &str) -> Result<UnixListener, Refusal> {
     })
 }
 
+/// The programs' socket, where it is not in the folder that every program of this user's looks in:
+/// what this process was told, in its environment or otherwise, they need not have been told.
+fn unusual(socket: &Path) -> Option<PathBuf> {
+    let usual = ProcessEnvironment::new().user_runtime_dir();
+    let usual = usual.map(|folder| folder.join(FOLDER).join(SOCKET));
+    let socket = std::path::absolute(socket).ok()?;
+    (usual.as_ref() != Some(&socket)).then_some(socket)
+}
+
 /// The models' door on the listener that both doors share.
 async fn serve_models(
     listener: UnixListener,
@@ -135,14 +146,15 @@ async fn serve_models(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let stop = shutdown.clone();
-    listener::serve_with(listener, limits.connections, shutdown, move |caller| {
+    let talk = move |caller: Caller| {
         let (door, stop) = (door.clone(), stop.clone());
         async move {
             door.converse(caller.stream, caller.facts, caller.process, stop)
                 .await;
         }
-    })
-    .await
+    };
+    let turn_away = |stream: &UnixStream, refusal| door::turn_away(stream, &refusal);
+    listener::serve_with(listener, limits.connections, shutdown, talk, turn_away).await
 }
 
 /// Does `part` of the daemon and cancels `shutdown` at its end, whichever way it ends: without

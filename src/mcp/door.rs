@@ -1,19 +1,22 @@
 //! The door as a whole, and one peer's conversation.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::ServiceExt as _;
+use rmcp::model::Tool;
 use rmcp::service::{QuitReason, ServerInitializeError};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use rustix::net::{SendFlags, send};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::elicitation::States;
 use super::guard::guarded;
 use super::rate::Rate;
 use super::server::{Peer, Server};
+use super::tools;
 use crate::broker::handle::{Handle, ModelConnection, PeerProcess};
 use crate::model::{PeerFacts, ProcessId, Refusal};
 
@@ -29,9 +32,6 @@ const DIALOG_BURST: u32 = 8;
 /// Then one in each of these. Beyond it `login` answers in words.
 const DIALOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A peer that is turned away is not waited for.
-const TURN_AWAY: Duration = Duration::from_secs(1);
-
 /// What all conversations of the door have in common. Cloning shares it.
 #[derive(Debug, Clone)]
 pub struct Door {
@@ -42,6 +42,8 @@ pub struct Door {
 #[derive(Debug)]
 pub(super) struct Shared {
     handle: Handle,
+    /// The programs' socket, where they have to be told.
+    pub(super) programs_socket: Option<PathBuf>,
     /// Calls under way on one connection.
     pub(super) in_flight: usize,
     /// New leases.
@@ -50,22 +52,31 @@ pub(super) struct Shared {
     pub(super) dialogs: Rate,
     /// What clients bring back from them.
     pub(super) states: States,
+    /// The list of tools, which is the same for everybody.
+    pub(super) tools: Vec<Tool>,
 }
 
 impl Door {
-    /// A door onto that core. At `in_flight` calls under way on one connection the next is told
+    /// A door onto that core. Models are told of the socket that `programs_socket` names: where
+    /// programs find the leases, if it is not where they look by themselves. At `in_flight` calls under way on one connection the next is told
     /// `rate_limited`, so that cancellations still arrive.
     ///
     /// # Errors
     /// `internal` without randomness.
-    pub fn new(handle: Handle, in_flight: usize) -> Result<Self, Refusal> {
+    pub fn new(
+        handle: Handle,
+        programs_socket: Option<PathBuf>,
+        in_flight: usize,
+    ) -> Result<Self, Refusal> {
         Ok(Self {
             shared: Arc::new(Shared {
                 handle,
+                programs_socket,
                 in_flight,
                 leases: Rate::new(LEASE_BURST, Duration::from_secs(1) / LEASES_PER_S),
                 dialogs: Rate::new(DIALOG_BURST, DIALOG_INTERVAL),
                 states: States::new()?,
+                tools: tools::list(),
             }),
         })
     }
@@ -80,15 +91,17 @@ impl Door {
         shutdown: CancellationToken,
     ) {
         let who = facts.process;
-        let (input, output) = stream.into_split();
         // Whoever holds the socket after its process is not who was identified (PE-4).
         let exited = process.exited();
         match self.shared.handle.connect_model(facts, process) {
-            Ok(core) => tokio::select! {
-                () = self.serve(core, who, input, output, shutdown) => {}
-                () = exited => tracing::debug!("a peer's process is gone"),
-            },
-            Err(refusal) => turn_away(output, &refusal).await,
+            Ok(core) => {
+                let (input, output) = stream.into_split();
+                tokio::select! {
+                    () = self.serve(core, who, input, output, shutdown) => {}
+                    () = exited => tracing::debug!("a peer's process is gone"),
+                }
+            }
+            Err(refusal) => turn_away(&stream, &refusal),
         }
     }
 
@@ -125,14 +138,12 @@ impl Door {
     }
 }
 
-/// Tells a peer no before it said anything.
-async fn turn_away<W: AsyncWrite + Unpin>(mut output: W, refusal: &Refusal) {
+/// Tells a peer no before it said anything, if that can be done without waiting.
+pub fn turn_away(stream: &UnixStream, refusal: &Refusal) {
     let line = super::wire::turned_away(refusal);
-    // A peer that is gone or does not read needs no answer.
-    if timeout(TURN_AWAY, output.write_all(line.as_bytes()))
-        .await
-        .is_err()
-    {
-        tracing::debug!("a peer was turned away without an answer");
+    // A fresh socket has room; a peer that is gone needs no answer.
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    if let Err(error) = send(stream, line.as_bytes(), flags) {
+        tracing::debug!(%error, "a peer was turned away without an answer");
     }
 }

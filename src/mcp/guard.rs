@@ -57,11 +57,11 @@ pub(super) enum Fault {
 
 impl Fault {
     /// What the peer is told, where it may still be listening.
-    const fn farewell(self) -> Option<&'static str> {
+    fn farewell(self) -> Option<String> {
         match self {
-            Self::Overlong => Some("a line was longer than 1 MiB"),
-            Self::Crowded => Some("a line had more than 1024 values"),
-            Self::NotMcp => Some("this socket takes JSON-RPC messages, one a line"),
+            Self::Overlong => Some(format!("a line was longer than {MAX_LINE} bytes")),
+            Self::Crowded => Some(format!("a line had more than {MAX_VALUES} values")),
+            Self::NotMcp => Some("this socket takes JSON-RPC messages, one a line".to_owned()),
             Self::Slow | Self::Unread => None,
         }
     }
@@ -211,7 +211,7 @@ impl Drop for Waiting {
     }
 }
 
-/// What comes in: the end of input as soon as a line is too long or too slow.
+/// What comes in: whole lines, and the end of input as soon as one is too much or too slow.
 pub(super) struct Lines<R> {
     inner: R,
     common: Arc<Common>,
@@ -267,32 +267,48 @@ impl<R> Lines<R> {
         }
     }
 
-    /// Takes note of what came.
-    fn came(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    /// Takes note of what came, and says how much of it may be read: all of it, or what came
+    /// whole before the first fault.
+    fn came(&mut self, bytes: &[u8]) -> usize {
         if !self.touched {
             self.touched = true;
             // A message is an object; a request line of HTTP begins with its method.
             if bytes.first().is_some_and(u8::is_ascii_uppercase) {
-                return Err(Fault::NotMcp);
+                self.common.fail(Fault::NotMcp);
+                return 0;
             }
         }
+        let (mut seen, mut whole) = (0_usize, 0);
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if self.length == 0 {
-                self.begun = Some(Instant::now() + BEGUN_LINE);
+            if let Err(fault) = self.line_grew(piece) {
+                self.common.fail(fault);
+                return whole;
             }
-            let whole = piece.last() == Some(&b'\n');
-            self.length = self.length.saturating_add(piece.len());
-            if self.length.saturating_sub(usize::from(whole)) > MAX_LINE {
-                return Err(Fault::Overlong);
+            seen = seen.saturating_add(piece.len());
+            if piece.ends_with(b"\n") {
+                whole = seen;
             }
-            self.values.look_at(piece);
-            if self.values.count > MAX_VALUES {
-                return Err(Fault::Crowded);
-            }
-            if whole {
-                (self.length, self.begun) = (0, None);
-                self.values = Values::default();
-            }
+        }
+        seen
+    }
+
+    /// Takes note of more of one line, with which it may be whole.
+    fn line_grew(&mut self, piece: &[u8]) -> Result<(), Fault> {
+        if self.length == 0 {
+            self.begun = Some(Instant::now() + BEGUN_LINE);
+        }
+        let whole = piece.ends_with(b"\n");
+        self.length = self.length.saturating_add(piece.len());
+        if self.length.saturating_sub(usize::from(whole)) > MAX_LINE {
+            return Err(Fault::Overlong);
+        }
+        self.values.look_at(piece);
+        if self.values.count > MAX_VALUES {
+            return Err(Fault::Crowded);
+        }
+        if whole {
+            (self.length, self.begun) = (0, None);
+            self.values = Values::default();
         }
         Ok(())
     }
@@ -328,10 +344,8 @@ impl<R: AsyncRead + Unpin> AsyncRead for Lines<R> {
         match Pin::new(&mut this.inner).poll_read(context, buffer) {
             Poll::Ready(Ok(())) => {
                 let fresh = buffer.filled().get(before..).unwrap_or_default();
-                if let Err(fault) = this.came(fresh) {
-                    this.common.fail(fault);
-                    buffer.set_filled(before);
-                }
+                let good = this.came(fresh);
+                buffer.set_filled(before.saturating_add(good));
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),

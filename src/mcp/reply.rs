@@ -7,6 +7,10 @@ use serde::Serialize;
 use super::wire::{RefusalReply, Reply};
 use crate::model::{ErrorCode, Refusal};
 
+/// What a model is to do while the person's lock holds.
+pub(super) const LOCKED: &str =
+    "the person locked the broker: stop and ask them; call login only when they agree";
+
 /// What the tool did.
 pub(super) fn done<T: Serialize>(result: T) -> CallToolResult {
     let reply = Reply {
@@ -58,9 +62,7 @@ const fn fix_for_model(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::AccessDenied | ErrorCode::ExpiredToken | ErrorCode::LoginCancelled => {
             "stop and ask the person; call login again only when they want to log in"
         }
-        ErrorCode::Locked => {
-            "the person locked the broker: stop and ask them; call login only when they agree"
-        }
+        ErrorCode::Locked => LOCKED,
         ErrorCode::InvalidRequest => "compare the arguments with the tool's input schema",
         ErrorCode::SelectorInvalid => {
             "name exactly one account as provider/app/account; target_list shows what there is"

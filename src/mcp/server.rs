@@ -110,14 +110,12 @@ impl Peer {
 pub(super) struct Server {
     peer: Arc<Peer>,
     running: Semaphore,
-    tools: Vec<Tool>,
 }
 
 impl Server {
     pub(super) fn new(peer: Peer) -> Self {
         Self {
             running: Semaphore::new(peer.shared.in_flight),
-            tools: tools::list(),
             peer: Arc::new(peer),
         }
     }
@@ -133,7 +131,8 @@ impl ServerHandler for Server {
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        self.tools.iter().find(|tool| tool.name == name).cloned()
+        let mut tools = self.peer.shared.tools.iter();
+        tools.find(|tool| tool.name == name).cloned()
     }
 
     async fn list_tools(
@@ -141,7 +140,9 @@ impl ServerHandler for Server {
         _page: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(self.tools.clone()))
+        Ok(ListToolsResult::with_all_items(
+            self.peer.shared.tools.clone(),
+        ))
     }
 
     async fn on_custom_request(

@@ -2,6 +2,8 @@
 //! (`_s`). No field holds a secret, and none may: arguments and answers pass through buffers
 //! that nothing wipes.
 
+#![warn(clippy::arithmetic_side_effects)]
+
 use rmcp::model::ErrorCode;
 use rmcp::schemars::{self, JsonSchema};
 use serde::{Deserialize, Serialize};
@@ -236,14 +238,16 @@ pub(super) struct TargetReply {
     pub(super) needs: Vec<Need>,
 }
 
-/// What is missing before a lease can be made. `login`: call login. `new_login`: the login
-/// does not cover it, because the person changed the configuration since; tell them. `approval`: the person's, which
-/// cannot be given yet.
+/// What is missing before a lease can be made. `login`: call login. `unlock`: the person locked
+/// the broker; ask them, and call login only when they agree. `new_login`: the login does not
+/// cover it, because the person changed the configuration since; tell them. `approval`: the
+/// person's, which cannot be given yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub(super) enum Need {
     Login,
+    Unlock,
     NewLogin,
     Approval,
 }
@@ -335,7 +339,8 @@ pub(super) struct LeaseCreateReply {
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HowToUse {
-    /// A command whose standard output is the credential: for a program's input, not to be read.
+    /// A command whose standard output is the credential, one JSON object with its `fields`: for a
+    /// program's input, not to be read.
     pub(super) command: String,
     /// The same as a JSON-RPC request on the broker's socket, for programs.
     pub(super) socket_request: String,

@@ -1,17 +1,25 @@
+use std::time::Duration;
+
 use super::{CleanText, Principal, ProfileName, Scope};
 use crate::time::UnixTime;
+
+/// The longest code that a login can have, in characters.
+pub const MAX_USER_CODE: usize = 32;
+
+/// How long a code lives at most (LM).
+pub const MAX_CODE_LIFE: Duration = Duration::from_mins(15);
 
 /// What a person needs to approve a login on their own device (RFC 8628 §3.3). The
 /// `device_code` is not part of it and never leaves the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceView {
-    /// The code to type and to compare.
+    /// The code to type and to compare; at most [`MAX_USER_CODE`] characters.
     pub user_code: CleanText,
-    /// Where to type it; http(s), checked.
+    /// Where to type it; a URI that may be shown and opened (OA-15).
     pub verification_uri: CleanText,
     /// The same with the code in it, where the server gives one.
     pub verification_uri_complete: Option<CleanText>,
-    /// When the code ends.
+    /// When the code ends, at most [`MAX_CODE_LIFE`] after it began.
     pub expires_at: UnixTime,
     /// What the broker calls itself there, as configured; at most 64 characters.
     pub client_display_name: CleanText,

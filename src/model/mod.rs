@@ -30,7 +30,7 @@ mod error_code;
 mod refusal;
 
 pub use credential::{Field, FieldValue, Material, MaterialKind};
-pub use device::{DeviceView, LoginPhase, LoginView};
+pub use device::{DeviceView, LoginPhase, LoginView, MAX_CODE_LIFE, MAX_USER_CODE};
 pub use error_code::ErrorCode;
 pub use exposure::Exposure;
 pub use ids::{
@@ -45,4 +45,4 @@ pub use rule::{Effect, PeerPattern, Rule, SelectorPattern};
 pub use scope::{Action, Scope, ScopeError};
 pub use selector::{Selector, SelectorError, is_segment};
 pub use target::Target;
-pub use text::CleanText;
+pub use text::{CleanText, shell_word};

@@ -53,6 +53,15 @@ fn is_shown(c: char) -> bool {
             | '\u{e0000}'..='\u{e007f}')
 }
 
+/// One word as a POSIX shell reads it, quoted where it must be.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:+,@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,8 @@ use super::wire::{self, Method, Misunderstood, Params};
 use super::{API_VERSION, folder::FolderError};
 use crate::broker::handle::TargetView;
 use crate::model::{
-    CleanText, ErrorCode, LeaseId, LeaseView, LoginView, ProfileName, Refusal, Selector,
+    CleanText, ErrorCode, LeaseId, LeaseView, LoginView, MAX_CODE_LIFE, ProfileName, Refusal,
+    Selector,
 };
 use crate::secret::SecretBuffer;
 use crate::time::{Clock as _, SystemClock, Timestamp};
@@ -33,8 +34,8 @@ const QUICK: Duration = Duration::from_secs(10);
 /// more.
 const CALL: Duration = Duration::from_secs(135);
 
-/// A device code lives at most 15 minutes; its last poll may take 30 s.
-const LOGIN: Duration = Duration::from_mins(16);
+/// As long as a device code lives; its last poll may take 30 s.
+const LOGIN: Duration = MAX_CODE_LIFE.saturating_add(Duration::from_mins(1));
 
 /// The first buffer of a reply; each further one is four times as large.
 const REPLY_BUFFER: usize = 8 * 1024;

@@ -58,20 +58,22 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let stop = shutdown.clone();
-    serve_with(listener, limits.connections, shutdown, move |caller| {
+    let talk = move |caller| {
         let (handle, stop) = (handle.clone(), stop.clone());
         async move {
             if let Err(error) = converse(caller, &handle, limits.in_flight, &stop).await {
                 tracing::debug!(%error, "a connection ended early");
             }
         }
-    })
-    .await
+    };
+    let turn_away = connection::turn_away;
+    serve_with(listener, limits.connections, shutdown, talk, turn_away).await
 }
 
 /// The same way in for a conversation of another kind, at most `connections` at a time: what
 /// must be true of every peer is made sure of once. A process that holds half of the connections
-/// is told `rate_limited` when it asks for more.
+/// is told `rate_limited` when it asks for more. Whoever has no place is told so by `turn_away`,
+/// which must not wait.
 ///
 /// # Errors
 /// When the listening socket itself fails.
@@ -80,10 +82,13 @@ pub async fn serve_with<F: Future<Output = ()> + Send + 'static>(
     connections: usize,
     shutdown: CancellationToken,
     converse: impl Fn(Caller) -> F + Clone + Send + 'static,
+    turn_away: impl Fn(&UnixStream, Refusal) + Clone + Send + 'static,
 ) -> io::Result<()> {
     let places = Places::new(connections);
-    accept(listener, connections, shutdown, move |stream| {
+    let over_share = turn_away.clone();
+    let admit = move |stream| {
         let (converse, places) = (converse.clone(), places.clone());
+        let turn_away = over_share.clone();
         async move {
             let (facts, process) = match peer::identify(&stream) {
                 Ok(identified) => identified,
@@ -102,11 +107,11 @@ pub async fn serve_with<F: Future<Output = ()> + Send + 'static>(
                     })
                     .await;
                 }
-                Err(refusal) => connection::turn_away(&stream, refusal),
+                Err(refusal) => turn_away(&stream, refusal),
             }
         }
-    })
-    .await
+    };
+    accept(listener, connections, shutdown, admit, turn_away).await
 }
 
 /// How many connections each process holds. One program that opens them without end must not
@@ -200,6 +205,7 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
     limit: usize,
     shutdown: CancellationToken,
     converse: impl Fn(UnixStream) -> F,
+    turn_away: impl Fn(&UnixStream, Refusal),
 ) -> io::Result<()> {
     let mut connections = JoinSet::new();
     loop {
@@ -220,7 +226,7 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
                     let refusal = Refusal::new(ErrorCode::RateLimited)
                         .with_message("too many connections are open")
                         .with_fix("close a program that holds one, or raise `limits.connections`");
-                    connection::turn_away(
+                    turn_away(
                         &stream,
                         Refusal {
                             retry_after: Some(RETRY_AFTER),
@@ -316,7 +322,13 @@ mod tests {
                 ended.send(()).await.unwrap();
             }
         };
-        let server = tokio::spawn(accept(listener, 2, shutdown.clone(), echo));
+        let server = tokio::spawn(accept(
+            listener,
+            2,
+            shutdown.clone(),
+            echo,
+            connection::turn_away,
+        ));
         let mut first = UnixStream::connect(&path).await.unwrap();
         let mut second = UnixStream::connect(&path).await.unwrap();
         starts.recv().await.unwrap();

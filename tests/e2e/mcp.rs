@@ -103,7 +103,7 @@ fn a_model_gets_a_handle_and_a_command_the_credential() {
     let redeemed = house.json(&words[1..]);
     let material = redeemed["fields"]["access_token"].as_str().unwrap();
     assert_eq!(house.server.whoami(material), 200);
-    let handle = json!({ "lease_id": words.last().unwrap() });
+    let handle = json!({ "lease_id": made["result"]["lease"]["lease_id"] });
     let ended = client.call("lease_revoke", &handle);
     assert_eq!(ended["result"]["lease"]["state"], json!("revoked"));
     assert_eq!(house.server.whoami(material), 401);

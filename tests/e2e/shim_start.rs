@@ -12,7 +12,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 
-use super::house::{House, PATIENCE, Peer, SELECTOR, contains, find, policy};
+use super::house::{House, PATIENCE, Peer, SELECTOR, contains, find, policy, text};
 use super::lifecycle::approve_as_the_log_says;
 use super::line_client::LineClient;
 
@@ -263,6 +263,12 @@ fn a_daemon_that_is_full_is_told_as_an_answer() {
     let daemon = house.daemon();
     let mut held = Peer::connect(&house.socket().with_file_name("mcp.sock"));
     held.ask("ping", &json!({}));
+    // In the words of this socket: -32000 is for servers to give out, and this one does not.
+    let told = Peer::connect(&house.socket().with_file_name("mcp.sock")).receive();
+    let error = told.expect("an answer")["error"].clone();
+    assert_eq!(error["code"], json!(-32603), "{error}");
+    assert_eq!(error["data"]["code"], json!("rate_limited"), "{error}");
+    assert_eq!(error["data"]["do_not_retry"], json!(false), "{error}");
     let call = json!({ "name": "status", "arguments": {} });
     let mut legacy = LineClient::greeting(&mut shim(&house));
     assert_eq!(
@@ -324,11 +330,61 @@ fn the_bundled_server_is_a_client_away() {
     let log = fs::read_to_string(house.runtime().join("aegis-broker/mock.log")).unwrap();
     approve_as_the_log_says(&house, &log, &code);
     assert!(house.run(&["login"]).status.success());
-    let wish = json!({ "name": "lease_create", "arguments": { "selector": SELECTOR } });
-    let made = client.ask("tools/call", &wish);
-    let lease = find(&made["structuredContent"], "lease_id").expect("a handle");
-    house.json(&["lease", "redeem", &lease]);
+    // What the client is told works in a shell that was told nothing, whatever the credential's
+    // fields are, though it can be redeemed but once.
+    fs::create_dir(house.path("bin")).unwrap();
+    std::os::unix::fs::symlink(&house.broker, house.path("bin/aegis-broker")).unwrap();
+    for (selector, field) in [
+        (SELECTOR, "access_token"),
+        ("generic/demo-db/reader", "password"),
+    ] {
+        let wish = json!({ "name": "lease_create", "arguments": { "selector": selector } });
+        let made = client.ask("tools/call", &wish);
+        let told = find(&made["structuredContent"], "command").expect("a command");
+        let mut shell = Command::new("/bin/sh");
+        house.surround(shell.args(["-c", &told]));
+        let redeemed = shell
+            .env("PATH", house.path("bin"))
+            .env_remove("XDG_RUNTIME_DIR")
+            .output()
+            .unwrap();
+        assert!(redeemed.status.success(), "{told}: {}", text(&redeemed));
+        let credential: serde_json::Value = serde_json::from_slice(&redeemed.stdout).unwrap();
+        assert!(credential["fields"][field].is_string(), "{told}");
+    }
     client.close();
     assert!(client.end().1.success());
     daemon.end(Signal::TERM);
+}
+
+/// The log of the bundled server's daemon is that of the one that runs: a start that finds it still
+/// there touches nothing, and the next daemon's takes its place.
+#[test]
+fn the_log_says_how_to_approve_at_the_server_that_runs() {
+    let house = House::new();
+    drop(house.daemon_command());
+    let _leftovers = Leftovers(&house);
+    let log = house.runtime().join("aegis-broker/mock.log");
+    let approvals = || fs::read_to_string(&log).unwrap().matches("Bearer ").count();
+    let client = |how: &str| {
+        let mut client = LineClient::start(shim(&house).arg("--mock"));
+        client.greet();
+        client.close();
+        assert!(client.end().1.success(), "{how}");
+        fs::read_to_string(&log).unwrap()
+    };
+    let told = client("the first");
+    assert_eq!(approvals(), 1);
+    let first = daemon(&house);
+    // Its socket is out of reach, so that others are started, which lose to it.
+    let door = house.runtime().join("aegis-broker/mcp.sock");
+    let elsewhere = door.with_file_name("elsewhere");
+    fs::rename(&door, &elsewhere).unwrap();
+    assert_eq!(client("a degraded one"), told);
+    fs::rename(&elsewhere, &door).unwrap();
+    assert_eq!(daemon(&house).pid, first.pid);
+    first.end(Signal::TERM);
+    assert_ne!(client("the second"), told);
+    assert_eq!(approvals(), 1);
+    daemon(&house).end(Signal::TERM);
 }

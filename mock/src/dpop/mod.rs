@@ -3,6 +3,8 @@
 //! [`verify`] is a pure function of a proof and what is expected of it.
 //! [`nonce`] and [`replay`] hold what must be remembered between proofs.
 
+#![warn(clippy::arithmetic_side_effects)]
+
 pub(crate) mod nonce;
 pub(crate) mod replay;
 #[cfg(test)]

@@ -1,20 +1,25 @@
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::iter;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::deadline::Deadline;
+use crate::model::shell_word;
 
 /// The name of the socket on which a daemon that is being started says that it is ready. Only
 /// who has the turn to start one binds it, in the private folder.
 const NOTIFY: &str = "start.sock";
+
+/// The name of the log of a daemon that is being started, in the same folder, until it serves.
+const NEW_LOG: &str = "start.log";
 
 /// How a daemon is started.
 #[derive(Debug, Clone)]
@@ -27,7 +32,7 @@ pub struct Launch {
     /// differ from what the client passed on.
     pub folders: Vec<(&'static str, PathBuf)>,
     /// A file in the private folder for what it says on standard error, in place of an earlier
-    /// one's; nowhere unless named.
+    /// one's as soon as it serves; nowhere unless named.
     pub log: Option<PathBuf>,
 }
 
@@ -37,6 +42,7 @@ pub(super) struct Starting {
     child: Child,
     exited: OwnedFd,
     readiness: Readiness,
+    log: Option<NewLog>,
 }
 
 /// What became of it.
@@ -55,6 +61,14 @@ impl Launch {
     /// that a client that ends our group does not end it, and none of our streams or folders.
     pub(super) fn spawn(&self, folder: &Path) -> io::Result<Starting> {
         let readiness = Readiness::bind(folder.join(NOTIFY))?;
+        let log = match &self.log {
+            Some(place) => Some(NewLog::open(folder, place)?),
+            None => None,
+        };
+        let errors = match &log {
+            Some(log) => log.file.try_clone()?.into(),
+            None => Stdio::null(),
+        };
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .envs(self.folders.iter().map(|(name, folder)| (name, folder)))
@@ -63,13 +77,14 @@ impl Launch {
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(self.errors()?)
+            .stderr(errors)
             .spawn()?;
         let exited = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         Ok(Starting {
             child,
             exited,
             readiness,
+            log,
         })
     }
 
@@ -84,27 +99,11 @@ impl Launch {
             .map(quoted);
         folders.chain(words).collect::<Vec<_>>().join(" ")
     }
-
-    fn errors(&self) -> io::Result<Stdio> {
-        let Some(log) = &self.log else {
-            return Ok(Stdio::null());
-        };
-        // Another daemon may be writing it still. A pipe that nobody reads is an error, not a wait.
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = rustix::fs::open(log, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))?;
-        Ok(file.into())
-    }
 }
 
-/// One word as a shell reads it. What is not text is shown as well as it can be.
+/// What is not text is shown as well as it can be.
 fn quoted(word: &OsStr) -> String {
-    let text = word.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:+,@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text.into_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
+    shell_word(&word.to_string_lossy())
 }
 
 impl Starting {
@@ -112,12 +111,14 @@ impl Starting {
     pub(super) fn outcome(mut self, deadline: &Deadline) -> io::Result<Started> {
         while deadline.wait_for(&[self.readiness.socket.as_fd(), self.exited.as_fd()])? {
             if self.readiness.is_told()? {
+                self.log.take().map_or(Ok(()), NewLog::keep)?;
                 return Ok(Started::Ready);
             }
             if let Some(status) = self.child.try_wait()? {
                 return Ok(Started::Ended(status));
             }
         }
+        self.log.take().map_or(Ok(()), NewLog::keep)?;
         Ok(Started::TooSlow)
     }
 }
@@ -155,8 +156,47 @@ impl Drop for Readiness {
     }
 }
 
-fn remove(socket: &Path) -> io::Result<()> {
-    match std::fs::remove_file(socket) {
+/// What a daemon writes to while it is not known whether it will serve. One that loses to another
+/// must leave the other's log alone. Gone when dropped, unless kept.
+#[derive(Debug)]
+struct NewLog {
+    file: File,
+    path: PathBuf,
+    place: PathBuf,
+}
+
+impl NewLog {
+    fn open(folder: &Path, place: &Path) -> io::Result<Self> {
+        let path = folder.join(NEW_LOG);
+        // One that a killed predecessor left behind.
+        remove(&path)?;
+        let file = File::options()
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        Ok(Self {
+            file,
+            path,
+            place: place.to_owned(),
+        })
+    }
+
+    /// Puts it in the place of the earlier one, whose daemon cannot run any more.
+    fn keep(self) -> io::Result<()> {
+        std::fs::rename(&self.path, &self.place)
+    }
+}
+
+impl Drop for NewLog {
+    fn drop(&mut self) {
+        // The next one replaces it where this fails. One that was kept is not there any more.
+        drop(remove(&self.path));
+    }
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
     }
@@ -169,33 +209,54 @@ mod tests {
 
     use super::*;
 
-    /// A second daemon, which will lose to the first, leaves its log alone; a pipe that nobody reads
-    /// is an error and not a wait.
+    /// A second daemon, which will lose to the first, leaves its log alone, and none of its own.
     #[test]
-    fn the_log_of_an_earlier_daemon_is_kept() {
+    fn the_log_of_a_daemon_that_serves_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("daemon.log");
-        let shell = |word: &str, log: &Path| Launch {
+        std::fs::write(&log, "first\n").unwrap();
+        let loser = Launch {
             program: PathBuf::from("/bin/sh"),
-            arguments: ["-c", "echo $0 >&2", word].map(OsString::from).to_vec(),
+            arguments: ["-c", "echo second >&2"].map(OsString::from).to_vec(),
             folders: Vec::new(),
-            log: Some(log.to_owned()),
+            log: Some(log.clone()),
         };
+        // What a start that was killed left behind is in nobody's way.
+        std::fs::write(folder.path().join(NEW_LOG), "left").unwrap();
         let deadline = Deadline::after(Duration::from_secs(30)).unwrap();
-        for word in ["first", "second"] {
-            let starting = shell(word, &log).spawn(folder.path()).unwrap();
+        for _ in 0..2 {
+            let starting = loser.spawn(folder.path()).unwrap();
             let outcome = starting.outcome(&deadline).unwrap();
-            assert!(matches!(outcome, Started::Ended(_)), "{word}");
+            assert!(matches!(outcome, Started::Ended(_)), "{outcome:?}");
+            assert_eq!(std::fs::read_to_string(&log).unwrap(), "first\n");
         }
-        let kept = std::fs::read_to_string(&log).unwrap();
-        assert_eq!(kept, "first\nsecond\n");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// A daemon that takes long gets the place all the same: it is left to go on.
+    #[test]
+    fn the_log_of_a_slow_daemon_replaces_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("daemon.log");
+        std::fs::write(&log, "first\n").unwrap();
+        let slow = Launch {
+            program: PathBuf::from("/bin/cat"),
+            arguments: vec![folder.path().join("gate").into()],
+            folders: Vec::new(),
+            log: Some(log.clone()),
+        };
+        let gate = folder.path().join("gate");
+        let kind = rustix::fs::FileType::Fifo;
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &gate, kind, mode, 0).unwrap();
+        let over = Deadline::after(Duration::from_nanos(1)).unwrap();
+        let outcome = slow.spawn(folder.path()).unwrap().outcome(&over).unwrap();
+        assert!(matches!(outcome, Started::TooSlow), "{outcome:?}");
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "");
         let mode = std::fs::metadata(&log).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let pipe = folder.path().join("pipe");
-        let kind = rustix::fs::FileType::Fifo;
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, Mode::from_raw_mode(0o600), 0).unwrap();
-        let error = shell("third", &pipe).spawn(folder.path()).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(6), "ENXIO: {error}");
+        // Ends it.
+        drop(File::options().write(true).open(&gate).unwrap());
     }
 
     /// What is shown is what is done, as a shell reads it.

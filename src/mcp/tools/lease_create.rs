@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::mcp::server::Peer;
 use crate::mcp::wire::{HowToUse, LeaseCreateArguments, LeaseCreateReply, LeaseReply};
 use crate::model::{
     CleanText, ErrorCode, HolderClass, LeaseId, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS,
-    MIN_LEASE_TTL, Refusal,
+    MIN_LEASE_TTL, Refusal, shell_word,
 };
 
 const DESCRIPTION: &str = "Creates a lease: the right to use one credential for a short time. Answers with a handle, its \
@@ -43,7 +44,7 @@ pub(super) async fn call(
     // If this call is cancelled meanwhile the core gives the lease back (LC-8).
     let lease = peer.core.lease_create(request).await?;
     Ok(LeaseCreateReply {
-        how_to_use: how_to_use(&lease.lease_id),
+        how_to_use: how_to_use(&lease.lease_id, peer.shared.programs_socket.as_deref()),
         lease: LeaseReply::from(&lease),
         next: "let the program that needs the credential redeem the handle, without printing \
                what it gets; call lease_revoke when it is done"
@@ -54,17 +55,19 @@ pub(super) async fn call(
 fn request(arguments: &LeaseCreateArguments) -> Result<LeaseRequest, Refusal> {
     let ttl = arguments.ttl_s.map(Duration::from_secs);
     if ttl.is_some_and(|ttl| !(MIN_LEASE_TTL..=MAX_LEASE_TTL).contains(&ttl)) {
-        return Err(wrong("`ttl_s` is 30 to 3600"));
+        let (least, most) = (MIN_LEASE_TTL.as_secs(), MAX_LEASE_TTL.as_secs());
+        return Err(wrong(&format!("`ttl_s` is {least} to {most}")));
     }
     let max_redemptions = arguments.max_redemptions.unwrap_or(1);
     if !(1..=MAX_REDEMPTIONS).contains(&max_redemptions) {
-        return Err(wrong("`max_redemptions` is 1 to 10"));
+        let message = format!("`max_redemptions` is 1 to {MAX_REDEMPTIONS}");
+        return Err(wrong(&message));
     }
     let reason = match &arguments.reason {
-        Some(text) => Some(
-            CleanText::exact(text, MAX_REASON)
-                .ok_or_else(|| wrong("`reason` is at most 200 printable characters"))?,
-        ),
+        Some(text) => Some(CleanText::exact(text, MAX_REASON).ok_or_else(|| {
+            let message = format!("`reason` is at most {MAX_REASON} printable characters");
+            wrong(&message)
+        })?),
         None => None,
     };
     Ok(LeaseRequest {
@@ -76,15 +79,20 @@ fn request(arguments: &LeaseCreateArguments) -> Result<LeaseRequest, Refusal> {
     })
 }
 
-fn how_to_use(lease_id: &LeaseId) -> HowToUse {
+fn how_to_use(lease_id: &LeaseId, socket: Option<&Path>) -> HowToUse {
     let request = serde_json::json!({
         "jsonrpc": "2.0",
         "id": 1,
         "method": "lease.redeem",
         "params": { "lease_id": lease_id.as_str() },
     });
+    let socket = socket.map(|path| format!(" --socket {}", shell_word(&path.to_string_lossy())));
     HowToUse {
-        command: format!("aegis-broker lease redeem {lease_id}"),
+        // Every credential has this format, whatever its fields.
+        command: format!(
+            "aegis-broker lease redeem {lease_id} --format json{}",
+            socket.unwrap_or_default()
+        ),
         socket_request: request.to_string(),
     }
 }

@@ -15,7 +15,9 @@ use crate::mcp::elicitation::{self, Showing};
 use crate::mcp::reply;
 use crate::mcp::server::Peer;
 use crate::mcp::wire::{DeviceReply, LoginToolReply, NoArguments};
-use crate::model::{CleanText, DeviceView, ErrorCode, LoginPhase, LoginView, Refusal};
+use crate::model::{
+    CleanText, DeviceView, ErrorCode, LoginPhase, LoginView, MAX_CODE_LIFE, MAX_USER_CODE, Refusal,
+};
 
 /// How long a call waits for the person once their client said they will open the address:
 /// clients give a call 60 s.
@@ -24,17 +26,14 @@ const WAIT: Duration = Duration::from_secs(45);
 /// How often a waiting call says that it still waits.
 const PROGRESS: Duration = Duration::from_secs(5);
 
-/// The longest code that a login can have, in characters; what was sealed was no longer.
-const MAX_USER_CODE: usize = 64;
-
 /// A dialog that nobody answers is taken back when the code has ended.
-const DIALOG: Duration = Duration::from_mins(15);
+const DIALOG: Duration = MAX_CODE_LIFE;
 
 const DESCRIPTION: &str = "Starts the person's device login, or joins the one that already runs, and answers with the \
 address to open and the code to compare. Show both to the person; only they can approve, in \
 their own browser. Never takes or returns a password or token, and never opens a \
-browser. Next: when the person says they approved, call login again; it answers signed_in once \
-the issuer knows. After access_denied or expired_token stop and ask the person first.";
+browser. Next: when the person says they approved, call login again; it answers signed_in or \
+already_signed_in once the issuer knows. After access_denied or expired_token stop and ask the person first.";
 
 pub(super) fn tool() -> Tool {
     describe::<NoArguments, LoginToolReply>(Name::Login, "Log in", DESCRIPTION, Touch::Adds)
@@ -86,7 +85,9 @@ async fn begin(
     context: &RequestContext<RoleServer>,
 ) -> Result<CallToolResponse, Refusal> {
     // What came of the last one is said once before there is a next.
-    if let Some(refusal) = peer.flow.take_failure() {
+    if let Some(refusal) = peer.flow.take_failure()
+        && !is_overtaken(peer).await
+    {
         return Ok(failed(&refusal));
     }
     let view = join(peer).await?;
@@ -98,6 +99,16 @@ async fn begin(
         LoginPhase::LoggedIn { .. } => Ok(signed_in("already_signed_in", &view)),
         LoginPhase::LoggedOut | LoginPhase::Locked => Err(ErrorCode::LoginRequired.into()),
     }
+}
+
+/// Whether somebody has logged in, or begun to, since a login failed: then there is no next one to
+/// hold back.
+async fn is_overtaken(peer: &Peer) -> bool {
+    let status = peer.core.status().await;
+    status.is_ok_and(|status| match status.login.phase {
+        LoginPhase::AwaitingApproval(_) | LoginPhase::LoggedIn { .. } => true,
+        LoginPhase::LoggedOut | LoginPhase::Locked => false,
+    })
 }
 
 /// A call with what the client's dialog came to.

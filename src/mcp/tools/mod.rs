@@ -40,7 +40,7 @@ use serde_json::Value;
 use super::reply;
 use super::server::Peer;
 use super::wire::{Need, Reply};
-use crate::broker::handle::PolicyView;
+use crate::broker::handle::{PolicyView, Standing};
 use crate::model::{Effect, ErrorCode, Refusal, Selector};
 
 pub(super) use login::Flow;
@@ -180,10 +180,11 @@ fn needs(policy: &PolicyView) -> Vec<Need> {
     if policy.create.effect == Effect::Deny {
         return needs;
     }
-    if !policy.logged_in {
-        needs.push(Need::Login);
-    } else if !policy.granted {
-        needs.push(Need::NewLogin);
+    match policy.standing {
+        Standing::Locked => needs.push(Need::Unlock),
+        Standing::LoggedOut => needs.push(Need::Login),
+        Standing::NotGranted => needs.push(Need::NewLogin),
+        Standing::Granted => {}
     }
     if policy.create.effect == Effect::Ask {
         needs.push(Need::Approval);
@@ -288,8 +289,8 @@ What the broker offers to models on `mcp.sock`, and through `aegis-broker mcp` t
 This page is written by the code: a test holds it equal to what `tools/list` says.
 
 The list is the same for every client and never changes.
-Every answer is one object with exactly one of two members: `result`, shown below for each tool, or `error`, which is the same for all of them.
-One answer is another: a client of MCP 2026-07-28 that can show an address may get `input_required` from `login`, with the address and a state, and brings the state back with the person's answer in the same call.
+Every answer but one is one object with exactly one of two members: `result`, shown below for each tool, or `error`, which is the same for all of them.
+The one: a client of MCP 2026-07-28 that can show an address may get `input_required` from `login`, with the address and a state, and brings the state back with the person's answer in the same call.
 No tool takes or returns a secret.
 ";
 

@@ -1,7 +1,8 @@
 use rmcp::model::Tool;
 
 use super::{Name, Touch, describe, needs, selector};
-use crate::broker::handle::{PolicyView, VerdictView};
+use crate::broker::handle::{PolicyView, Standing, VerdictView};
+use crate::mcp::reply::LOCKED;
 use crate::mcp::server::Peer;
 use crate::mcp::wire::{PolicyExplainArguments, PolicyExplainReply, StepReply};
 use crate::model::{Action, Effect, Exposure, Refusal};
@@ -66,8 +67,11 @@ fn next(policy: &PolicyView) -> &'static str {
         Effect::Ask => {
             "tell the person that the policy asks for their approval, which cannot be given yet"
         }
-        Effect::Allow if needs(policy).is_empty() => "call lease_create",
-        Effect::Allow if policy.logged_in => "tell the person that the login does not cover this",
-        Effect::Allow => "call login, then lease_create",
+        Effect::Allow => match policy.standing {
+            Standing::Locked => LOCKED,
+            Standing::LoggedOut => "call login, then lease_create",
+            Standing::NotGranted => "tell the person that the login does not cover this",
+            Standing::Granted => "call lease_create",
+        },
     }
 }

@@ -2,6 +2,7 @@ use rmcp::model::Tool;
 
 use super::{Name, Touch, describe};
 use crate::mcp::door::{LEASE_BURST, LEASES_PER_S};
+use crate::mcp::reply::LOCKED;
 use crate::mcp::server::Peer;
 use crate::mcp::wire::{LimitsReply, LoginReply, NoArguments, StatusReply};
 use crate::model::{LoginPhase, MAX_LEASE_TTL, MAX_REDEMPTIONS, MIN_LEASE_TTL, Refusal};
@@ -38,9 +39,7 @@ pub(super) async fn call(peer: &Peer, _arguments: NoArguments) -> Result<StatusR
 const fn next(phase: &LoginPhase) -> &'static str {
     match phase {
         LoginPhase::LoggedOut => "call login when a lease is needed",
-        LoginPhase::Locked => {
-            "the person locked the broker: ask them, and call login only when they agree"
-        }
+        LoginPhase::Locked => LOCKED,
         LoginPhase::AwaitingApproval(_) => {
             "show the person the address and the code; call login again when they say they approved it"
         }

@@ -1,7 +1,8 @@
 use rmcp::model::Tool;
 
 use super::{Name, Touch, describe, needs};
-use crate::broker::handle::OfferView;
+use crate::broker::handle::{OfferView, Standing};
+use crate::mcp::reply::LOCKED;
 use crate::mcp::server::Peer;
 use crate::mcp::wire::{NoArguments, TargetListReply, TargetReply};
 use crate::model::{Exposure, Refusal};
@@ -25,6 +26,11 @@ pub(super) async fn call(peer: &Peer, _arguments: NoArguments) -> Result<TargetL
     let next = if offers.is_empty() {
         "there is nothing this client may ask for: tell the person, only they can change the \
          catalogue and the policy"
+    } else if offers
+        .iter()
+        .any(|offer| offer.policy.standing == Standing::Locked)
+    {
+        LOCKED
     } else {
         "call lease_create with one of the selectors; policy_explain says which rule decides"
     };

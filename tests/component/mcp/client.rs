@@ -29,7 +29,7 @@ pub(crate) fn url_dialogs() -> Value {
 }
 
 pub(crate) fn door(daemon: &Daemon) -> Door {
-    Door::new(daemon.handle.clone(), IN_FLIGHT).unwrap()
+    Door::new(daemon.handle.clone(), None, IN_FLIGHT).unwrap()
 }
 
 /// One connection to `mcp.sock`.

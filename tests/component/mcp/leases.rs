@@ -21,7 +21,7 @@ async fn a_model_gets_a_handle_and_a_program_the_credential() {
     let handle = made["lease"]["lease_id"].as_str().unwrap().to_owned();
     assert_eq!(made["lease"]["state"], json!("active"));
     assert_eq!(made["lease"]["max_redemptions"], json!(2));
-    let command = format!("aegis-broker lease redeem {handle}");
+    let command = format!("aegis-broker lease redeem {handle} --format json");
     assert_eq!(made["how_to_use"]["command"], json!(command));
     let request: serde_json::Value =
         serde_json::from_str(made["how_to_use"]["socket_request"].as_str().unwrap()).unwrap();

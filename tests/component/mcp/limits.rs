@@ -83,6 +83,33 @@ async fn a_line_with_too_many_values_is_answered_and_ends_the_conversation() {
     farewell(first).await;
 }
 
+/// LM: what came whole before a line that is too much is answered, also where both came at once.
+#[tokio::test(start_paused = true)]
+async fn a_line_that_is_too_much_takes_none_before_it_along() {
+    let world = World::new().await;
+    let door = door(&world.daemon());
+    let call = json!({
+        "jsonrpc": "2.0",
+        "id": "whole",
+        "method": "tools/call",
+        "params": { "name": "status", "arguments": {} },
+    });
+    let crowded = json!(vec![0; 1025]);
+    let overlong = " ".repeat(MAX_LINE + 1);
+    for too_much in [crowded.to_string(), overlong] {
+        let mut client = Client::legacy(&door, json!({})).await;
+        client
+            .bytes(format!("{call}\n{too_much}\n{call}\n").as_bytes())
+            .await;
+        let lines = [client.line().await.unwrap(), client.line().await.unwrap()];
+        let ids = lines.each_ref().map(|line| &line["id"]);
+        assert!(ids.contains(&&json!("whole")), "{lines:?}");
+        assert!(ids.contains(&&Value::Null), "{lines:?}");
+        assert_eq!(client.line().await, None);
+        client.ended().await;
+    }
+}
+
 /// PE-4: a connection ends with the process that made it, whoever else holds the socket.
 #[tokio::test(start_paused = true)]
 async fn a_conversation_ends_with_its_process() {
@@ -331,7 +358,7 @@ async fn equal_ids_on_a_hundred_connections_do_not_cross() {
 async fn a_call_too_many_is_told_so_and_cancellations_still_arrive() {
     let world = World::new().await;
     let (daemon, _connection) = world.logged_in().await;
-    let door = Door::new(daemon.handle.clone(), 1).unwrap();
+    let door = Door::new(daemon.handle.clone(), None, 1).unwrap();
     let mut client = Client::legacy(&door, json!({})).await;
     world.mock.fault(CREATE, aegis_mock::FaultKind::Stall, 1);
     let arguments = json!({ "selector": DEPLOY });

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aegis_broker::model::ErrorCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -223,7 +224,7 @@ async fn a_no_ends_an_own_flow_and_no_answer_is_asked_for_again() {
     assert_eq!(refusal["do_not_retry"], json!(true));
     assert_eq!(
         code(daemon.connect().login_wait(None).await),
-        Some(aegis_broker::model::ErrorCode::LoginRequired),
+        Some(ErrorCode::LoginRequired),
         "nobody is logging in any more"
     );
     let next = client.call_modern(login(), &dialogs).await;
@@ -384,6 +385,35 @@ async fn a_denied_or_expired_login_is_told_as_final() {
         assert_eq!(refusal["do_not_retry"], json!(true));
         assert_eq!(world.tries(BEGIN).len(), round + 1);
     }
+}
+
+/// DG-4: a login that failed says nothing about the one that the person began since.
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_not_told_once_the_person_went_on_by_themselves() {
+    let world = World::new().await;
+    let daemon = world.daemon();
+    let person = daemon.connect();
+    let mut client = Client::legacy(&door(&daemon), json!({})).await;
+    let deny = async |client: &mut Client| {
+        let shown = client.done("login", json!({})).await;
+        let denied = shown["device"]["user_code"].as_str().unwrap();
+        world.mock.deny(denied).unwrap();
+        let end = person.login_wait(None).await;
+        assert_eq!(code(end), Some(ErrorCode::AccessDenied));
+        user_code(&person.login_begin(None).await.unwrap())
+    };
+    let theirs = deny(&mut client).await;
+    let shown = client.done("login", json!({})).await;
+    assert_eq!(shown["device"]["user_code"], json!(theirs));
+    world.mock.approve(&theirs).unwrap();
+    assert!(is_logged_in(&person.login_wait(None).await.unwrap()));
+    person.logout(None).await.unwrap();
+
+    let theirs = deny(&mut client).await;
+    world.mock.approve(&theirs).unwrap();
+    assert!(is_logged_in(&person.login_wait(None).await.unwrap()));
+    let answer = client.done("login", json!({})).await;
+    assert_eq!(answer["status"], json!("already_signed_in"));
 }
 
 /// T14: a state is good once, whole, and where it was made: altered, replayed, made up or of

@@ -364,6 +364,42 @@ async fn a_client_learns_about_itself_only() {
     assert!(!client.transcript.contains("/usr/bin/other"));
 }
 
+/// While the person's lock holds, every tool says the same: stop and ask them.
+#[tokio::test(start_paused = true)]
+async fn a_lock_is_told_by_every_tool() {
+    let world = World::new().await;
+    let (daemon, person) = world.logged_in().await;
+    person.lock().await.unwrap();
+    let mut client = Client::legacy(&door(&daemon), json!({})).await;
+    let selector = json!({ "selector": DEPLOY });
+    let targets = client.done("target_list", json!({})).await;
+    for target in targets["targets"].as_array().unwrap() {
+        assert_eq!(target["needs"], json!(["unlock"]), "{targets}");
+    }
+    let status = client.done("status", json!({})).await;
+    let told = client.done("policy_explain", selector.clone()).await;
+    assert_eq!(told["needs"], json!(["unlock"]));
+    let refusal = client.refused("lease_create", selector.clone()).await;
+    for says in [
+        &targets["next"],
+        &status["next"],
+        &told["next"],
+        &refusal["fix"],
+    ] {
+        let says = says.as_str().unwrap();
+        assert!(says.contains("locked the broker"), "{says}");
+        assert!(says.contains("ask them"), "{says}");
+    }
+    // A login that waits opens nothing yet.
+    person.login_begin(None).await.unwrap();
+    let told = client.done("policy_explain", selector.clone()).await;
+    assert_eq!(told["needs"], json!(["unlock"]));
+    assert_eq!(
+        client.refused("lease_create", selector).await["code"],
+        json!("locked")
+    );
+}
+
 /// Without a daemon the list is the same, and each call says what mends it.
 #[tokio::test]
 async fn the_degraded_server_lists_the_same_and_says_what_mends_it() {
