@@ -2,19 +2,17 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use aegis_mock::Mock;
+use aegis_mock::{Background, Options};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
 
 pub(crate) const BROKER: &str = env!("CARGO_BIN_EXE_aegis-broker");
 
@@ -47,39 +45,31 @@ kind = "gcp_access_token"
 fields = { access_token = "mock-gcp-{random}", service_account_email = "deploy-bot@billing-prod.example", project_id = "billing-prod" }
 "#;
 
-/// The bundled server, on a thread of its own.
+/// The bundled server, and requests to it.
 #[derive(Debug)]
-pub(crate) struct Server {
-    pub(crate) mock: Mock,
-    handle: Handle,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+pub(crate) struct Server(Background);
+
+impl Deref for Server {
+    type Target = Background;
+
+    fn deref(&self) -> &Background {
+        &self.0
+    }
 }
 
 impl Server {
     fn start() -> Self {
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let mock = runtime
-            .block_on(aegis_mock::spawn(aegis_mock::Options {
-                policy_toml: Some(SERVER_POLICY.to_owned()),
-                ..aegis_mock::Options::default()
-            }))
-            .unwrap();
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::spawn(move || drop(runtime.block_on(stopped)));
-        Self {
-            mock,
-            handle,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        let options = Options {
+            policy_toml: Some(SERVER_POLICY.to_owned()),
+            ..Options::default()
+        };
+        Self(Background::start(options).unwrap())
     }
 
     /// The status of `/fake/gcp/whoami` for that material.
     pub(crate) fn whoami(&self, material: &str) -> u16 {
         let url = format!("{}fake/gcp/whoami", self.mock.api());
-        self.handle.block_on(async {
+        self.block_on(async {
             let client = reqwest::Client::builder().no_proxy().build().unwrap();
             let answer = client.get(url).bearer_auth(material).send().await.unwrap();
             answer.status().as_u16()
@@ -88,7 +78,7 @@ impl Server {
 
     /// POSTs JSON with a bearer token, for the status.
     pub(crate) fn post(&self, url: &str, token: &str, body: String) -> u16 {
-        self.handle.block_on(async {
+        self.block_on(async {
             let client = reqwest::Client::builder().no_proxy().build().unwrap();
             let request = client.post(url).bearer_auth(token).body(body);
             let request = request.header("content-type", "application/json");
@@ -98,21 +88,12 @@ impl Server {
 
     /// Waits until the journal has a matching call.
     pub(crate) fn wait_for(&self, method: &str, result: &str) {
-        self.handle.block_on(async {
+        self.block_on(async {
             let seen = self
                 .mock
                 .wait_for_request(|call| call.method == method && call.result == result);
             tokio::time::timeout(PATIENCE, seen).await.unwrap();
         });
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
     }
 }
 
