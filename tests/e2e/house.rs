@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -146,18 +147,9 @@ impl House {
         house
     }
 
+    /// The configuration for the bundled server.
     pub(crate) fn config(&self) -> String {
-        format!(
-            r#"[profiles.work]
-base_url = "{}"
-tenant_id = "business-default"
-allow_insecure_loopback = true
-
-[[profiles.work.target]]
-selector = "{SELECTOR}"
-"#,
-            self.server.mock.api()
-        )
+        config(self.server.mock.api().as_str())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -227,7 +219,8 @@ selector = "{SELECTOR}"
         (code, output.status.code().unwrap())
     }
 
-    pub(crate) fn daemon_command(&self) -> Command {
+    /// Makes what `XDG_RUNTIME_DIR` points to, as a desktop session does, where nobody has yet.
+    pub(crate) fn make_runtime(&self) {
         if !self.runtime().exists() {
             fs::create_dir(self.runtime()).unwrap();
             fs::set_permissions(self.runtime(), fs::Permissions::from_mode(0o700)).unwrap();
@@ -235,6 +228,10 @@ selector = "{SELECTOR}"
                 std::os::unix::fs::chown(self.runtime(), Some(uid), Some(uid)).unwrap();
             }
         }
+    }
+
+    pub(crate) fn daemon_command(&self) -> Command {
+        self.make_runtime();
         let mut command = self.bare_daemon_command();
         command.arg("--policy").arg(self.path("policy.toml"));
         command
@@ -307,6 +304,20 @@ selector = "{SELECTOR}"
         Peer::connect(&self.socket())
     }
 
+    /// A connection to `mcp.sock`, past its handshake in the older era.
+    pub(crate) fn connect_model(&self) -> Peer {
+        let mut model = Peer::connect(&self.socket().with_file_name("mcp.sock"));
+        let hello = json!({
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": { "name": "e2e", "version": "0" },
+        });
+        let begun = model.ask("initialize", &hello);
+        assert_eq!(begun["result"]["protocolVersion"], "2025-11-25", "{begun}");
+        model.send(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n");
+        model
+    }
+
     /// The access token for the selector, over the socket.
     pub(crate) fn material(&self) -> String {
         let answer = self.ask("credential.get", &json!({ "selector": SELECTOR }));
@@ -315,6 +326,26 @@ selector = "{SELECTOR}"
             .unwrap_or_else(|| panic!("{answer}"))
             .to_owned()
     }
+}
+
+/// A port that was free a moment ago and that nobody listens on.
+pub(crate) fn deaf_port() -> u16 {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    taken.local_addr().unwrap().port()
+}
+
+/// A configuration with that server's address.
+pub(crate) fn config(url: &str) -> String {
+    format!(
+        r#"[profiles.work]
+base_url = "{url}"
+tenant_id = "business-default"
+allow_insecure_loopback = true
+
+[[profiles.work.target]]
+selector = "{SELECTOR}"
+"#
+    )
 }
 
 pub(crate) fn policy(effect: &str) -> String {
@@ -401,12 +432,14 @@ impl Drop for Daemon {
     }
 }
 
-/// A connection to the socket, byte by byte.
+/// A connection to a socket, byte by byte.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) stream: UnixStream,
     reader: BufReader<UnixStream>,
     next: u64,
+    /// Every byte that came.
+    pub(crate) transcript: String,
 }
 
 impl Peer {
@@ -418,6 +451,7 @@ impl Peer {
             reader: BufReader::new(stream.try_clone().unwrap()),
             stream,
             next: 0,
+            transcript: String::new(),
         }
     }
 
@@ -439,7 +473,10 @@ impl Peer {
         let mut line = String::new();
         match self.reader.read_line(&mut line) {
             Ok(0) => None,
-            Ok(_) => Some(serde_json::from_str(&line).unwrap()),
+            Ok(_) => {
+                self.transcript.push_str(&line);
+                Some(serde_json::from_str(&line).unwrap())
+            }
             // A reset is an end too: the daemon closed with our bytes unread.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
             Err(error) => panic!("{error}"),
