@@ -9,15 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aegis_broker::model::{LoginPhase, Selector};
 use aegis_broker::socket::client::Client;
-use aegis_mock::Mock;
+use aegis_mock::{Background, Mock, Options};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 
 use crate::args::{Failed, Part};
 use crate::cold::Cold;
@@ -90,7 +89,8 @@ pub(crate) struct Household {
     daemon: Daemon,
     floor: Option<Floor>,
     exchange: Exchange,
-    server: Server,
+    server: Background,
+    interrupted: Arc<AtomicBool>,
     folder: tempfile::TempDir,
 }
 
@@ -100,7 +100,8 @@ impl Household {
         let folder = tempfile::Builder::new()
             .prefix("aegis-broker-bench-")
             .tempdir()?;
-        let server = Server::start()?;
+        let server = start_server()?;
+        let interrupted = watch_for_signals(server.runtime())?;
         write(&folder.path().join("config.toml"), &config(&server.mock))?;
         write(&folder.path().join("policy.toml"), &broker_policy())?;
         let daemon = Daemon::start(bin, folder.path())?;
@@ -113,6 +114,7 @@ impl Household {
             floor: None,
             exchange,
             server,
+            interrupted,
             folder,
         })
     }
@@ -161,7 +163,7 @@ impl Household {
 
     /// Whether somebody pressed Ctrl-C.
     pub(crate) fn is_interrupted(&self) -> bool {
-        self.server.interrupted.load(Ordering::Relaxed)
+        self.interrupted.load(Ordering::Relaxed)
     }
 
     /// Ends everything and says so if something did not end well.
@@ -204,63 +206,30 @@ pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// The bundled server, on a thread of its own, which also listens for signals.
-#[derive(Debug)]
-struct Server {
-    mock: Mock,
-    interrupted: Arc<AtomicBool>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+fn start_server() -> Result<Background, Failed> {
+    Ok(Background::start(Options {
+        policy_toml: Some(server_policy()),
+        ..Options::default()
+    })?)
 }
 
-impl Server {
-    fn start() -> Result<Self, Failed> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let options = aegis_mock::Options {
-            policy_toml: Some(server_policy()),
-            ..aegis_mock::Options::default()
-        };
-        let (mock, mut signals) = runtime.block_on(async {
-            let signals = (
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::terminate())?,
-            );
-            Ok::<_, Failed>((aegis_mock::spawn(options).await?, signals))
-        })?;
-        let interrupted = Arc::new(AtomicBool::new(false));
-        let (stop, mut stopped) = oneshot::channel();
-        let flag = Arc::clone(&interrupted);
-        let thread = std::thread::Builder::new()
-            .name("bundled-server".to_owned())
-            .spawn(move || {
-                runtime.block_on(async {
-                    loop {
-                        tokio::select! {
-                            _ = &mut stopped => break,
-                            _ = signals.0.recv() => flag.store(true, Ordering::Relaxed),
-                            _ = signals.1.recv() => flag.store(true, Ordering::Relaxed),
-                        }
-                    }
-                });
-            })?;
-        Ok(Self {
-            mock,
-            interrupted,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
+/// From now on SIGINT and SIGTERM do no more than set what is returned.
+fn watch_for_signals(runtime: &Handle) -> io::Result<Arc<AtomicBool>> {
+    let _runtime = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    runtime.spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            flag.store(true, Ordering::Relaxed);
         }
-    }
+    });
+    Ok(interrupted)
 }
 
 /// The daemon, in a process group of its own, so that Ctrl-C is ours to handle.

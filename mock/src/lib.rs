@@ -5,13 +5,14 @@
 //! says, with code of its own: nothing here comes from the client it judges.
 //! It never talks to the real Aegis and never hands out a real credential.
 //!
-//! Start reading at [`spawn`]. A request goes through `web` (headers, raw body,
+//! Start reading at [`spawn`]; [`Background`] is the same for a program without a runtime. A request goes through `web` (headers, raw body,
 //! faults), `access` (token and proof), then `identity` or `broker`; `state`
 //! holds all that is remembered; `page` is where a person approves. Lenience must be asked for, in the policy or
 //! by [`Mock::fault`].
 
 mod access;
 mod audit;
+mod background;
 mod broker;
 mod call;
 mod clock;
@@ -36,6 +37,7 @@ mod web;
 mod wire;
 
 pub use audit::AuditRecord;
+pub use background::Background;
 pub use broker::leases::{LeaseRecord, LeaseState};
 pub use control::ControlError;
 pub use fault::FaultKind;

@@ -83,6 +83,9 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
+    /// It has no thread to run on.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
     /// The address makes no URL.
     #[error("address makes no URL")]
     Url(#[from] url::ParseError),

@@ -25,7 +25,8 @@ const QUESTION: &str = "aegis_login";
 const STATE_LIVES: Duration = MAX_CODE_LIFE;
 
 /// States that were used and could still be shown again, some 3 MiB of them. Each client gets eight
-/// at once and six a minute: room for some 330 busy ones. Past it a state is refused.
+/// at once and six a minute: room for some 330 busy ones. Past it a state is refused until the
+/// oldest of these has ended.
 const MAX_SPENT: usize = 32 * 1024;
 
 /// How this request's client can be shown an address.
@@ -124,15 +125,36 @@ pub(super) struct States {
     spent: Mutex<HashMap<String, Instant>>,
 }
 
-/// Why a state is not taken. The client is told none of it: a state is good or it is not.
+/// Why a state is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StateError {
     /// Not ours, not for this, altered, or too old.
     Invalid,
     /// Ours, and used before.
     Spent,
-    /// Too many were used lately.
-    Full,
+    /// Perhaps good, but too many were used lately; there is room after that long.
+    Full(Duration),
+}
+
+impl From<StateError> for Refusal {
+    /// Whether a state is not ours or was used is told alike: to the client it is good or it is not.
+    fn from(error: StateError) -> Self {
+        let refusal = match error {
+            StateError::Invalid | StateError::Spent => Self::new(ErrorCode::InvalidRequest)
+                .with_message("this request state is not valid, or was used before")
+                .with_fix("call login again without a request state"),
+            StateError::Full(wait) => Self {
+                retry_after: Some(wait),
+                ..Self::new(ErrorCode::RateLimited)
+            }
+            .with_message("too many request states were used lately")
+            // By then this one may have ended.
+            .with_fix(
+                "wait as long as retry_after_s says, then call login without a request state",
+            ),
+        };
+        refusal.with_reason("request_state")
+    }
 }
 
 impl States {
@@ -181,7 +203,8 @@ impl States {
         if spent.len() >= MAX_SPENT {
             spent.retain(|_, until| *until > now);
             if spent.len() >= MAX_SPENT {
-                return Err(StateError::Full);
+                let room = spent.values().min().map_or(now, |first| *first);
+                return Err(StateError::Full(room.saturating_duration_since(now)));
             }
         }
         spent.insert(state.nonce, now + STATE_LIVES);
@@ -233,18 +256,39 @@ mod tests {
     async fn used_states_are_remembered_until_they_end_by_themselves() {
         let states = States::new().unwrap();
         let now = Instant::now();
+        let wait = STATE_LIVES / 3;
         {
             let mut spent = states.spent.lock().unwrap();
-            for number in 0..MAX_SPENT {
+            spent.insert("first".to_owned(), now + wait);
+            for number in 1..MAX_SPENT {
                 spent.insert(number.to_string(), now + STATE_LIVES);
             }
         }
         let sealed = states.seal("ABCD-EFGH", now).unwrap();
-        assert_eq!(states.open(&sealed, now), Err(StateError::Full));
+        let soon = now + wait - Duration::from_secs(1);
+        assert_eq!(
+            states.open(&sealed, soon),
+            Err(StateError::Full(Duration::from_secs(1)))
+        );
+        assert_eq!(states.open(&sealed, now + wait).as_deref(), Ok("ABCD-EFGH"));
+        assert_eq!(states.spent.lock().unwrap().len(), MAX_SPENT);
         let later = now + STATE_LIVES;
         let sealed = states.seal("ABCD-EFGH", later).unwrap();
         assert_eq!(states.open(&sealed, later).as_deref(), Ok("ABCD-EFGH"));
-        assert_eq!(states.spent.lock().unwrap().len(), 1);
+        assert_eq!(states.spent.lock().unwrap().len(), 2);
+    }
+
+    /// LM: "full" is told as what it is, with when to come back; what is no good, without why.
+    #[test]
+    fn a_full_memory_is_no_fault_of_the_state() {
+        let wait = Duration::from_mins(5);
+        let full = Refusal::from(StateError::Full(wait));
+        assert_eq!(full.code, ErrorCode::RateLimited);
+        assert_eq!(full.retry_after, Some(wait));
+        assert!(full.fix().contains("retry_after_s"), "{}", full.fix());
+        let [invalid, spent] = [StateError::Invalid, StateError::Spent].map(Refusal::from);
+        assert_eq!(invalid.code, ErrorCode::InvalidRequest);
+        assert_eq!(invalid, spent);
     }
 
     /// DG-7, DG-8: a dialog has the address with the code in it, and beside it the code to compare

@@ -77,7 +77,7 @@ fn another_user_is_not_served() {
 #[test]
 fn a_command_does_not_talk_to_another_users_listener() {
     let house = House::of_nobody();
-    drop(house.daemon_command());
+    house.make_runtime();
     let is_other = rustix::process::geteuid().is_root();
     let folder = house.runtime().join("aegis-broker");
     fs::create_dir(&folder).unwrap();

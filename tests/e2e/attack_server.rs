@@ -9,7 +9,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use super::house::{House, PATIENCE, text};
+use super::house::{House, PATIENCE, config, text};
 
 /// A server that answers with interim responses (RFC 9110 §15.2) without end keeps one call
 /// waiting, and nobody else.
@@ -33,10 +33,7 @@ fn endless_interim_responses_do_not_keep_others_waiting() {
         }
     });
     let house = House::new();
-    let config = house
-        .config()
-        .replace(house.server.mock.api().as_str(), &url);
-    house.write("config.toml", &config);
+    house.write("config.toml", &config(&url));
     let daemon = house.daemon();
     let mut waiting = house.connect();
     waiting.send(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"login.begin\"}\n");
@@ -95,10 +92,7 @@ fn what_is_not_an_aegis_server_is_said_to_be_none() {
         }
     });
     let house = House::new();
-    let config = house
-        .config()
-        .replace(house.server.mock.api().as_str(), &url);
-    house.write("config.toml", &config);
+    house.write("config.toml", &config(&url));
     let daemon = house.daemon();
     for (status, code, cause) in rows {
         let output = house.run(&["login"]);

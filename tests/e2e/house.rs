@@ -2,19 +2,18 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use aegis_mock::Mock;
+use aegis_mock::{Background, Options};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
 
 pub(crate) const BROKER: &str = env!("CARGO_BIN_EXE_aegis-broker");
 
@@ -47,39 +46,31 @@ kind = "gcp_access_token"
 fields = { access_token = "mock-gcp-{random}", service_account_email = "deploy-bot@billing-prod.example", project_id = "billing-prod" }
 "#;
 
-/// The bundled server, on a thread of its own.
+/// The bundled server, and requests to it.
 #[derive(Debug)]
-pub(crate) struct Server {
-    pub(crate) mock: Mock,
-    handle: Handle,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+pub(crate) struct Server(Background);
+
+impl Deref for Server {
+    type Target = Background;
+
+    fn deref(&self) -> &Background {
+        &self.0
+    }
 }
 
 impl Server {
     fn start() -> Self {
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let mock = runtime
-            .block_on(aegis_mock::spawn(aegis_mock::Options {
-                policy_toml: Some(SERVER_POLICY.to_owned()),
-                ..aegis_mock::Options::default()
-            }))
-            .unwrap();
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::spawn(move || drop(runtime.block_on(stopped)));
-        Self {
-            mock,
-            handle,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        let options = Options {
+            policy_toml: Some(SERVER_POLICY.to_owned()),
+            ..Options::default()
+        };
+        Self(Background::start(options).unwrap())
     }
 
     /// The status of `/fake/gcp/whoami` for that material.
     pub(crate) fn whoami(&self, material: &str) -> u16 {
         let url = format!("{}fake/gcp/whoami", self.mock.api());
-        self.handle.block_on(async {
+        self.block_on(async {
             let client = reqwest::Client::builder().no_proxy().build().unwrap();
             let answer = client.get(url).bearer_auth(material).send().await.unwrap();
             answer.status().as_u16()
@@ -88,7 +79,7 @@ impl Server {
 
     /// POSTs JSON with a bearer token, for the status.
     pub(crate) fn post(&self, url: &str, token: &str, body: String) -> u16 {
-        self.handle.block_on(async {
+        self.block_on(async {
             let client = reqwest::Client::builder().no_proxy().build().unwrap();
             let request = client.post(url).bearer_auth(token).body(body);
             let request = request.header("content-type", "application/json");
@@ -98,21 +89,12 @@ impl Server {
 
     /// Waits until the journal has a matching call.
     pub(crate) fn wait_for(&self, method: &str, result: &str) {
-        self.handle.block_on(async {
+        self.block_on(async {
             let seen = self
                 .mock
                 .wait_for_request(|call| call.method == method && call.result == result);
             tokio::time::timeout(PATIENCE, seen).await.unwrap();
         });
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
     }
 }
 
@@ -165,18 +147,9 @@ impl House {
         house
     }
 
+    /// The configuration for the bundled server.
     pub(crate) fn config(&self) -> String {
-        format!(
-            r#"[profiles.work]
-base_url = "{}"
-tenant_id = "business-default"
-allow_insecure_loopback = true
-
-[[profiles.work.target]]
-selector = "{SELECTOR}"
-"#,
-            self.server.mock.api()
-        )
+        config(self.server.mock.api().as_str())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -246,7 +219,8 @@ selector = "{SELECTOR}"
         (code, output.status.code().unwrap())
     }
 
-    pub(crate) fn daemon_command(&self) -> Command {
+    /// Makes what `XDG_RUNTIME_DIR` points to, as a desktop session does, where nobody has yet.
+    pub(crate) fn make_runtime(&self) {
         if !self.runtime().exists() {
             fs::create_dir(self.runtime()).unwrap();
             fs::set_permissions(self.runtime(), fs::Permissions::from_mode(0o700)).unwrap();
@@ -254,6 +228,10 @@ selector = "{SELECTOR}"
                 std::os::unix::fs::chown(self.runtime(), Some(uid), Some(uid)).unwrap();
             }
         }
+    }
+
+    pub(crate) fn daemon_command(&self) -> Command {
+        self.make_runtime();
         let mut command = self.bare_daemon_command();
         command.arg("--policy").arg(self.path("policy.toml"));
         command
@@ -326,6 +304,20 @@ selector = "{SELECTOR}"
         Peer::connect(&self.socket())
     }
 
+    /// A connection to `mcp.sock`, past its handshake in the older era.
+    pub(crate) fn connect_model(&self) -> Peer {
+        let mut model = Peer::connect(&self.socket().with_file_name("mcp.sock"));
+        let hello = json!({
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": { "name": "e2e", "version": "0" },
+        });
+        let begun = model.ask("initialize", &hello);
+        assert_eq!(begun["result"]["protocolVersion"], "2025-11-25", "{begun}");
+        model.send(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n");
+        model
+    }
+
     /// The access token for the selector, over the socket.
     pub(crate) fn material(&self) -> String {
         let answer = self.ask("credential.get", &json!({ "selector": SELECTOR }));
@@ -334,6 +326,26 @@ selector = "{SELECTOR}"
             .unwrap_or_else(|| panic!("{answer}"))
             .to_owned()
     }
+}
+
+/// A port that was free a moment ago and that nobody listens on.
+pub(crate) fn deaf_port() -> u16 {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    taken.local_addr().unwrap().port()
+}
+
+/// A configuration with that server's address.
+pub(crate) fn config(url: &str) -> String {
+    format!(
+        r#"[profiles.work]
+base_url = "{url}"
+tenant_id = "business-default"
+allow_insecure_loopback = true
+
+[[profiles.work.target]]
+selector = "{SELECTOR}"
+"#
+    )
 }
 
 pub(crate) fn policy(effect: &str) -> String {
@@ -420,12 +432,14 @@ impl Drop for Daemon {
     }
 }
 
-/// A connection to the socket, byte by byte.
+/// A connection to a socket, byte by byte.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) stream: UnixStream,
     reader: BufReader<UnixStream>,
     next: u64,
+    /// Every byte that came.
+    pub(crate) transcript: String,
 }
 
 impl Peer {
@@ -437,6 +451,7 @@ impl Peer {
             reader: BufReader::new(stream.try_clone().unwrap()),
             stream,
             next: 0,
+            transcript: String::new(),
         }
     }
 
@@ -458,7 +473,10 @@ impl Peer {
         let mut line = String::new();
         match self.reader.read_line(&mut line) {
             Ok(0) => None,
-            Ok(_) => Some(serde_json::from_str(&line).unwrap()),
+            Ok(_) => {
+                self.transcript.push_str(&line);
+                Some(serde_json::from_str(&line).unwrap())
+            }
             // A reset is an end too: the daemon closed with our bytes unread.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
             Err(error) => panic!("{error}"),

@@ -5,10 +5,11 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use aegis_broker::audit::{self, Keys};
 use aegis_mock::{FaultKind, LeaseState};
 use serde_json::json;
 
-use super::house::{House, Peer, SELECTOR, text};
+use super::house::{House, Peer, SELECTOR, config, deaf_port, find, text};
 
 /// SIGTERM: what is live is revoked at the issuer, the socket is gone, the log verifies.
 #[test]
@@ -28,9 +29,7 @@ fn a_stop_revokes_and_leaves_a_log_that_verifies() {
             .all(|lease| lease.state == LeaseState::Revoked)
     );
     assert!(!house.socket().exists());
-    let report =
-        aegis_broker::audit::verify::verify(&house.audit(), &aegis_broker::audit::Keys::none());
-    let report = report.unwrap();
+    let report = audit::verify::verify(&house.audit(), &Keys::none()).unwrap();
     assert_eq!(report.damage, None);
     assert!(!report.torn_tail);
     assert_eq!(report.keyed, 0, "without the key it is chained, not keyed");
@@ -70,7 +69,7 @@ fn a_stale_socket_is_replaced() {
 #[test]
 fn a_runtime_folder_that_cannot_be_trusted_is_refused() {
     let house = House::new();
-    drop(house.daemon_command());
+    house.make_runtime();
     let folder = house.runtime().join("aegis-broker");
     let elsewhere = house.path("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
@@ -107,7 +106,7 @@ fn a_runtime_folder_that_cannot_be_trusted_is_refused() {
 #[test]
 fn a_command_does_not_trust_an_open_folder() {
     let house = House::new();
-    drop(house.daemon_command());
+    house.make_runtime();
     let folder = house.runtime().join("aegis-broker");
     fs::create_dir(&folder).unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
@@ -167,7 +166,7 @@ fn a_new_daemon_takes_no_socket() {
 #[test]
 fn a_mistake_in_the_policy_is_named() {
     let house = House::new();
-    drop(house.daemon_command());
+    house.make_runtime();
     house.write("broken.toml", "[[rule]]\nid = \"x\"\nefect = \"allow\"\n");
     for (name, mistake, fix) in [
         ("missing.toml", "there is no policy file", "--policy"),
@@ -292,23 +291,14 @@ fn a_server_that_stalls_or_lies_does_not_keep_others_waiting() {
 #[test]
 fn an_unreachable_server_is_said_to_be_so() {
     let house = House::new();
-    // A port that was free a moment ago and that nobody listens on.
-    let port = {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        taken.local_addr().unwrap().port()
-    };
-    let url = house.server.mock.api().to_string();
-    let config = house
-        .config()
-        .replace(&url, &format!("http://127.0.0.1:{port}/"));
-    house.write("config.toml", &config);
+    let place = format!("http://127.0.0.1:{}/", deaf_port());
+    house.write("config.toml", &config(&place));
     let mut daemon = house.daemon();
     assert_eq!(
         house.refusal(&["login"]),
         ("aegis_unavailable".to_owned(), 69)
     );
     let told = text(&house.run(&["login"]));
-    let place = format!("http://127.0.0.1:{port}/");
     assert!(told.contains(&place), "{told}");
     assert!(told.contains("the connection was refused"), "{told}");
     assert!(daemon.is_running());
@@ -318,14 +308,9 @@ fn an_unreachable_server_is_said_to_be_so() {
 #[test]
 fn a_proxy_in_the_environment_is_not_used() {
     let house = House::new();
-    // A port that was free a moment ago and that nobody listens on.
-    let port = {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        taken.local_addr().unwrap().port()
-    };
+    let proxy = format!("http://127.0.0.1:{}/", deaf_port());
     let mut command = house.daemon_command();
     for name in ["http_proxy", "https_proxy", "all_proxy"] {
-        let proxy = format!("http://127.0.0.1:{port}/");
         command.env(name, &proxy).env(name.to_uppercase(), &proxy);
     }
     let _daemon = house.start(&mut command, "info");
@@ -369,15 +354,11 @@ fn the_limit_of_open_files_is_raised_for_all_connections() {
 #[test]
 fn the_bundled_server_comes_with_all_it_needs() {
     let house = House::new();
-    drop(house.daemon_command());
+    house.make_runtime();
     let daemon = house.start(&mut house.command(&["daemon", "--mock"]), "info");
     let log = fs::read_to_string(house.path("daemon.log")).unwrap();
     let shown = house.json(&["login", "--no-wait"]);
-    approve_as_the_log_says(
-        &house,
-        &log,
-        &super::house::find(&shown, "user_code").unwrap(),
-    );
+    approve_as_the_log_says(&house, &log, &find(&shown, "user_code").unwrap());
     assert!(house.run(&["login"]).status.success());
     // It is the policy again where the policy is read again.
     daemon.reload();

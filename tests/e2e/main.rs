@@ -23,6 +23,8 @@ mod demo;
 
 mod house;
 
+mod leaks;
+
 mod lifecycle;
 
 mod line_client;
@@ -34,3 +36,5 @@ mod pages;
 mod shim;
 
 mod shim_start;
+
+mod terminal;

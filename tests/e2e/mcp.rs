@@ -1,57 +1,14 @@
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
 
-use super::house::{House, PATIENCE, SELECTOR, text};
+use super::house::{House, Peer, SELECTOR, text};
 
-/// A client of `mcp.sock` that knows lines of JSON.
-struct Client {
-    reader: BufReader<UnixStream>,
-    stream: UnixStream,
-    next: u64,
-    transcript: String,
-}
-
-impl Client {
-    fn connect(house: &House) -> Self {
-        let stream = UnixStream::connect(house.socket().with_file_name("mcp.sock")).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut client = Self {
-            reader: BufReader::new(stream.try_clone().unwrap()),
-            stream,
-            next: 1,
-            transcript: String::new(),
-        };
-        let params = json!({
-            "protocolVersion": "2025-11-25",
-            "capabilities": {},
-            "clientInfo": { "name": "t", "version": "0" },
-        });
-        let begun = client.ask("initialize", &params);
-        assert_eq!(begun["result"]["protocolVersion"], json!("2025-11-25"));
-        client
-    }
-
-    fn ask(&mut self, method: &str, params: &Value) -> Value {
-        let id = self.next;
-        self.next += 1;
-        let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
-        writeln!(self.stream, "{request}").unwrap();
-        let mut line = String::new();
-        self.reader.read_line(&mut line).unwrap();
-        self.transcript.push_str(&line);
-        let answer: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(answer["id"], json!(id), "{answer}");
-        answer
-    }
-
-    fn call(&mut self, tool: &str, arguments: &Value) -> Value {
-        let params = json!({ "name": tool, "arguments": arguments });
-        self.ask("tools/call", &params)["result"]["structuredContent"].clone()
-    }
+/// Calls a tool, for its structured content.
+fn call(model: &mut Peer, tool: &str, arguments: &Value) -> Value {
+    let params = json!({ "name": tool, "arguments": arguments });
+    model.ask("tools/call", &params)["result"]["structuredContent"].clone()
 }
 
 /// PE-1, PE-2: both sockets are private, and both are gone with the daemon.
@@ -64,14 +21,13 @@ fn both_sockets_are_private_and_go_with_the_daemon() {
         let mode = fs::symlink_metadata(socket).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{}", socket.display());
     }
-    let mut client = Client::connect(&house);
-    assert!(client.call("status", &json!({}))["result"].is_object());
+    let mut client = house.connect_model();
+    assert!(call(&mut client, "status", &json!({}))["result"].is_object());
     assert!(daemon.stop().success());
     for socket in &sockets {
         assert!(!socket.exists(), "{}", socket.display());
     }
-    let mut line = String::new();
-    assert_eq!(client.reader.read_line(&mut line).unwrap_or(0), 0, "{line}");
+    assert_eq!(client.receive(), None, "and every connection with them");
 }
 
 /// MC-4, T12: through the shipped daemon: log in with the code a model was shown, create, redeem
@@ -83,17 +39,18 @@ fn a_model_gets_a_handle_and_a_command_the_credential() {
     let house = House::new();
     let level = "trace,rmcp=trace,rmcp::service=trace";
     let daemon = house.start(&mut house.daemon_command(), level);
-    let mut client = Client::connect(&house);
-    let shown = client.call("login", &json!({}));
+    let mut client = house.connect_model();
+    let shown = call(&mut client, "login", &json!({}));
     assert_eq!(shown["result"]["status"], json!("pending"), "{shown}");
     let code = shown["result"]["device"]["user_code"].as_str().unwrap();
     house.server.mock.approve(code).unwrap();
     let done = house.run(&["login", "--json"]);
     assert!(done.status.success(), "{}", text(&done));
-    let signed_in = client.call("login", &json!({}));
+    let signed_in = call(&mut client, "login", &json!({}));
     assert_eq!(signed_in["result"]["status"], json!("already_signed_in"));
 
-    let made = client.call(
+    let made = call(
+        &mut client,
         "lease_create",
         &json!({ "selector": SELECTOR, "reason": MARKER }),
     );
@@ -104,11 +61,11 @@ fn a_model_gets_a_handle_and_a_command_the_credential() {
     let material = redeemed["fields"]["access_token"].as_str().unwrap();
     assert_eq!(house.server.whoami(material), 200);
     let handle = json!({ "lease_id": made["result"]["lease"]["lease_id"] });
-    let ended = client.call("lease_revoke", &handle);
+    let ended = call(&mut client, "lease_revoke", &handle);
     assert_eq!(ended["result"]["lease"]["state"], json!("revoked"));
     assert_eq!(house.server.whoami(material), 401);
 
-    let bad = client.call("status", &json!({ MARKER: 1 }));
+    let bad = call(&mut client, "status", &json!({ MARKER: 1 }));
     assert_eq!(bad["error"]["code"], json!("invalid_request"));
     let unknown = client.ask(MARKER, &json!({}));
     assert_eq!(unknown["error"]["code"], json!(-32601), "{unknown}");

@@ -7,14 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use aegis_mock::Mock;
+use aegis_mock::{Background, Mock, Options};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 
 use crate::socket::client::{Client, MCP_SOCKET, SOCKET};
 
@@ -54,7 +52,7 @@ fields = { access_token = "mock-gcp-{random}", service_account_email = "deploy-b
 /// the folder is gone.
 #[derive(Debug)]
 pub(super) struct Household {
-    pub(super) server: Server,
+    pub(super) server: Background,
     daemon: Daemon,
     folder: tempfile::TempDir,
 }
@@ -71,9 +69,12 @@ impl Household {
         if lenient_replay {
             policy.push_str("[strictness]\nreplay = false\n");
         }
-        let server = Server::start(policy)?;
+        let server = Background::start(Options {
+            policy_toml: Some(policy),
+            ..Options::default()
+        })?;
         // Before there is anything to leave behind.
-        let signals = server.signals()?;
+        let signals = Signals::catch(server.runtime())?;
         let folder = tempfile::Builder::new()
             .prefix("aegis-broker-demo-")
             .tempdir()?;
@@ -81,7 +82,7 @@ impl Household {
         write(&folder.path().join("policy.toml"), &broker_policy())?;
         let daemon = Daemon::start(folder.path(), |daemon, notify| {
             server
-                .handle
+                .runtime()
                 .spawn(signals.stop(daemon, notify, Arc::clone(interrupted)));
         })?;
         Ok(Self {
@@ -175,64 +176,6 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// The bundled server, on a thread of its own. Dropped, it stops.
-#[derive(Debug)]
-pub(super) struct Server {
-    pub(super) mock: Mock,
-    handle: Handle,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    fn start(policy: String) -> Result<Self, Box<dyn std::error::Error>> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let mock = runtime.block_on(aegis_mock::spawn(aegis_mock::Options {
-            policy_toml: Some(policy),
-            ..aegis_mock::Options::default()
-        }))?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("bundled-server".to_owned())
-            .spawn(move || {
-                // Asked to stop, or the one who could ask is gone.
-                drop(runtime.block_on(stopped));
-            })?;
-        Ok(Self {
-            mock,
-            handle,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
-    }
-
-    /// Catches SIGINT and SIGTERM from now on, for this process.
-    fn signals(&self) -> io::Result<Signals> {
-        let _runtime = self.handle.enter();
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    /// Waits for something that the server's thread drives.
-    pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.handle.block_on(future)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
-}
-
 /// What a person ends the demonstration with.
 #[derive(Debug)]
 struct Signals {
@@ -241,6 +184,15 @@ struct Signals {
 }
 
 impl Signals {
+    /// Catches them from now on, for this process.
+    fn catch(runtime: &Handle) -> io::Result<Self> {
+        let _runtime = runtime.enter();
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
     /// Waits for one of them, then ends what the demonstration may be waiting for: the daemon,
     /// or its being ready.
     async fn stop(mut self, daemon: OwnedFd, notify: PathBuf, interrupted: Arc<AtomicBool>) {

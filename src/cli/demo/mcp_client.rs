@@ -1,16 +1,27 @@
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
+
+use crate::time::{Clock as _, SystemClock, Timestamp};
 
 /// One answer. A debug build on a busy machine starts in a second.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
-/// The longest line that is read.
+/// The end, once the client has hung up: the daemon has answered everything by then.
+const END_WITHIN: Duration = Duration::from_secs(20);
+
+/// The longest line that is read: some thirty times the list of tools, the longest answer.
 const MAX_LINE: usize = 1024 * 1024;
+
+/// What is read after the client has hung up: nothing, or a few lines of why it ended badly.
+const MAX_REST: usize = 64 * 1024;
 
 /// The revision that is spoken: what most clients in use speak.
 pub(super) const REVISION: &str = "2025-11-25";
@@ -30,26 +41,8 @@ pub(super) struct McpClient {
 impl McpClient {
     /// Starts it and greets the server.
     pub(super) fn start(socket: &Path) -> io::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("mcp")
-            .arg("--socket")
-            .arg(socket)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(input), Some(output), Some(errors)) = streams else {
-            return Err(io::Error::other("a stream is missing"));
-        };
-        let mut client = Self {
-            child,
-            input: Some(input),
-            output: BufReader::new(output),
-            errors,
-            transcript: String::new(),
-            next: 0,
-        };
+        let mut command = Command::new(std::env::current_exe()?);
+        let mut client = Self::spawn(command.arg("mcp").arg("--socket").arg(socket))?;
         let greeting = json!({
             "protocolVersion": REVISION,
             "capabilities": {},
@@ -61,6 +54,26 @@ impl McpClient {
         }
         client.say(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }))?;
         Ok(client)
+    }
+
+    fn spawn(command: &mut Command) -> io::Result<Self> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(input), Some(output), Some(errors)) = streams else {
+            return Err(io::Error::other("a stream is missing"));
+        };
+        Ok(Self {
+            child,
+            input: Some(input),
+            output: BufReader::new(output),
+            errors,
+            transcript: String::new(),
+            next: 0,
+        })
     }
 
     /// How many tools there are.
@@ -85,15 +98,23 @@ impl McpClient {
     }
 
     /// Hangs up as a client does, and waits for the end: everything that was said, heard and
-    /// written to standard error.
-    pub(super) fn finish(mut self) -> io::Result<String> {
+    /// written to standard error. One that does not end, or not quietly, is killed.
+    pub(super) fn finish(self) -> io::Result<String> {
+        self.finish_within(END_WITHIN)
+    }
+
+    fn finish_within(mut self, limit: Duration) -> io::Result<String> {
+        let deadline = SystemClock.now().boot.plus(limit);
         drop(self.input.take());
-        let mut rest = String::new();
-        self.output.read_to_string(&mut rest)?;
-        self.errors.read_to_string(&mut rest)?;
+        let mut rest = self.output.buffer().to_vec();
+        read_rest(self.output.get_mut(), &mut rest, deadline)?;
+        read_rest(&mut self.errors, &mut rest, deadline)?;
+        let process = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
+        wait_for(&process, deadline)?;
         if !self.child.wait()?.success() {
             return Err(io::Error::other("it did not end cleanly"));
         }
+        let rest = String::from_utf8(rest).map_err(io::Error::other)?;
         Ok(format!("{}{rest}", self.transcript))
     }
 
@@ -124,14 +145,11 @@ impl McpClient {
 
     /// The next line, within limits.
     fn hear(&mut self) -> io::Result<String> {
-        let limit = Timespec::try_from(ANSWER_WITHIN).map_err(io::Error::other)?;
+        let deadline = SystemClock.now().boot.plus(ANSWER_WITHIN);
         let mut line = Vec::new();
         while line.last() != Some(&b'\n') {
             if self.output.buffer().is_empty() {
-                let mut output = [PollFd::new(self.output.get_ref(), PollFlags::IN)];
-                if poll(&mut output, Some(&limit))? == 0 {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
+                wait_for(self.output.get_ref(), deadline)?;
             }
             let heard = self.output.fill_buf()?;
             if heard.is_empty() || line.len() > MAX_LINE {
@@ -153,5 +171,86 @@ impl Drop for McpClient {
         // Over already where it was finished; else it may not outlive the demonstration.
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+/// Reads to the end, which comes before the deadline and with at most [`MAX_REST`] bytes.
+fn read_rest(
+    from: &mut (impl Read + AsFd),
+    rest: &mut Vec<u8>,
+    deadline: Timestamp,
+) -> io::Result<()> {
+    let mut chunk = [0; 4096];
+    loop {
+        wait_for(&*from, deadline)?;
+        let length = from.read(&mut chunk)?;
+        if length == 0 {
+            return Ok(());
+        }
+        rest.extend_from_slice(chunk.get(..length).unwrap_or_default());
+        if rest.len() > MAX_REST {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+    }
+}
+
+/// Waits until `source` is readable or closed. Past the deadline nothing is, however much of it
+/// there would be.
+fn wait_for(source: impl AsFd, deadline: Timestamp) -> io::Result<()> {
+    let mut source = [PollFd::new(&source, PollFlags::IN)];
+    let ready = retry_on_intr(|| {
+        let left = SystemClock.now().boot.until(deadline);
+        if left.is_zero() {
+            return Ok(0);
+        }
+        let left = Timespec::try_from(left).map_err(|_too_long| Errno::INVAL)?;
+        poll(&mut source, Some(&left))
+    })?;
+    if ready == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finished(script: &str, limit: Duration) -> io::Result<String> {
+        let mut shell = Command::new("sh");
+        let client = McpClient::spawn(shell.arg("-c").arg(script)).unwrap();
+        client.finish_within(limit)
+    }
+
+    /// The limit is for all there is to wait for, not for each piece of it.
+    #[test]
+    fn what_never_ends_is_given_up() {
+        let rows = [
+            ("silent", "exec sleep 600"),
+            ("closed", "exec sleep 600 >&- 2>&-"),
+            ("dripping", "while sleep 0.01; do echo; done"),
+            ("errors", "exec >&-; while sleep 0.01; do echo >&2; done"),
+        ];
+        for (name, script) in rows {
+            let given_up = finished(script, Duration::from_millis(200)).unwrap_err();
+            assert_eq!(given_up.kind(), io::ErrorKind::TimedOut, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_babbles_is_given_up() {
+        for script in ["exec yes", "exec yes >&2"] {
+            let given_up = finished(script, END_WITHIN).unwrap_err();
+            assert_eq!(given_up.kind(), io::ErrorKind::FileTooLarge, "{script}");
+        }
+    }
+
+    /// The control: what ends is heard out, up to what it says about its end.
+    #[test]
+    fn what_ends_is_heard_out() {
+        let script = "cat; echo said; echo why >&2";
+        assert_eq!(finished(script, END_WITHIN).unwrap(), "said\nwhy\n");
+        let failed = finished("exit 3", END_WITHIN).unwrap_err();
+        assert_eq!(failed.to_string(), "it did not end cleanly");
     }
 }

@@ -118,16 +118,7 @@ async fn go_on(
     responses: Option<&InputResponses>,
     context: &RequestContext<RoleServer>,
 ) -> Result<CallToolResponse, Refusal> {
-    let user_code = peer
-        .shared
-        .states
-        .open(sealed, Instant::now())
-        .map_err(|_no_detail| {
-            Refusal::new(ErrorCode::InvalidRequest)
-                .with_reason("request_state")
-                .with_message("this request state is not valid, or was used before")
-                .with_fix("call login again without a request state")
-        })?;
+    let user_code = peer.shared.states.open(sealed, Instant::now())?;
     match elicitation::answer(responses) {
         Some(ElicitationAction::Accept) => wait(peer, &user_code, context).await,
         Some(ElicitationAction::Decline | ElicitationAction::Cancel) => {

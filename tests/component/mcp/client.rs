@@ -201,15 +201,20 @@ impl Client {
     /// Hangs up and waits until the door has noticed.
     pub(crate) async fn hang_up(self) -> Peer {
         drop((self.input, self.output));
-        self.conversation.await.unwrap();
+        end_of(self.conversation).await;
         self.peer
     }
 
     /// Waits until the door has ended the conversation by itself.
     pub(crate) async fn ended(self) -> Peer {
-        self.conversation.await.unwrap();
+        end_of(self.conversation).await;
         self.peer
     }
+}
+
+async fn end_of(conversation: JoinHandle<()>) {
+    let end = timeout(PATIENCE, conversation).await;
+    end.expect("the conversation does not end").unwrap();
 }
 
 /// The structured content of a tool's answer, which is its text too (T8).
