@@ -523,17 +523,16 @@ impl State {
             return Err(self.login_required());
         }
         // Whole seconds, rounded down.
-        let ttl = wanted.ttl.min(room);
-        let ttl = Duration::from_secs(ttl.as_secs());
+        let whole = |ttl: Duration| Duration::from_secs(ttl.as_secs());
+        let ttl = whole(wanted.ttl.min(room));
         let needs = waiters
             .iter()
             .map(|waiter| waiter.min_valid_for)
             .fold(MIN_LEASE_TTL, Duration::max);
         if ttl < needs {
-            return Err(Refusal::new(ErrorCode::InvalidRequest)
-                .with_reason("min_valid_for_too_long")
-                .with_message("no lease can stay valid for as long as asked")
-                .with_fix("ask for a shorter time of validity"));
+            // A new token has more room.
+            let login_helps = whole(wanted.ttl) >= needs;
+            return Err(too_short(login_helps));
         }
         Ok(Checked {
             session: Arc::clone(session),
@@ -918,13 +917,21 @@ impl State {
         let Some(lease) = self.leases.get(key) else {
             return self.not_found(&waiter.asker(), effects);
         };
-        let valid = lease
+        let left = lease
             .live(now.boot)
-            .is_some_and(|live| now.boot.until(live.expires_at) >= waiter.min_valid_for);
-        let Some(view) = lease.view(now.boot).filter(|_| valid) else {
-            let (selector, waiters) = (lease.selector.clone(), VecDeque::from([waiter.clone()]));
-            return self.turn_away(&selector, waiters, ErrorCode::LeaseExpired, effects);
+            .map(|live| now.boot.until(live.expires_at));
+        let refusal = match left {
+            None => Some(ErrorCode::LeaseExpired.into()),
+            Some(left) if left < waiter.min_valid_for => Some(too_short(false)),
+            Some(_) => None,
         };
+        let Some(view) = lease.view(now.boot) else {
+            return self.not_found(&waiter.asker(), effects);
+        };
+        if let Some(refusal) = refusal {
+            let (asker, rule) = (waiter.asker(), &waiter.rule);
+            return self.deny(&asker, Some(&view.selector), rule, refusal, effects);
+        }
         effects.push(Effect::Audit(Box::new(AuditRecord {
             peer: Some(Arc::clone(&waiter.peer)),
             selector: Some(view.selector.clone()),
@@ -1106,6 +1113,20 @@ struct NewLease {
     max_redemptions: u32,
     purpose: Option<CleanText>,
     kind: Kind,
+}
+
+/// To who needs material for longer than a lease is valid: by policy, by the issuer's word, or, where
+/// a new login helps, by the token's end.
+fn too_short(login_helps: bool) -> Refusal {
+    let fix = if login_helps {
+        "run `aegis-broker logout` and `aegis-broker login`, or ask for a shorter time of validity"
+    } else {
+        "ask for a shorter time of validity"
+    };
+    Refusal::new(ErrorCode::InvalidRequest)
+        .with_reason("min_valid_for_too_long")
+        .with_message("no lease can stay valid for as long as asked")
+        .with_fix(fix)
 }
 
 /// The longest lease that this session can make now. `renew = "login"`: a lease never outlives its

@@ -1678,6 +1678,63 @@ fn get_valid_for(min_valid_for: Duration) -> Request {
     })
 }
 
+/// Whoever needs longer than there is hears so, whoever set the limit; where the token did, that a
+/// new login helps.
+#[test]
+fn too_little_validity_has_one_answer() {
+    type Row = (&'static str, fn(&mut World) -> Ticket, bool);
+    let rows: [Row; 3] = [
+        (
+            "the issuer gives less",
+            |world| {
+                let ticket = world.ask(ConnectionId(1), get_valid_for(secs(120)));
+                world.answer(0, How::Well);
+                let Call::Redeem(lease, generation, ..) = world.calls.remove(0) else {
+                    panic!("no redemption");
+                };
+                let ends = world.now.boot.plus(secs(60));
+                let answer = answer(How::Well, |_| redeemed(ends, world.now));
+                world.step(Event::LeaseRedeemAnswered {
+                    lease,
+                    generation,
+                    answer,
+                });
+                ticket
+            },
+            false,
+        ),
+        (
+            "the token ends",
+            |world| {
+                world.sleep(secs(300));
+                world.ask(ConnectionId(1), get_valid_for(secs(271)))
+            },
+            true,
+        ),
+        (
+            "the policy cuts",
+            |world| {
+                let policy = allowed_for(secs(100));
+                world.step(Event::PolicyReplaced { policy });
+                world.ask(ConnectionId(1), get_valid_for(secs(101)))
+            },
+            false,
+        ),
+    ];
+    for (name, ask, login_helps) in rows {
+        let mut world = World::new(Resumed::default());
+        world.log_in();
+        let ticket = ask(&mut world);
+        let Some(Err(refusal)) = world.told.get(&ticket) else {
+            panic!("{name}: not refused");
+        };
+        assert_eq!(refusal.code, ErrorCode::InvalidRequest, "{name}");
+        let reason = refusal.reason_code.clone();
+        assert_eq!(reason, Some(text("min_valid_for_too_long")), "{name}");
+        assert_eq!(refusal.fix().contains("login"), login_helps, "{name}");
+    }
+}
+
 /// A policy of one rule that allows everything, for that long.
 fn allowed_for(max_ttl: Duration) -> Policy {
     Policy::new(vec![Rule {
@@ -1762,7 +1819,7 @@ fn a_lease_that_serves_nobody_is_given_back() {
     // The call took its time: what is left is less than was asked for.
     world.advance(secs(150));
     world.answer(0, How::Well);
-    assert_eq!(world.code(ticket), Some(ErrorCode::LeaseExpired));
+    assert_eq!(world.code(ticket), Some(ErrorCode::InvalidRequest));
     assert_eq!(
         world.revokes(),
         vec![("lse_1".to_owned(), RevokeReason::Released)]
