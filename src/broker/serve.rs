@@ -925,13 +925,15 @@ impl State {
             Some(left) if left < waiter.min_valid_for => Some(too_short(false)),
             Some(_) => None,
         };
-        let Some(view) = lease.view(now.boot) else {
+        if let Some(refusal) = refusal {
+            let (asker, selector) = (waiter.asker(), lease.selector.clone());
+            return self.deny(&asker, Some(&selector), &waiter.rule, refusal, effects);
+        }
+        // Before the look: this caller changes what the lease dies with.
+        self.hold(key, waiter, effects);
+        let Some(view) = self.leases.get(key).and_then(|lease| lease.view(now.boot)) else {
             return self.not_found(&waiter.asker(), effects);
         };
-        if let Some(refusal) = refusal {
-            let (asker, rule) = (waiter.asker(), &waiter.rule);
-            return self.deny(&asker, Some(&view.selector), rule, refusal, effects);
-        }
         effects.push(Effect::Audit(Box::new(AuditRecord {
             peer: Some(Arc::clone(&waiter.peer)),
             selector: Some(view.selector.clone()),
@@ -940,7 +942,6 @@ impl State {
             rule: Some(waiter.rule.clone()),
             ..self.record(AuditAction::Deliver, AuditOutcome::Ok)
         })));
-        self.hold(key, waiter, effects);
         self.reply(
             waiter.ticket,
             Reply::Delivered(Delivery {

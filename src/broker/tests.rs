@@ -1225,6 +1225,40 @@ fn a_pinned_lease_outlives_its_holders() {
     assert_eq!(world.revokes(), vec![]);
 }
 
+/// LC-7: who shares a lease hears what ends it, not what its first caller asked for.
+#[test]
+fn a_shared_lease_shows_what_it_dies_with_now() {
+    let mut world = World::new(Resumed::default());
+    world.log_in();
+    let mut shown = Vec::new();
+    for class in [
+        HolderClass::Connection,
+        HolderClass::Client,
+        HolderClass::Connection,
+        HolderClass::None,
+        HolderClass::Client,
+    ] {
+        let connection = world.connect(72);
+        let ticket = world.ask(connection, get(0, class));
+        world.answer(0, How::Well);
+        world.answer(0, How::Well);
+        let Some(Ok(Reply::Delivered(delivery))) = world.told.get(&ticket) else {
+            panic!("not delivered");
+        };
+        shown.push(delivery.lease.holder);
+    }
+    assert_eq!(
+        shown,
+        [
+            HolderClass::Connection,
+            HolderClass::Client,
+            HolderClass::Client,
+            HolderClass::None,
+            HolderClass::None,
+        ]
+    );
+}
+
 /// LC-8: nobody waits any more when the lease arrives: it is given back.
 #[test]
 fn a_cancelled_caller_leaves_no_orphan() {
