@@ -20,7 +20,7 @@ use super::session::{Settled, device_view, outcome_of, pause_of, reason_word, re
 use super::state::{Asker, State};
 use crate::model::{
     Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, HolderClass, LeaseId,
-    LeaseState, MAX_LEASE_TTL, MIN_LEASE_TTL, Refusal, Scope, Selector,
+    LeaseState, MAX_LEASE_TTL, MIN_LEASE_TTL, NoRule, Refusal, Scope, Selector,
 };
 use crate::time::Now;
 
@@ -292,7 +292,7 @@ impl State {
         effects: &mut Vec<Effect>,
     ) -> Option<Passed> {
         if self.login.is_locked() {
-            let rule = CleanText::new("locked", 16);
+            let rule = NoRule::Locked.into();
             self.deny(
                 asker,
                 Some(wanted.selector),
@@ -303,7 +303,7 @@ impl State {
             return None;
         }
         if !self.targets.contains_key(wanted.selector) {
-            let rule = CleanText::new("catalogue", 16);
+            let rule = NoRule::Catalogue.into();
             let refusal = ErrorCode::TargetUnknown.into();
             self.deny(asker, Some(wanted.selector), &rule, refusal, effects);
             return None;
@@ -392,7 +392,7 @@ impl State {
     }
 
     pub(super) fn not_found(&mut self, asker: &Asker, effects: &mut Vec<Effect>) {
-        let rule = CleanText::new("handle", 16);
+        let rule = NoRule::Handle.into();
         self.deny(asker, None, &rule, ErrorCode::LeaseNotFound.into(), effects);
     }
 
