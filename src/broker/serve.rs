@@ -587,8 +587,12 @@ impl State {
                 }
             }
             Err(failure) => {
+                let made = failure.made.clone();
+                let ends_at = made.is_some().then(|| now.unix.plus(MAX_LEASE_TTL));
                 effects.push(Effect::Audit(Box::new(AuditRecord {
                     reason: Some(reason_word(&failure)),
+                    lease_id: made.clone(),
+                    lease_expires_at: ends_at,
                     ..self.lease_record(
                         key,
                         AuditAction::LeaseCreate,
@@ -597,6 +601,9 @@ impl State {
                     )
                 })));
                 if let Some(lease) = self.leases.remove_unmade(key) {
+                    if let Some(lease_id) = made {
+                        self.revoke_otherwise_made(lease_id, &lease, generation, now, effects);
+                    }
                     if generation == self.generation {
                         let refusal = refusal_of(&failure, &answer.trace);
                         self.denials
@@ -616,6 +623,38 @@ impl State {
                     self.session_after(&failure, now, effects);
                 }
             }
+        }
+    }
+
+    /// A lease that is not the one asked for: nobody gets it, the issuer is told (LC-8). It lives as
+    /// long as any, for all that is known.
+    fn revoke_otherwise_made(
+        &mut self,
+        lease_id: LeaseId,
+        lease: &Lease,
+        generation: Generation,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        if !lease.revocable {
+            return;
+        }
+        let reason = RevokeReason::DeliveryUncertain;
+        self.revocations.add(
+            lease_id.clone(),
+            Some(lease.selector.clone()),
+            Some(lease.principal.clone()),
+            reason.into(),
+            now.boot.plus(MAX_LEASE_TTL),
+        );
+        let ending = if generation == self.generation {
+            None
+        } else {
+            self.ending_session()
+        };
+        let session = ending.or_else(|| self.session(now).map(Arc::clone));
+        if let Some(session) = session {
+            self.send_revocation(lease_id, reason, &session, effects);
         }
     }
 

@@ -664,6 +664,7 @@ fn answer<T>(how: How, ok: impl FnOnce(How) -> T) -> Answer<T> {
                 reason: Some(text("policy_denied")),
                 message: None,
                 certainty: Certainty::NotDone,
+                made: None,
             }),
         },
         How::Lost if std::any::type_name::<T>().contains("DeviceExchange") => failed(
@@ -693,6 +694,7 @@ fn failed<T>(code: ErrorCode, disposition: Disposition, certainty: Certainty) ->
             reason: None,
             message: None,
             certainty,
+            made: None,
         }),
     }
 }
@@ -1272,6 +1274,49 @@ fn a_cancelled_caller_leaves_no_orphan() {
         assert_eq!(world.revokes().len(), 1);
         world.answer(0, How::Well);
         assert!(world.issued.is_empty());
+    }
+}
+
+/// LC-8: a lease that was made otherwise than asked for is given back, also when its making was
+/// overtaken by a logout.
+#[test]
+fn a_lease_made_otherwise_is_given_back() {
+    for logout in [false, true] {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        let asked = world.ask(connection, create(0, 1, HolderClass::None));
+        let Call::Create(lease, generation, ..) = world.calls.remove(0) else {
+            panic!("no creation");
+        };
+        if logout {
+            world.ask(connection, Request::Logout);
+        }
+        let lease_id = LeaseId::parse("lse_other").unwrap();
+        let mut answer = failed(
+            ErrorCode::AegisProtocol,
+            Disposition::Fault,
+            Certainty::Unknown,
+        );
+        if let Err(failure) = &mut answer.outcome {
+            failure.made = Some(lease_id.clone());
+        }
+        world.step(Event::LeaseCreateAnswered {
+            lease,
+            generation,
+            answer,
+        });
+        let code = if logout {
+            ErrorCode::LoginRequired
+        } else {
+            ErrorCode::AegisProtocol
+        };
+        assert_eq!(world.code(asked), Some(code));
+        let uncertain = RevokeReason::DeliveryUncertain;
+        assert_eq!(world.revokes(), vec![("lse_other".to_owned(), uncertain)]);
+        // So that the next run finds it.
+        let record = world.records.last().unwrap();
+        assert_eq!(record.lease_id, Some(lease_id));
+        assert!(record.lease_expires_at.is_some());
     }
 }
 
