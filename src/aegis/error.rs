@@ -536,6 +536,7 @@ impl AegisError {
             reason: self.reason(),
             message: self.message(base, during),
             certainty,
+            made: None,
         }
     }
 }

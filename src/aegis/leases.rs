@@ -68,7 +68,14 @@ pub(super) async fn create(
         wire::encode(&message, body)
     };
     let call = call(Rpc::Create, session, &encode);
-    inner.ask(call, |reply| created(request, reply)).await
+    let mut made = None;
+    let mut answer = inner
+        .ask(call, |reply| created(request, reply, &mut made))
+        .await;
+    if let Err(failure) = &mut answer.outcome {
+        failure.made = made;
+    }
+    answer
 }
 
 /// What the contract allows to be asked.
@@ -95,7 +102,12 @@ fn idempotency_key() -> Result<String, AegisError> {
     Ok(format!("ik_{}", URL_SAFE_NO_PAD.encode(random)))
 }
 
-fn created(request: &CreateLease, reply: &Reply) -> Result<CreatedLease, AegisError> {
+/// What the answer says was made; its name comes out as `made` first, whatever is wrong with the rest.
+fn created(
+    request: &CreateLease,
+    reply: &Reply,
+    made: &mut Option<LeaseId>,
+) -> Result<CreatedLease, AegisError> {
     let lease = success::<CreateResponse>(reply)?
         .lease
         .ok_or(bad("lease"))?;
@@ -104,6 +116,7 @@ fn created(request: &CreateLease, reply: &Reply) -> Result<CreatedLease, AegisEr
         .as_deref()
         .and_then(|id| LeaseId::parse(id).ok())
         .ok_or(bad("lease_id"))?;
+    *made = Some(lease_id.clone());
     if lease.state.as_deref() != Some("active") {
         return Err(bad("state"));
     }

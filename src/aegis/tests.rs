@@ -1434,6 +1434,12 @@ async fn created_leases_are_checked() {
             "{name}"
         );
         assert_eq!(server.count(), 1, "{name}");
+        // LC-8: a lease that has a name can be revoked.
+        let is_read = !matches!(
+            name,
+            "no lease" | "no id" | "hostile id" | "end is a word" | "end is a number"
+        );
+        assert_eq!(failure.made.is_some(), is_read, "{name}");
     }
     #[rustfmt::skip]
     let lives: Vec<(&str, Value, u64, u32)> = vec![
@@ -1703,6 +1709,7 @@ async fn a_failure_names_what_the_core_needs() {
             reason: Some(CleanText::new("scope_not_granted", 64)),
             message: None,
             certainty: Certainty::NotDone,
+            made: None,
         }
     );
 }

@@ -26,7 +26,13 @@ impl History {
     pub(super) fn note(&mut self, line: &Line<AuditRecord>) {
         let record = &line.content;
         match record.action {
-            AuditAction::LeaseCreate | AuditAction::LeaseRedeem | AuditAction::Deliver => {
+            // One that went wrong names the lease that it made all the same.
+            AuditAction::LeaseCreate => {
+                if record.outcome != AuditOutcome::Denied {
+                    self.open(line);
+                }
+            }
+            AuditAction::LeaseRedeem | AuditAction::Deliver => {
                 if record.outcome == AuditOutcome::Ok {
                     self.open(line);
                 }

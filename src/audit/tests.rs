@@ -1135,6 +1135,7 @@ fn leases_left_open_are_found_by_the_next_start() {
         lease(LeaseRevoke, Denied, "revoke-denied", None),
         lease(LeaseCreate, Ok, "expired", Some(50)),
         lease(LeaseCreate, Denied, "never-made", Some(300)),
+        lease(LeaseCreate, Error, "made-otherwise", Some(350)),
         lease(Deliver, Ok, "delivered-only", Some(400)),
         lease(LeaseRedeem, Ok, "without-expiry", None),
     ] {
@@ -1154,6 +1155,7 @@ fn leases_left_open_are_found_by_the_next_start() {
             ("revoke-failed", at(200).unix),
             ("revoke-denied", at(250).unix),
             ("left-open", at(300).unix),
+            ("made-otherwise", at(350).unix),
             ("delivered-only", at(400).unix),
             ("without-expiry", at(3610).unix),
         ]
@@ -1162,7 +1164,7 @@ fn leases_left_open_are_found_by_the_next_start() {
     let found = FileAuditLog::open(&folder, &store, at(300))
         .unwrap()
         .open_leases;
-    assert_eq!(found.len(), 2);
+    assert_eq!(found.len(), 3);
 }
 
 /// AP-11: the next start knows whom each profile was last logged in as.

@@ -527,6 +527,7 @@ fn unrecorded<T>() -> Answer<T> {
             reason: None,
             message: None,
             certainty: Certainty::NotDone,
+            made: None,
         }),
     }
 }
@@ -547,6 +548,7 @@ async fn unless<T: Send + 'static>(
                 reason: Some(CleanText::new("abandoned", 64)),
                 message: None,
                 certainty: Certainty::Unknown,
+                made: None,
             }),
         },
     }
@@ -564,6 +566,7 @@ async fn guarded<T: Send + 'static>(call: PortFuture<Answer<T>>) -> Answer<T> {
                 reason: None,
                 message: None,
                 certainty: Certainty::Unknown,
+                made: None,
             }),
         })
 }

@@ -139,6 +139,7 @@ mod tests {
             reason: reason.map(|reason| CleanText::new(reason, 64)),
             message: None,
             certainty: Certainty::NotDone,
+            made: None,
         };
         denials.failed(wanted, &failure, ErrorCode::AegisDenied.into(), now);
     }
@@ -196,6 +197,7 @@ mod tests {
             reason: Some(CleanText::new("policy_denied", 64)),
             message: None,
             certainty: Certainty::NotDone,
+            made: None,
         };
         denials.failed(wanted(1), &failure, ErrorCode::LoginRequired.into(), START);
         assert!(denials.answer(&wanted(1), START).is_none());

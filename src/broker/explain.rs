@@ -4,7 +4,7 @@
 use super::event::{OfferView, PolicyView, Standing, VerdictView};
 use super::policy::Question;
 use super::state::State;
-use crate::model::{Action, CleanText, Effect, Exposure, PeerFacts, Scope, Selector};
+use crate::model::{Action, Effect, Exposure, NoRule, PeerFacts, Scope, Selector};
 use crate::time::Now;
 
 impl State {
@@ -66,7 +66,7 @@ impl State {
         if !self.targets.contains_key(selector) {
             return VerdictView {
                 effect: Effect::Deny,
-                rule: CleanText::new("catalogue", 16),
+                rule: NoRule::Catalogue.into(),
                 max_ttl: None,
             };
         }

@@ -54,7 +54,7 @@ pub struct Lease {
     pub principal: Principal,
     /// Whether the session may revoke it.
     pub revocable: bool,
-    /// What it dies with.
+    /// What it dies with as far as its first caller is concerned.
     pub class: HolderClass,
     /// The process it was made for first.
     pub creator: Option<ProcessId>,
@@ -193,6 +193,19 @@ impl Lease {
         self.kind == Kind::Single && self.creator == Some(process)
     }
 
+    /// What it dies with, as far as it is held by now: the life that lasts longest.
+    fn dies_with(&self) -> HolderClass {
+        if self.pinned {
+            return HolderClass::None;
+        }
+        // Processes come first in the set.
+        match self.holders.first() {
+            Some(Holder::Process(_)) => HolderClass::Client,
+            Some(Holder::Connection(_)) => HolderClass::Connection,
+            None => self.class,
+        }
+    }
+
     /// How a door shows it; `None` while the issuer has not named it.
     pub fn view(&self, now: Timestamp) -> Option<LeaseView> {
         let (lease_id, expires_at, state) = match &self.phase {
@@ -218,7 +231,7 @@ impl Lease {
             lease_id: lease_id.clone(),
             selector: self.selector.clone(),
             state,
-            holder: self.class,
+            holder: self.dies_with(),
             expires_at,
             max_redemptions: self.max_redemptions,
             redemptions_used: self.used,

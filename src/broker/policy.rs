@@ -3,10 +3,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Action, CleanText, Effect, Exposure, PeerFacts, Rule, Selector};
-
-/// The rule named where none matched.
-const DEFAULT_RULE: &str = "default";
+use crate::model::{Action, CleanText, Effect, Exposure, NoRule, PeerFacts, Rule, Selector};
 
 /// The rules in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +41,7 @@ impl Policy {
     pub fn new(rules: Vec<Rule>) -> Self {
         Self {
             rules,
-            default: CleanText::new(DEFAULT_RULE, DEFAULT_RULE.len()),
+            default: NoRule::Default.into(),
         }
     }
 

@@ -130,6 +130,9 @@ pub struct Failure {
     pub message: Option<CleanText>,
     /// Whether the call may have had its effect at the issuer all the same.
     pub certainty: Certainty,
+    /// The lease that it made, where the answer names one and is of no use otherwise: it is to be
+    /// revoked (LC-8).
+    pub made: Option<LeaseId>,
 }
 
 /// What the core does about a failed call.

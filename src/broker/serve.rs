@@ -20,7 +20,7 @@ use super::session::{Settled, device_view, outcome_of, pause_of, reason_word, re
 use super::state::{Asker, State};
 use crate::model::{
     Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, HolderClass, LeaseId,
-    LeaseState, MAX_LEASE_TTL, MIN_LEASE_TTL, Refusal, Scope, Selector,
+    LeaseState, MAX_LEASE_TTL, MIN_LEASE_TTL, NoRule, Refusal, Scope, Selector,
 };
 use crate::time::Now;
 
@@ -292,7 +292,7 @@ impl State {
         effects: &mut Vec<Effect>,
     ) -> Option<Passed> {
         if self.login.is_locked() {
-            let rule = CleanText::new("locked", 16);
+            let rule = NoRule::Locked.into();
             self.deny(
                 asker,
                 Some(wanted.selector),
@@ -303,7 +303,7 @@ impl State {
             return None;
         }
         if !self.targets.contains_key(wanted.selector) {
-            let rule = CleanText::new("catalogue", 16);
+            let rule = NoRule::Catalogue.into();
             let refusal = ErrorCode::TargetUnknown.into();
             self.deny(asker, Some(wanted.selector), &rule, refusal, effects);
             return None;
@@ -392,7 +392,7 @@ impl State {
     }
 
     pub(super) fn not_found(&mut self, asker: &Asker, effects: &mut Vec<Effect>) {
-        let rule = CleanText::new("handle", 16);
+        let rule = NoRule::Handle.into();
         self.deny(asker, None, &rule, ErrorCode::LeaseNotFound.into(), effects);
     }
 
@@ -523,17 +523,16 @@ impl State {
             return Err(self.login_required());
         }
         // Whole seconds, rounded down.
-        let ttl = wanted.ttl.min(room);
-        let ttl = Duration::from_secs(ttl.as_secs());
+        let whole = |ttl: Duration| Duration::from_secs(ttl.as_secs());
+        let ttl = whole(wanted.ttl.min(room));
         let needs = waiters
             .iter()
             .map(|waiter| waiter.min_valid_for)
             .fold(MIN_LEASE_TTL, Duration::max);
         if ttl < needs {
-            return Err(Refusal::new(ErrorCode::InvalidRequest)
-                .with_reason("min_valid_for_too_long")
-                .with_message("no lease can stay valid for as long as asked")
-                .with_fix("ask for a shorter time of validity"));
+            // A new token has more room.
+            let login_helps = whole(wanted.ttl) >= needs;
+            return Err(too_short(login_helps));
         }
         Ok(Checked {
             session: Arc::clone(session),
@@ -588,8 +587,12 @@ impl State {
                 }
             }
             Err(failure) => {
+                let made = failure.made.clone();
+                let ends_at = made.is_some().then(|| now.unix.plus(MAX_LEASE_TTL));
                 effects.push(Effect::Audit(Box::new(AuditRecord {
                     reason: Some(reason_word(&failure)),
+                    lease_id: made.clone(),
+                    lease_expires_at: ends_at,
                     ..self.lease_record(
                         key,
                         AuditAction::LeaseCreate,
@@ -598,6 +601,9 @@ impl State {
                     )
                 })));
                 if let Some(lease) = self.leases.remove_unmade(key) {
+                    if let Some(lease_id) = made {
+                        self.revoke_otherwise_made(lease_id, &lease, generation, now, effects);
+                    }
                     if generation == self.generation {
                         let refusal = refusal_of(&failure, &answer.trace);
                         self.denials
@@ -617,6 +623,38 @@ impl State {
                     self.session_after(&failure, now, effects);
                 }
             }
+        }
+    }
+
+    /// A lease that is not the one asked for: nobody gets it, the issuer is told (LC-8). It lives as
+    /// long as any, for all that is known.
+    fn revoke_otherwise_made(
+        &mut self,
+        lease_id: LeaseId,
+        lease: &Lease,
+        generation: Generation,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        if !lease.revocable {
+            return;
+        }
+        let reason = RevokeReason::DeliveryUncertain;
+        self.revocations.add(
+            lease_id.clone(),
+            Some(lease.selector.clone()),
+            Some(lease.principal.clone()),
+            reason.into(),
+            now.boot.plus(MAX_LEASE_TTL),
+        );
+        let ending = if generation == self.generation {
+            None
+        } else {
+            self.ending_session()
+        };
+        let session = ending.or_else(|| self.session(now).map(Arc::clone));
+        if let Some(session) = session {
+            self.send_revocation(lease_id, reason, &session, effects);
         }
     }
 
@@ -918,12 +956,22 @@ impl State {
         let Some(lease) = self.leases.get(key) else {
             return self.not_found(&waiter.asker(), effects);
         };
-        let valid = lease
+        let left = lease
             .live(now.boot)
-            .is_some_and(|live| now.boot.until(live.expires_at) >= waiter.min_valid_for);
-        let Some(view) = lease.view(now.boot).filter(|_| valid) else {
-            let (selector, waiters) = (lease.selector.clone(), VecDeque::from([waiter.clone()]));
-            return self.turn_away(&selector, waiters, ErrorCode::LeaseExpired, effects);
+            .map(|live| now.boot.until(live.expires_at));
+        let refusal = match left {
+            None => Some(ErrorCode::LeaseExpired.into()),
+            Some(left) if left < waiter.min_valid_for => Some(too_short(false)),
+            Some(_) => None,
+        };
+        if let Some(refusal) = refusal {
+            let (asker, selector) = (waiter.asker(), lease.selector.clone());
+            return self.deny(&asker, Some(&selector), &waiter.rule, refusal, effects);
+        }
+        // Before the look: this caller changes what the lease dies with.
+        self.hold(key, waiter, effects);
+        let Some(view) = self.leases.get(key).and_then(|lease| lease.view(now.boot)) else {
+            return self.not_found(&waiter.asker(), effects);
         };
         effects.push(Effect::Audit(Box::new(AuditRecord {
             peer: Some(Arc::clone(&waiter.peer)),
@@ -933,7 +981,6 @@ impl State {
             rule: Some(waiter.rule.clone()),
             ..self.record(AuditAction::Deliver, AuditOutcome::Ok)
         })));
-        self.hold(key, waiter, effects);
         self.reply(
             waiter.ticket,
             Reply::Delivered(Delivery {
@@ -1106,6 +1153,20 @@ struct NewLease {
     max_redemptions: u32,
     purpose: Option<CleanText>,
     kind: Kind,
+}
+
+/// To who needs material for longer than a lease is valid: by policy, by the issuer's word, or, where
+/// a new login helps, by the token's end.
+fn too_short(login_helps: bool) -> Refusal {
+    let fix = if login_helps {
+        "run `aegis-broker logout` and `aegis-broker login`, or ask for a shorter time of validity"
+    } else {
+        "ask for a shorter time of validity"
+    };
+    Refusal::new(ErrorCode::InvalidRequest)
+        .with_reason("min_valid_for_too_long")
+        .with_message("no lease can stay valid for as long as asked")
+        .with_fix(fix)
 }
 
 /// The longest lease that this session can make now. `renew = "login"`: a lease never outlives its

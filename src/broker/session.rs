@@ -17,7 +17,7 @@ use super::revocations::Cause;
 use super::serve::room_for_lease;
 use super::state::{Asker, State};
 use crate::model::{
-    CleanText, DeviceView, ErrorCode, LeaseState, MIN_LEASE_TTL, PeerFacts, Refusal,
+    CleanText, DeviceView, ErrorCode, LeaseId, LeaseState, MIN_LEASE_TTL, PeerFacts, Refusal,
 };
 use crate::time::{Now, Timestamp};
 
@@ -627,6 +627,18 @@ impl State {
         let Some(session) = session else {
             return false;
         };
+        self.send_revocation(lease_id, cause.reason, session, effects);
+        true
+    }
+
+    /// The first try of a revocation.
+    pub(super) fn send_revocation(
+        &mut self,
+        lease_id: LeaseId,
+        reason: RevokeReason,
+        session: &Arc<Session>,
+        effects: &mut Vec<Effect>,
+    ) {
         self.revocations.sent(&lease_id, &session.principal);
         let lasts = self
             .login
@@ -636,9 +648,8 @@ impl State {
             generation: lasts.then_some(self.generation),
             session: Arc::clone(session),
             lease_id,
-            reason: cause.reason,
+            reason,
         });
-        true
     }
 }
 

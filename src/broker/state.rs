@@ -24,8 +24,8 @@ use super::ports::{AuditAction, AuditOutcome, AuditRecord, OpenLease};
 use super::revocations::{Revocations, deadline_of};
 use super::session::Ending;
 use crate::model::{
-    CleanText, ErrorCode, LeaseId, LoginPhase, LoginView, PeerFacts, Principal, ProfileName,
-    Refusal, Scope, Selector, Target, TenantId,
+    CleanText, ErrorCode, LeaseId, LoginPhase, LoginView, NoRule, PeerFacts, Principal,
+    ProfileName, Refusal, Scope, Selector, Target, TenantId,
 };
 use crate::time::{Now, Timestamp};
 
@@ -247,10 +247,12 @@ impl State {
             peer,
         };
         if self.stopping {
-            return self.turn_down(&asker, &request, ErrorCode::ShuttingDown, effects);
+            let (code, rule) = (ErrorCode::ShuttingDown, NoRule::ShuttingDown);
+            return self.turn_down(&asker, &request, code, rule, effects);
         }
         if profile.is_some_and(|name| *name != self.settings.profile) {
-            return self.turn_down(&asker, &request, ErrorCode::ProfileUnknown, effects);
+            let (code, rule) = (ErrorCode::ProfileUnknown, NoRule::ProfileUnknown);
+            return self.turn_down(&asker, &request, code, rule, effects);
         }
         match request {
             Request::Status => {
@@ -313,11 +315,17 @@ impl State {
         asker: &Asker,
         request: &Request,
         code: ErrorCode,
+        rule: NoRule,
         effects: &mut Vec<Effect>,
     ) {
         if request.is_about_a_lease() {
-            let rule = CleanText::new(code.as_str(), 64);
-            self.deny(asker, request.selector(), &rule, code.into(), effects);
+            self.deny(
+                asker,
+                request.selector(),
+                &rule.into(),
+                code.into(),
+                effects,
+            );
         } else {
             self.refuse(asker.ticket, code.into(), effects);
         }

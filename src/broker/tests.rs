@@ -664,6 +664,7 @@ fn answer<T>(how: How, ok: impl FnOnce(How) -> T) -> Answer<T> {
                 reason: Some(text("policy_denied")),
                 message: None,
                 certainty: Certainty::NotDone,
+                made: None,
             }),
         },
         How::Lost if std::any::type_name::<T>().contains("DeviceExchange") => failed(
@@ -693,6 +694,7 @@ fn failed<T>(code: ErrorCode, disposition: Disposition, certainty: Certainty) ->
             reason: None,
             message: None,
             certainty,
+            made: None,
         }),
     }
 }
@@ -1225,6 +1227,40 @@ fn a_pinned_lease_outlives_its_holders() {
     assert_eq!(world.revokes(), vec![]);
 }
 
+/// LC-7: who shares a lease hears what ends it, not what its first caller asked for.
+#[test]
+fn a_shared_lease_shows_what_it_dies_with_now() {
+    let mut world = World::new(Resumed::default());
+    world.log_in();
+    let mut shown = Vec::new();
+    for class in [
+        HolderClass::Connection,
+        HolderClass::Client,
+        HolderClass::Connection,
+        HolderClass::None,
+        HolderClass::Client,
+    ] {
+        let connection = world.connect(72);
+        let ticket = world.ask(connection, get(0, class));
+        world.answer(0, How::Well);
+        world.answer(0, How::Well);
+        let Some(Ok(Reply::Delivered(delivery))) = world.told.get(&ticket) else {
+            panic!("not delivered");
+        };
+        shown.push(delivery.lease.holder);
+    }
+    assert_eq!(
+        shown,
+        [
+            HolderClass::Connection,
+            HolderClass::Client,
+            HolderClass::Client,
+            HolderClass::None,
+            HolderClass::None,
+        ]
+    );
+}
+
 /// LC-8: nobody waits any more when the lease arrives: it is given back.
 #[test]
 fn a_cancelled_caller_leaves_no_orphan() {
@@ -1238,6 +1274,49 @@ fn a_cancelled_caller_leaves_no_orphan() {
         assert_eq!(world.revokes().len(), 1);
         world.answer(0, How::Well);
         assert!(world.issued.is_empty());
+    }
+}
+
+/// LC-8: a lease that was made otherwise than asked for is given back, also when its making was
+/// overtaken by a logout.
+#[test]
+fn a_lease_made_otherwise_is_given_back() {
+    for logout in [false, true] {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        let asked = world.ask(connection, create(0, 1, HolderClass::None));
+        let Call::Create(lease, generation, ..) = world.calls.remove(0) else {
+            panic!("no creation");
+        };
+        if logout {
+            world.ask(connection, Request::Logout);
+        }
+        let lease_id = LeaseId::parse("lse_other").unwrap();
+        let mut answer = failed(
+            ErrorCode::AegisProtocol,
+            Disposition::Fault,
+            Certainty::Unknown,
+        );
+        if let Err(failure) = &mut answer.outcome {
+            failure.made = Some(lease_id.clone());
+        }
+        world.step(Event::LeaseCreateAnswered {
+            lease,
+            generation,
+            answer,
+        });
+        let code = if logout {
+            ErrorCode::LoginRequired
+        } else {
+            ErrorCode::AegisProtocol
+        };
+        assert_eq!(world.code(asked), Some(code));
+        let uncertain = RevokeReason::DeliveryUncertain;
+        assert_eq!(world.revokes(), vec![("lse_other".to_owned(), uncertain)]);
+        // So that the next run finds it.
+        let record = world.records.last().unwrap();
+        assert_eq!(record.lease_id, Some(lease_id));
+        assert!(record.lease_expires_at.is_some());
     }
 }
 
@@ -1678,6 +1757,63 @@ fn get_valid_for(min_valid_for: Duration) -> Request {
     })
 }
 
+/// Whoever needs longer than there is hears so, whoever set the limit; where the token did, that a
+/// new login helps.
+#[test]
+fn too_little_validity_has_one_answer() {
+    type Row = (&'static str, fn(&mut World) -> Ticket, bool);
+    let rows: [Row; 3] = [
+        (
+            "the issuer gives less",
+            |world| {
+                let ticket = world.ask(ConnectionId(1), get_valid_for(secs(120)));
+                world.answer(0, How::Well);
+                let Call::Redeem(lease, generation, ..) = world.calls.remove(0) else {
+                    panic!("no redemption");
+                };
+                let ends = world.now.boot.plus(secs(60));
+                let answer = answer(How::Well, |_| redeemed(ends, world.now));
+                world.step(Event::LeaseRedeemAnswered {
+                    lease,
+                    generation,
+                    answer,
+                });
+                ticket
+            },
+            false,
+        ),
+        (
+            "the token ends",
+            |world| {
+                world.sleep(secs(300));
+                world.ask(ConnectionId(1), get_valid_for(secs(271)))
+            },
+            true,
+        ),
+        (
+            "the policy cuts",
+            |world| {
+                let policy = allowed_for(secs(100));
+                world.step(Event::PolicyReplaced { policy });
+                world.ask(ConnectionId(1), get_valid_for(secs(101)))
+            },
+            false,
+        ),
+    ];
+    for (name, ask, login_helps) in rows {
+        let mut world = World::new(Resumed::default());
+        world.log_in();
+        let ticket = ask(&mut world);
+        let Some(Err(refusal)) = world.told.get(&ticket) else {
+            panic!("{name}: not refused");
+        };
+        assert_eq!(refusal.code, ErrorCode::InvalidRequest, "{name}");
+        let reason = refusal.reason_code.clone();
+        assert_eq!(reason, Some(text("min_valid_for_too_long")), "{name}");
+        assert_eq!(refusal.fix().contains("login"), login_helps, "{name}");
+    }
+}
+
 /// A policy of one rule that allows everything, for that long.
 fn allowed_for(max_ttl: Duration) -> Policy {
     Policy::new(vec![Rule {
@@ -1762,7 +1898,7 @@ fn a_lease_that_serves_nobody_is_given_back() {
     // The call took its time: what is left is less than was asked for.
     world.advance(secs(150));
     world.answer(0, How::Well);
-    assert_eq!(world.code(ticket), Some(ErrorCode::LeaseExpired));
+    assert_eq!(world.code(ticket), Some(ErrorCode::InvalidRequest));
     assert_eq!(
         world.revokes(),
         vec![("lse_1".to_owned(), RevokeReason::Released)]

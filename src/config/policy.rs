@@ -5,16 +5,15 @@ use toml::Spanned;
 
 use super::file::{Raw, RawPeer, RawPolicy, RawRule};
 use super::load::{ConfigError, LEASE_TTL, Source, optional, read};
-use crate::model::{Action, CleanText, Effect, Exposure, PeerPattern, Rule, SelectorPattern};
+use crate::model::{
+    Action, CleanText, Effect, Exposure, NoRule, PeerPattern, Rule, SelectorPattern,
+};
 
 /// More rules than a person keeps in mind; a decision looks at each (0.45 µs for ten).
 const MAX_RULES: usize = 1000;
 
 /// A rule's name, in characters.
 const MAX_ID: usize = 64;
-
-/// What records say where no rule decided; no rule may call itself that.
-const NO_RULE: &str = "default";
 
 /// Linux's longest path, in bytes.
 const MAX_EXE: usize = 4096;
@@ -147,9 +146,9 @@ fn rule(source: &Source<'_>, raw: &Spanned<RawRule>) -> Result<Rule, ConfigError
 fn id(source: &Source<'_>, raw: &Raw) -> Result<CleanText, ConfigError> {
     let wrong = |what: &'static str| source.mistake(Some(raw.span()), "rule.id", what);
     let text = source.text("rule.id", raw)?;
-    if text == NO_RULE {
+    if NoRule::ALL.iter().any(|word| word.as_str() == text) {
         return Err(wrong(
-            "must not be \"default\", which records use where no rule decided",
+            "is a word that records use where no rule decided: take another",
         ));
     }
     let is_id = !text.is_empty()

@@ -596,7 +596,12 @@ fn each_mistake_in_the_policy_names_its_key() {
         (
             "id reserved",
             format!("[[rule]]\nid = \"default\"\n{rest}"),
-            "`rule.id` must not be \"default\"",
+            "`rule.id` is a word that records use where no rule decided",
+        ),
+        (
+            "id of another decision",
+            format!("[[rule]]\nid = \"catalogue\"\n{rest}"),
+            "`rule.id` is a word that records use where no rule decided",
         ),
         (
             "id twice",

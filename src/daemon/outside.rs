@@ -142,6 +142,7 @@ fn failed<T>(code: ErrorCode, disposition: Disposition, reason: &str) -> Answer<
             reason: Some(CleanText::new(reason, 64)),
             message: None,
             certainty: Certainty::Unknown,
+            made: None,
         }),
     }
 }

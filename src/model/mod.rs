@@ -41,7 +41,7 @@ pub use lease::{
 };
 pub use peer::{PeerFacts, ProcessId};
 pub use refusal::Refusal;
-pub use rule::{Effect, PeerPattern, Rule, SelectorPattern};
+pub use rule::{Effect, NoRule, PeerPattern, Rule, SelectorPattern};
 pub use scope::{Action, Scope, ScopeError};
 pub use selector::{Selector, SelectorError, is_segment};
 pub use target::Target;

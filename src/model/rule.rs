@@ -13,6 +13,54 @@ pub enum Effect {
     Deny,
 }
 
+/// What records name where a rule of the policy would stand and none decided. No rule may call
+/// itself that (PO-2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NoRule {
+    /// None matched.
+    Default,
+    /// The broker is locked.
+    Locked,
+    /// The catalogue does not list the target.
+    Catalogue,
+    /// There is no lease of that handle.
+    Handle,
+    /// The daemon stops.
+    ShuttingDown,
+    /// It serves another profile.
+    ProfileUnknown,
+}
+
+impl NoRule {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Default,
+        Self::Locked,
+        Self::Catalogue,
+        Self::Handle,
+        Self::ShuttingDown,
+        Self::ProfileUnknown,
+    ];
+
+    /// The word in records.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Locked => "locked",
+            Self::Catalogue => "catalogue",
+            Self::Handle => "handle",
+            Self::ShuttingDown => "shutting_down",
+            Self::ProfileUnknown => "profile_unknown",
+        }
+    }
+}
+
+impl From<NoRule> for CleanText {
+    fn from(rule: NoRule) -> Self {
+        Self::new(rule.as_str(), 64)
+    }
+}
+
 /// One `[[rule]]` of the policy: a request that it matches gets its effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
