@@ -1,6 +1,7 @@
 //! A world: the bundled server, a folder for the audit log, and daemons over it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
@@ -261,7 +262,14 @@ impl World {
         for entry in fs::read_dir(self.audit_folder()).unwrap() {
             let path = entry.unwrap().path();
             bytes.extend_from_slice(path.to_string_lossy().as_bytes());
-            bytes.extend(fs::read(path).unwrap());
+            match fs::read(&path) {
+                Ok(content) => bytes.extend(content),
+                // A daemon that runs gives its new anchor the old one's name at each sync.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    assert!(path.ends_with("anchor.new"), "{} is gone", path.display());
+                }
+                Err(error) => panic!("{}: {error}", path.display()),
+            }
         }
         bytes
     }
