@@ -419,14 +419,21 @@ impl AegisError {
         }
     }
 
-    /// The public code of a call of that kind. Before there is a session no login and no lease can
-    /// be what is missing: it is Aegis that does not want this one.
+    /// The public code of a call of that kind. Before there is a session no lease can be what is
+    /// missing, and before it is begun no login: it is Aegis that does not want this one.
     fn code_during(&self, during: During) -> ErrorCode {
         match (during, self.code()) {
             (
                 During::Begin,
                 ErrorCode::LoginRequired
                 | ErrorCode::LeaseNotFound
+                | ErrorCode::LeaseExpired
+                | ErrorCode::LeaseRevoked
+                | ErrorCode::LeaseExhausted,
+            )
+            | (
+                During::Poll,
+                ErrorCode::LeaseNotFound
                 | ErrorCode::LeaseExpired
                 | ErrorCode::LeaseRevoked
                 | ErrorCode::LeaseExhausted,
@@ -515,9 +522,10 @@ impl AegisError {
                 let status = rejection.status;
                 format!("aegis at {base} is not available: http status {status}")
             }
-            Self::Rejected(_) if self.code_during(during) != self.code() => {
-                format!("aegis at {base} refused to begin a login")
-            }
+            Self::Rejected(_) if self.code_during(during) != self.code() => match during {
+                During::Begin => format!("aegis at {base} refused to begin a login"),
+                During::Poll | During::Call => format!("aegis at {base} refused the login"),
+            },
             Self::Request(_)
             | Self::Crypto(_)
             | Self::Client
@@ -553,7 +561,49 @@ const fn unauthenticated(reason: Option<Reason>) -> Disposition {
             | Reason::WorkloadTokenInvalid
             | Reason::InsecureUserHeader,
         ) => Disposition::Terminal,
-        _ => Disposition::Reauthenticate,
+        None
+        | Some(
+            Reason::UnknownField
+            | Reason::DuplicateField
+            | Reason::TypeMismatch
+            | Reason::FieldMissing
+            | Reason::ProtocolVersionMissing
+            | Reason::ScopeActionOnly
+            | Reason::ScopeWildcard
+            | Reason::ScopeMalformed
+            | Reason::ScopeUnknown
+            | Reason::TargetMalformed
+            | Reason::TtlOutOfRange
+            | Reason::RedemptionsOutOfRange
+            | Reason::RevokeReasonUnknown
+            | Reason::IdempotencyMismatch
+            | Reason::PopJwkInvalid
+            | Reason::TokenMissing
+            | Reason::TokenExpired
+            | Reason::TokenInvalid
+            | Reason::TokenRevoked
+            | Reason::BindingMismatch
+            | Reason::KeyRevoked
+            | Reason::SessionEnded
+            | Reason::ScopeNotGranted
+            | Reason::TenantMismatch
+            | Reason::PolicyDenied
+            | Reason::RoleRequired
+            | Reason::LeaseExhausted
+            | Reason::LeaseRevoked
+            | Reason::LeaseExpired
+            | Reason::NonceReplayed
+            | Reason::ChallengeUsed
+            | Reason::ChallengeExpired
+            | Reason::DeviceCodeUsed
+            | Reason::SealedByUserKey
+            | Reason::LeaseNotFound
+            | Reason::DeviceCodeUnknown
+            | Reason::PopKeyConflict
+            | Reason::RateLimited
+            | Reason::BodyTooLarge
+            | Reason::AuditUnavailable,
+        ) => Disposition::Reauthenticate,
     }
 }
 
@@ -648,6 +698,17 @@ mod tests {
             retry_after: None,
             readable: true,
             has_info: reason.is_some(),
+        }
+    }
+
+    /// Who logs in is not told of a lease.
+    #[test]
+    fn a_login_that_is_not_found_names_no_lease() {
+        for during in [During::Begin, During::Poll] {
+            let error = AegisError::Rejected(rejection(Code::NotFound, None));
+            let base = Url::parse("https://aegis.example.com/").unwrap();
+            let failure = error.into_failure(&base, during, Certainty::Unknown);
+            assert_eq!(failure.code, ErrorCode::AegisDenied, "{during:?}");
         }
     }
 
