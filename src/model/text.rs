@@ -1,8 +1,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Text from a server, a peer or the file system, made safe to show: without control,
-/// bidirectional and zero-width characters, and cut to a bound (HY-12).
+/// Text from a server, a peer or the file system, made safe to show: without control and
+/// bidirectional characters and those that show nothing, and cut to a bound (HY-12).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CleanText(Arc<str>);
 
@@ -45,7 +45,12 @@ impl fmt::Debug for CleanText {
 fn is_shown(c: char) -> bool {
     !c.is_control()
         && !matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}'
+            '\u{ad}' | '\u{34f}' | '\u{61c}'
+            // Fillers of Hangul, which are blank, and selectors of a glyph's variant.
+            | '\u{115f}'..='\u{1160}' | '\u{3164}' | '\u{ffa0}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{e0100}'..='\u{e01ef}'
             | '\u{200b}'..='\u{200f}'
             | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}'
@@ -72,6 +77,23 @@ mod tests {
         let hostile = "a\u{1b}[31mb\r\n\u{202e}c\u{200b}d\u{9b}e\u{feff}";
         assert_eq!(CleanText::new(hostile, 256).as_str(), "a[31mbcde");
         assert_eq!(CleanText::exact(hostile, 256), None);
+    }
+
+    /// HY-12: what takes no room on the screen cannot make two texts look the same.
+    #[test]
+    fn characters_without_width_are_dropped() {
+        let ranges = [
+            '\u{34f}'..='\u{34f}',
+            '\u{115f}'..='\u{1160}',
+            '\u{180b}'..='\u{180f}',
+            '\u{3164}'..='\u{3164}',
+            '\u{fe00}'..='\u{fe0f}',
+            '\u{ffa0}'..='\u{ffa0}',
+            '\u{e0100}'..='\u{e01ef}',
+        ];
+        for character in ranges.into_iter().flatten() {
+            assert!(!CleanText::shows(character), "{:x}", u32::from(character));
+        }
     }
 
     #[test]
