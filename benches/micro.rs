@@ -286,8 +286,11 @@ fn issuer(effect: Effect) -> Result<Option<Event>, Failed> {
                 max_redemptions: 1,
             }),
         }),
-        Effect::RedeemLease { lease, .. } => Some(Event::LeaseRedeemAnswered {
+        Effect::RedeemLease {
+            lease, generation, ..
+        } => Some(Event::LeaseRedeemAnswered {
             lease,
+            generation,
             answer: answer(RedeemedLease {
                 material: material(),
                 expires_at: later(),

@@ -139,7 +139,7 @@ mod tests {
         let at = UnixTime::from_millis(1_795_341_600_000).plus(Duration::from_secs(id));
         let mut record = AuditRecord::new(AuditAction::LeaseCreate, AuditOutcome::Ok);
         record.lease_id = Some(LeaseId::parse(&format!("lse_{id}")).unwrap());
-        record.lease_expires_at = Some(at.plus(Duration::from_secs(60)));
+        record.lease_expires_at = Some(at.plus(Duration::from_mins(1)));
         Line {
             seq: id,
             at,

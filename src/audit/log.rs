@@ -369,7 +369,7 @@ impl FileAuditLog {
     /// Wakes the thread, unless it was told already; a second word, once, ends its wait for company.
     fn request_sync(&mut self, at_once: bool) {
         let is_requested = self.shared.sync_requested.swap(true, Ordering::SeqCst);
-        if is_requested && !(at_once && !self.shared.hurry_requested.swap(true, Ordering::SeqCst)) {
+        if is_requested && (!at_once || self.shared.hurry_requested.swap(true, Ordering::SeqCst)) {
             return;
         }
         if !is_requested {
