@@ -76,6 +76,10 @@ export async function host(name, era, connect) {
   });
 
   await withClient({}, async (client) => {
+    const { targets } = (await call(client, 'target_list')).result;
+    check('target_list has the catalogue', targets.some(({ selector }) => selector === SELECTOR));
+    const { steps } = (await call(client, 'policy_explain', { selector: SELECTOR })).result;
+    check('policy_explain names the rule', steps.length > 0 && steps.every(({ rule }) => rule === 'mock'));
     const { lease } = (await call(client, 'lease_create', { selector: SELECTOR, ttl_s: 120, max_redemptions: 2 })).result;
     check('lease_create: an active lease', lease.state === 'active');
     check('a program redeems it', broker('lease', 'redeem', lease.lease_id).stdout.length > 0);
@@ -85,6 +89,9 @@ export async function host(name, era, connect) {
     check('nobody redeems it any more', broker('lease', 'redeem', lease.lease_id).status !== 0);
     const unknown = (await call(client, 'lease_revoke', { lease_id: 'lease_unknown' })).error;
     check('an unknown lease: a refusal as a result', unknown.code === 'lease_not_found');
+
+    const { decisions } = (await call(client, 'audit_list')).result;
+    check('audit_list has the lease', decisions.some(({ lease_id }) => lease_id === lease.lease_id));
 
     // The issuer holds its answer back for ever; the host gives up.
     await control('fault', { method: 'CreateCredentialLease', kind: 'stall' });
