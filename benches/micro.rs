@@ -304,7 +304,7 @@ fn issuer(effect: Effect) -> Result<Option<Event>, Failed> {
         | Effect::AbandonLogin
         | Effect::DropConnections
         | Effect::AbandonCalls { .. }
-        | Effect::Stop => None,
+        | Effect::Stop { .. } => None,
     })
 }
 

@@ -74,6 +74,7 @@ const PURE: &[&str] = &[
     "src/broker/policy.rs",
     "src/broker/revocations.rs",
     "src/broker/decisions.rs",
+    "src/broker/denials.rs",
     "src/broker/explain.rs",
     "src/model/",
     "src/secret/",
@@ -94,6 +95,7 @@ const IMPURE: &[&str] = &[
     "std::env",
     "std::io::Read",
     "clock.now",
+    "tracing",
 ];
 
 fn sources() -> Vec<(String, String)> {

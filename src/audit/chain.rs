@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::{constant_time, digest, hmac, rand};
 use base64::Engine as _;
@@ -80,10 +81,11 @@ impl Head {
     };
 }
 
-/// The key of one or more segments, with the name that the header gives it. Wiped on drop.
+/// The key of one or more segments, with the name that the header gives it. Cloning shares it;
+/// wiped with the last of them.
 #[derive(Clone)]
 pub(super) struct SegmentKey {
-    key: hmac::Key,
+    key: Arc<hmac::Key>,
     id: Hash,
 }
 
@@ -93,7 +95,7 @@ impl SegmentKey {
         named.extend_from_slice(b"aegis-broker audit key\0");
         named.extend_from_slice(bytes);
         Self {
-            key: hmac::Key::new(hmac::HMAC_SHA256, bytes),
+            key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, bytes)),
             id: Hash::of(&named),
         }
     }

@@ -461,7 +461,15 @@ impl Actor {
             }
             Effect::AbandonCalls { keep } => self.abandon_calls(keep.as_ref()),
             Effect::DropConnections => self.parts.aegis.drop_connections(),
-            Effect::Stop => self.stopped = true,
+            Effect::Stop { unconfirmed } => {
+                if unconfirmed > 0 {
+                    tracing::warn!(
+                        leases = unconfirmed,
+                        "stopping although the issuer has not confirmed that these have ended"
+                    );
+                }
+                self.stopped = true;
+            }
         }
     }
 

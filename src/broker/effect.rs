@@ -88,5 +88,8 @@ pub enum Effect {
     /// Drop the HTTP client, its pool and the nonces.
     DropConnections,
     /// Everything is wiped and revoked, as far as it could be: stop.
-    Stop,
+    Stop {
+        /// Leases that can be live at the issuer still, for want of its word.
+        unconfirmed: usize,
+    },
 }

@@ -312,7 +312,8 @@ impl Connection {
 }
 
 /// A model's connection to the core: what a model may ask, and nothing that answers with
-/// material, ends what other processes hold, or shows what they did.
+/// material or shows what other processes did. It ends what they hold in one way only, with the
+/// session ([`Self::logout`]).
 #[derive(Debug)]
 pub struct ModelConnection {
     connection: Connection,

@@ -557,7 +557,6 @@ impl State {
         }
         match answer.outcome {
             Ok(created) => {
-                let selector = lease.selector.clone();
                 lease.max_redemptions = created.max_redemptions;
                 self.denials.granted(&lease.wanted);
                 effects.push(Effect::Audit(Box::new(AuditRecord {
@@ -581,7 +580,7 @@ impl State {
                     },
                 );
                 if generation == self.generation {
-                    self.lease_made(key, &selector, now, effects);
+                    self.lease_made(key, now, effects);
                 } else {
                     self.lease_came_late(key, now, effects);
                 }
@@ -659,13 +658,7 @@ impl State {
     }
 
     /// A lease of the current login is there: hand it out, redeem it, or give it back.
-    fn lease_made(
-        &mut self,
-        key: LeaseKey,
-        selector: &Selector,
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn lease_made(&mut self, key: LeaseKey, now: Now, effects: &mut Vec<Effect>) {
         let session = self.session(now).map(Arc::clone);
         let Some(lease) = self.leases.get_mut(key) else {
             return;
@@ -684,7 +677,6 @@ impl State {
         let Some(waiter) = lease.waiters.pop_front() else {
             return;
         };
-        tracing::debug!(selector = selector.short(), "lease made");
         self.hold(key, &waiter, effects);
         self.show_lease(&waiter.asker(), key, now, effects);
     }

@@ -537,15 +537,11 @@ impl State {
     fn stopped(&self, unconfirmed: usize, effects: &mut Vec<Effect>) {
         let mut record = self.record(AuditAction::Stop, AuditOutcome::Ok);
         if unconfirmed > 0 {
-            tracing::warn!(
-                leases = unconfirmed,
-                "stopping although the issuer has not confirmed that these leases have ended"
-            );
             record.outcome = AuditOutcome::Error;
             record.reason = Some(CleanText::new(&format!("unconfirmed:{unconfirmed}"), 64));
         }
         effects.push(Effect::Audit(Box::new(record)));
-        effects.push(Effect::Stop);
+        effects.push(Effect::Stop { unconfirmed });
     }
 
     pub(super) fn login_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {

@@ -323,7 +323,7 @@ impl World {
                     });
                 }
                 Effect::DropConnections => self.dropped += 1,
-                Effect::Stop => self.stopped = true,
+                Effect::Stop { .. } => self.stopped = true,
             }
         }
         assert!(

@@ -3,8 +3,7 @@
 //! Everything runs in the connection's one task. A request costs a boxed future and no task of
 //! its own; dropping the connection drops its waits, never the core's work.
 
-use std::future::Future;
-use std::future::poll_fn;
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::pin::{Pin, pin};
@@ -159,7 +158,7 @@ pub(super) async fn run(
                 0 => open = false,
                 length => decoder.push(chunk.get(..length).unwrap_or_default()),
             },
-            result = hang_up(output.as_ref()), if !reading => return Ok(result?),
+            () = hang_up(output.as_ref()), if !reading => return Ok(()),
             () = reached(deadline), if reading && deadline.is_some() => {
                 return Err(ConnectionError::Slow);
             }
@@ -246,7 +245,7 @@ impl Writer<'_> {
 async fn reached(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }
 
@@ -264,8 +263,16 @@ fn has_hung_up(stream: &UnixStream) -> bool {
 }
 
 /// Resolves when the peer has closed both directions; for when nothing is read that would tell.
+/// Without a descriptor to spare it never does: then the peer's going is seen when it is written
+/// to, and who only half closed still gets the answers that were recorded as given.
+async fn hang_up(stream: &UnixStream) {
+    if watch_hang_up(stream).await.is_err() {
+        pending::<()>().await;
+    }
+}
+
 /// On a descriptor of its own, because it clears a readiness that writing needs.
-async fn hang_up(stream: &UnixStream) -> io::Result<()> {
+async fn watch_hang_up(stream: &UnixStream) -> io::Result<()> {
     let own = stream.as_fd().try_clone_to_owned()?;
     let own = UnixStream::from_std(own.into())?;
     loop {
@@ -309,7 +316,7 @@ mod tests {
         }
 
         fn exited(&self) -> PortFuture<()> {
-            Box::pin(std::future::pending())
+            Box::pin(pending())
         }
     }
 
