@@ -348,6 +348,27 @@ impl FileAuditLog {
         }
     }
 
+    /// Whether the log takes records, as far as is known without one. After a failed write it is
+    /// tried with bytes that are cut off again.
+    fn stand(&mut self) -> Result<(), AuditError> {
+        if self.shared.sync_failed.load(Ordering::SeqCst) {
+            self.request_repair();
+            return Err(AuditError);
+        }
+        let tail = &mut self.tail;
+        if !tail.write_failed {
+            return Ok(());
+        }
+        let len = tail.written.len;
+        let tried = tail
+            .file
+            .set_len(len)
+            .and_then(|()| write_once(&tail.file, &PROBE))
+            .and_then(|()| tail.file.set_len(len));
+        tail.write_failed = tried.is_err();
+        tried.map_err(|_error| AuditError)
+    }
+
     /// Hands the batch to the kernel in one write.
     fn write_batch(&mut self) -> io::Result<()> {
         let tail = &mut self.tail;
@@ -452,7 +473,7 @@ impl AuditLog for FileAuditLog {
 
     fn write(&mut self) -> Result<(), AuditError> {
         if self.tail.batch.is_empty() {
-            return Ok(());
+            return self.stand();
         }
         let had_failed = self.tail.write_failed;
         let written = self.write_batch();
@@ -589,6 +610,10 @@ fn seal(bytes: &mut Vec<u8>, start: usize, key: &SegmentKey) -> io::Result<(Hash
     }
     Ok((hash, u64::try_from(len).map_err(io::Error::other)?))
 }
+
+/// What a disk that was full is tried with: more than a record takes. Should a crash leave it, it
+/// is a torn last line (AU-5).
+const PROBE: [u8; 4096] = [b' '; 4096];
 
 /// All of it in one write, or an error.
 fn write_once(mut file: &File, bytes: &[u8]) -> io::Result<()> {

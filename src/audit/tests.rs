@@ -977,9 +977,11 @@ fn a_batch_is_written_whole_or_gone_whole() {
     let good = log.divert(full);
     stage_three(&mut log);
     assert_eq!(log.write(), Err(AuditError));
-    assert_eq!(log.write(), Ok(()), "nothing is left of it");
+    assert_eq!(log.write(), Err(AuditError), "it takes nothing yet");
     drop(log.divert(good));
+    assert_eq!(log.write(), Ok(()), "nothing is left of the batch");
     assert_eq!(log.bound().len, written);
+    assert_eq!(fs::metadata(&segment).unwrap().len(), written);
     stage_three(&mut log);
     log.write().unwrap();
     let report = in_runtime(log.verify()).unwrap();

@@ -331,11 +331,13 @@ pub trait AuditLog: Send + fmt::Debug {
     /// nothing may be delivered. What the batch holds already stays in it.
     fn stage(&mut self, record: &AuditRecord, now: Now) -> Result<(), AuditError>;
 
-    /// Hands the batch to the kernel before it returns; sync to disk follows behind (AU-1).
+    /// Hands the batch to the kernel before it returns; sync to disk follows behind (AU-1). With
+    /// an empty batch it says whether the log stands.
     ///
     /// # Errors
     /// [`AuditError`] when it was not written: the whole batch is gone then, and nothing that it
-    /// records may be delivered.
+    /// records may be delivered. With an empty batch, when the last write or sync failed and the
+    /// log takes nothing yet: then no lease may be asked for either.
     fn write(&mut self) -> Result<(), AuditError>;
 
     /// A batch of one.

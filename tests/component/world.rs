@@ -521,11 +521,11 @@ impl AuditLog for Sink {
 
     fn write(&mut self) -> Result<(), AuditError> {
         let batch = std::mem::take(&mut self.batch);
-        if batch.is_empty() {
-            return Ok(());
-        }
-        if self.full.load(Ordering::SeqCst) {
+        if self.full.load(Ordering::SeqCst) || self.closed.load(Ordering::SeqCst) {
             return Err(AuditError);
+        }
+        if batch.is_empty() {
+            return self.log().write();
         }
         self.writes.fetch_add(1, Ordering::SeqCst);
         let mut log = self.log();
