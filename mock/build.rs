@@ -21,7 +21,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let set = out.join("aegis.binpb");
     fs::write(&set, descriptors.encode_to_vec())?;
+    // Its own would watch the set that is written here, newer than every build it began.
     connectrpc_build::Config::new()
+        .emit_rerun_directives(false)
         .descriptor_set(&set)
         .files(&FILES)
         .include_file("_connectrpc.rs")
