@@ -294,6 +294,32 @@ fn a_planted_derive_is_seen() {
     ));
 }
 
+/// HY-15, MC-10, MC-11: no source of ours opens a port; the bundled server, a crate of its own,
+/// does. HY-16: a program is started by the shim, the daemon, and by the demonstration.
+#[test]
+fn no_port_is_opened_and_no_program_started_elsewhere() {
+    const PORTS: [&str; 3] = ["TcpListener", "TcpSocket", "UdpSocket"];
+    let mut starters = BTreeSet::new();
+    for (name, text) in sources() {
+        if name.ends_with("tests.rs") {
+            continue;
+        }
+        let code = code(&text);
+        for word in PORTS {
+            assert!(!code.contains(word), "{name} says {word}");
+        }
+        if code.contains("Command::new(") {
+            starters.insert(name);
+        }
+    }
+    let expected = [
+        "src/cli/demo/household.rs",
+        "src/cli/demo/mcp_client.rs",
+        "src/mcp/shim/launch.rs",
+    ];
+    assert!(starters.iter().eq(expected), "{starters:?}");
+}
+
 /// Invariant 3: serde traits are derived in `wire.rs` files and `config/file.rs` only, and no
 /// secret type implements one.
 #[test]

@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(invalid, spent);
     }
 
-    /// DG-7, DG-8: a dialog has the address with the code in it, and beside it the code to compare
+    /// DG-7, DG-8, MC-9: a dialog has the address with the code in it, and beside it the code to compare
     /// and what the page calls us; what is no address gets no dialog.
     #[test]
     fn a_dialog_has_the_address_and_what_to_compare() {

@@ -71,7 +71,7 @@ pub fn shell_word(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// HY-12: nothing that steers a terminal or a reader's eye survives.
+    /// HY-12, OA-14: nothing that steers a terminal or a reader's eye survives.
     #[test]
     fn controls_and_invisible_characters_are_dropped() {
         let hostile = "a\u{1b}[31mb\r\n\u{202e}c\u{200b}d\u{9b}e\u{feff}";

@@ -18,5 +18,6 @@ mod leases;
 mod login;
 mod mcp;
 mod proofs;
+mod requirements;
 mod secrets;
 mod transport;

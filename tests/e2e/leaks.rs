@@ -42,7 +42,7 @@ fn libraries_stay_quiet_at_every_log_level() {
     );
 }
 
-/// HY-4, DG-9: device code, token and material are nowhere but where they belong, at any log
+/// HY-4, PE-7, DG-9: device code, token and material are nowhere but where they belong, at any log
 /// level. The control: the server's own journal has them.
 #[test]
 fn secrets_stay_out_of_files_logs_and_command_lines() {

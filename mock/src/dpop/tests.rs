@@ -89,7 +89,7 @@ fn remove(value: &mut Value, name: &str) {
     value.as_object_mut().unwrap().remove(name).unwrap();
 }
 
-/// DP-1 to DP-6.
+/// DP-1, DP-2, DP-3, DP-4, DP-5, DP-6.
 #[test]
 fn bad_proofs_are_refused_by_the_check_they_fail() {
     let good = Maker::new();

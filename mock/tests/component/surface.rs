@@ -11,6 +11,7 @@ fn begin(client: &Client) -> String {
         .to_string()
 }
 
+/// CN-3.
 #[tokio::test]
 async fn a_request_is_refused_for_its_headers() {
     let mock = spawn().await;
