@@ -30,6 +30,7 @@ pub(super) async fn join(mut plan: Plan) -> Result<(Plan, Option<BundledServer>)
     profile.base_url = server.url().clone();
     profile.allow_insecure_loopback = true;
     tracing::info!(
+        url = %profile.base_url,
         "the bundled server is up; approve a login at {}device, as {} with the password {}, or with: {}",
         server.url(),
         server.mock.demo_name(),

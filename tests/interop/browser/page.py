@@ -15,6 +15,7 @@ import threading
 import urllib.request
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support import expected_conditions as seen
@@ -102,14 +103,14 @@ class Browser:
     def on(self, heading):
         """Waits for the page with that heading."""
         here = seen.text_to_be_present_in_element((By.TAG_NAME, "h1"), heading)
-        WebDriverWait(self.driver, LIMIT).until(here, f"no page {heading}: {self.text()}")
+        self.until(here, f"no page {heading}")
 
     def text(self):
         return self.driver.find_element(By.TAG_NAME, "body").text
 
     def says(self, words):
         here = seen.text_to_be_present_in_element((By.TAG_NAME, "main"), words)
-        WebDriverWait(self.driver, LIMIT).until(here, f"not said: {words}: {self.text()}")
+        self.until(here, f"not said: {words}")
 
     def fill(self, label, words):
         """Finds a field by its label, as a person does."""
@@ -120,9 +121,19 @@ class Browser:
 
     def press(self, words):
         """Presses a button and waits until the page it was on is gone."""
+        page = self.page()
         button = self.driver.find_element(By.XPATH, f"//button[normalize-space()='{words}']")
         button.click()
-        WebDriverWait(self.driver, LIMIT).until(seen.staleness_of(button), f"{words} does nothing")
+        self.until(lambda _driver: self.page() != page, f"{words} does nothing")
+
+    def page(self):
+        """The page that is shown: another one after each answer, also at the same address."""
+        return self.driver.find_element(By.TAG_NAME, "html").id
+
+    def until(self, condition, words):
+        """Waits for that. Between two pages the driver may know neither, and says so."""
+        wait = WebDriverWait(self.driver, LIMIT, ignored_exceptions=[WebDriverException])
+        wait.until(condition, words)
 
     def sign_in(self, address):
         self.driver.get(address)
