@@ -17,29 +17,23 @@ use crate::broker::ports::{
 };
 use crate::dpop::ProofKey;
 use crate::model::{
-    CleanText, MAX_CODE_LIFE, MAX_USER_CODE, PopKeyId, Principal, Scope, SessionId, TenantId,
+    CleanText, MAX_CODE_LIFE, MAX_DISPLAY_NAME, MAX_SCOPES, MAX_TOKEN_TTL, MAX_USER_CODE,
+    MIN_TOKEN_TTL, PopKeyId, Principal, Scope, SessionId, TenantId,
 };
 use crate::secret::SecretString;
 use crate::time::UnixTime;
-
-/// In one request (`aegis.md` 7).
-const MAX_SCOPES: usize = 96;
 
 /// Of one scope, in characters.
 const MAX_SCOPE: usize = 256;
 
 /// Lifetimes of a token that may be asked for.
-const TOKEN_TTL: std::ops::RangeInclusive<Duration> =
-    Duration::from_mins(1)..=Duration::from_mins(15);
+const TOKEN_TTL: std::ops::RangeInclusive<Duration> = MIN_TOKEN_TTL..=MAX_TOKEN_TTL;
 
 /// What a token lives at most, whatever the server says (OA-11).
 const MAX_TOKEN_LIFE: Duration = Duration::from_mins(15);
 
 /// What it lives at most where the server says nothing (`aegis.md` 6).
 const UNSAID_TOKEN_LIFE: Duration = Duration::from_mins(10);
-
-/// Of the name on the approval page, in characters.
-const MAX_DISPLAY_NAME: usize = 64;
 
 /// Between polls where the server names none (RFC 8628 §3.2).
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);

@@ -4,14 +4,14 @@ use url::Url;
 
 use crate::broker::ports::{Certainty, Disposition, Failure};
 use crate::dpop::DpopError;
-use crate::model::{CleanText, ErrorCode};
+use crate::model::{CleanText, ErrorCode, MAX_LEASE_TTL};
 
 /// Longer pauses than this are not waited for inside a call, nor asked of a poll.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// The longest pause that a caller is told: as long as the longest lease lives. A server may name
 /// any number, or a date years away, and a program that believes it would never come back.
-const MAX_TOLD: Duration = Duration::from_hours(1);
+const MAX_TOLD: Duration = MAX_LEASE_TTL;
 
 /// Of a message, in characters: as much as a refusal holds.
 const MAX_MESSAGE: usize = 512;

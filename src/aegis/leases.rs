@@ -18,18 +18,18 @@ use crate::broker::ports::{
     Answer, CreateLease, CreatedLease, RedeemedLease, RevokeReason, Session,
 };
 use crate::dpop::DpopError;
-use crate::model::{CleanText, Field, FieldValue, LeaseId, Material, MaterialKind, Selector};
+use crate::model::{
+    CleanText, Field, FieldValue, LeaseId, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS,
+    MIN_LEASE_TTL, Material, MaterialKind, Selector,
+};
 use crate::secret::SecretString;
 use crate::time::UnixTime;
 
 /// Lifetimes that may be asked for, and what any material is believed to live at most.
-const TTL: RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_hours(1);
+const TTL: RangeInclusive<Duration> = MIN_LEASE_TTL..=MAX_LEASE_TTL;
 
 /// Redemptions that may be asked for.
-const REDEMPTIONS: RangeInclusive<u32> = 1..=10;
-
-/// Of a purpose, in characters.
-const MAX_PURPOSE: usize = 200;
+const REDEMPTIONS: RangeInclusive<u32> = 1..=MAX_REDEMPTIONS;
 
 /// Random bytes of an idempotency key: 24 characters, 22 at least (`aegis.md` 9).
 const IDEMPOTENCY_BYTES: usize = 18;
@@ -89,7 +89,7 @@ fn check(request: &CreateLease) -> Result<(), AegisError> {
     let too_long = request
         .purpose
         .as_ref()
-        .is_some_and(|purpose| purpose.as_str().chars().count() > MAX_PURPOSE);
+        .is_some_and(|purpose| purpose.as_str().chars().count() > MAX_REASON);
     if too_long {
         return Err(AegisError::Request("purpose too long"));
     }

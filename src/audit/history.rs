@@ -1,13 +1,9 @@
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use super::wire::Line;
 use crate::broker::ports::{AuditAction, AuditOutcome, AuditRecord, OpenLease};
-use crate::model::{CleanText, ErrorCode, LeaseId, Principal, ProfileName};
+use crate::model::{CleanText, ErrorCode, LeaseId, MAX_LEASE_TTL, Principal, ProfileName};
 use crate::time::UnixTime;
-
-/// How long a lease can live at most, for records that do not say: the cap of the contract.
-const LONGEST_LEASE: Duration = Duration::from_hours(1);
 
 /// With so many leases it is looked for the first time which of them have run out.
 const FIRST_LOOK: usize = 64;
@@ -74,7 +70,7 @@ impl History {
         };
         let expires_at = record
             .lease_expires_at
-            .unwrap_or_else(|| line.at.plus(LONGEST_LEASE));
+            .unwrap_or_else(|| line.at.plus(MAX_LEASE_TTL));
         let lease = self
             .leases
             .entry(lease_id.clone())
@@ -132,6 +128,8 @@ fn is_over(record: &AuditRecord) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::chain::Hash;
     use super::*;
 

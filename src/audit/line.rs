@@ -156,12 +156,7 @@ fn trace(out: &mut Vec<u8>, trace: &CallTrace) {
         proof_jti,
         earlier,
     } = trace;
-    plain(
-        out,
-        "request_id",
-        request_id.as_ref().map(RequestId::as_str),
-    );
-    plain(out, "proof_jti", proof_jti.as_ref().map(ProofJti::as_str));
+    names(out, request_id.as_ref(), proof_jti.as_ref());
     if earlier.is_empty() {
         return;
     }
@@ -173,18 +168,19 @@ fn trace(out: &mut Vec<u8>, trace: &CallTrace) {
     out.push(b']');
 }
 
+/// What ties a try to the issuer's records.
+fn names(out: &mut Vec<u8>, request_id: Option<&RequestId>, proof_jti: Option<&ProofJti>) {
+    plain(out, "request_id", request_id.map(RequestId::as_str));
+    plain(out, "proof_jti", proof_jti.map(ProofJti::as_str));
+}
+
 fn one_try(out: &mut Vec<u8>, one: &Try) {
     let Try {
         request_id,
         proof_jti,
     } = one;
     let start = out.len();
-    plain(
-        out,
-        "request_id",
-        request_id.as_ref().map(RequestId::as_str),
-    );
-    plain(out, "proof_jti", proof_jti.as_ref().map(ProofJti::as_str));
+    names(out, request_id.as_ref(), proof_jti.as_ref());
     // A member brings the comma before it; the first one's is where the object begins.
     match out.get_mut(start) {
         Some(comma) => *comma = b'{',

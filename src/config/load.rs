@@ -15,22 +15,19 @@ use url::{Host, Url};
 use super::file::{Raw, RawConfig, RawLimits, RawProfile, RawTarget};
 use super::paths::{Environment, Overrides, Paths};
 use crate::model::{
-    Action, CleanText, ErrorCode, MAX_LEASE_TTL, MIN_LEASE_TTL, ProfileName, Refusal, Selector,
-    Target, TenantId,
+    Action, CleanText, ErrorCode, MAX_DISPLAY_NAME, MAX_LEASE_TTL, MAX_SCOPES, MAX_TOKEN_TTL,
+    MIN_LEASE_TTL, MIN_TOKEN_TTL, ProfileName, Refusal, Selector, Target, TenantId,
 };
 
 /// The largest file that is read. A thousand targets fit several times over.
 const MAX_FILE: u64 = 1024 * 1024;
-
-/// The most scopes that one login may ask for (`BeginDeviceAuthorization`).
-const MAX_SCOPES: usize = 96;
 
 /// How long a lease may be asked to live.
 pub(super) const LEASE_TTL: RangeInclusive<Duration> = MIN_LEASE_TTL..=MAX_LEASE_TTL;
 const DEFAULT_LEASE_TTL: Duration = Duration::from_mins(5);
 
 /// How long an access token may be asked to live (LM).
-const TOKEN_TTL: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_mins(15);
+const TOKEN_TTL: RangeInclusive<Duration> = MIN_TOKEN_TTL..=MAX_TOKEN_TTL;
 const DEFAULT_TOKEN_TTL: Duration = Duration::from_mins(10);
 
 /// Connections on `broker.sock` at once (LM): far more than a desktop's programs; beyond a few
@@ -41,9 +38,6 @@ const DEFAULT_CONNECTIONS: u32 = 256;
 /// Requests under way on one connection (LM).
 const IN_FLIGHT: RangeInclusive<u64> = 1..=1024;
 const DEFAULT_IN_FLIGHT: u32 = 64;
-
-/// What the approval page shows of us, in characters.
-const MAX_DISPLAY_NAME: usize = 64;
 
 /// How serde's messages begin that quote a value, up to their last ", expected ".
 const QUOTING: [&str; 3] = ["invalid type: ", "invalid value: ", "invalid length "];

@@ -9,6 +9,18 @@ pub const MAX_USER_CODE: usize = 32;
 /// How long a code lives at most (LM).
 pub const MAX_CODE_LIFE: Duration = Duration::from_mins(15);
 
+/// The most scopes that one login can ask for (`aegis.md` 7).
+pub const MAX_SCOPES: usize = 96;
+
+/// The shortest life that can be asked for a token (LM).
+pub const MIN_TOKEN_TTL: Duration = Duration::from_mins(1);
+
+/// The longest.
+pub const MAX_TOKEN_TTL: Duration = Duration::from_mins(15);
+
+/// The longest name that the approval page shows of us, in characters.
+pub const MAX_DISPLAY_NAME: usize = 64;
+
 /// What a person needs to approve a login on their own device (RFC 8628 §3.3). The
 /// `device_code` is not part of it and never leaves the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]

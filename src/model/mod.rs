@@ -30,7 +30,10 @@ mod error_code;
 mod refusal;
 
 pub use credential::{Field, FieldValue, Material, MaterialKind};
-pub use device::{DeviceView, LoginPhase, LoginView, MAX_CODE_LIFE, MAX_USER_CODE};
+pub use device::{
+    DeviceView, LoginPhase, LoginView, MAX_CODE_LIFE, MAX_DISPLAY_NAME, MAX_SCOPES, MAX_TOKEN_TTL,
+    MAX_USER_CODE, MIN_TOKEN_TTL,
+};
 pub use error_code::ErrorCode;
 pub use exposure::Exposure;
 pub use ids::{
