@@ -13,7 +13,7 @@ use super::wire::{
 };
 use super::{AegisSettings, Inner, bad, success};
 use crate::broker::ports::{
-    Answer, BeginDeviceAuthorization, DeviceAuthorization, DeviceExchange, Session,
+    BeginDeviceAuthorization, DeviceAuthorization, DeviceExchange, Failure, Session, Tries,
 };
 use crate::dpop::ProofKey;
 use crate::model::{
@@ -51,10 +51,11 @@ const MAX_URI: usize = 2048;
 pub(super) async fn begin(
     inner: &Inner,
     request: BeginDeviceAuthorization,
-) -> Answer<DeviceAuthorization> {
+    tries: &Tries,
+) -> Result<DeviceAuthorization, Failure> {
     let deadline = deadline();
-    let first = begin_once(inner, &request, deadline).await;
-    let conflict = first.outcome.as_ref().is_err_and(|failure| {
+    let first = begin_once(inner, &request, deadline, tries).await;
+    let conflict = first.as_ref().is_err_and(|failure| {
         failure
             .reason
             .as_ref()
@@ -62,7 +63,7 @@ pub(super) async fn begin(
     });
     if conflict {
         // Another key, once (`aegis.md` 12), in what is left of the time.
-        return begin_once(inner, &request, deadline).await;
+        return begin_once(inner, &request, deadline, tries).await;
     }
     first
 }
@@ -71,15 +72,13 @@ async fn begin_once(
     inner: &Inner,
     request: &BeginDeviceAuthorization,
     deadline: Instant,
-) -> Answer<DeviceAuthorization> {
+    tries: &Tries,
+) -> Result<DeviceAuthorization, Failure> {
+    let refused = |error| inner.refused(Rpc::Begin.during(), error);
     let scopes: Vec<String> = request.scopes.iter().map(Scope::to_string).collect();
-    if let Err(error) = check(request, &scopes) {
-        return inner.refused(Rpc::Begin.during(), error);
-    }
-    let key = match ProofKey::generate() {
-        Ok(key) => Arc::new(key),
-        Err(error) => return inner.refused(Rpc::Begin.during(), error.into()),
-    };
+    check(request, &scopes).map_err(refused)?;
+    let key = ProofKey::generate().map_err(|error| refused(error.into()))?;
+    let key = Arc::new(key);
     let encode = |_: Option<wire::RequestProof<'_>>, body: &mut _| {
         let message = BeginRequest {
             tenant_id: request.tenant.as_str(),
@@ -104,7 +103,7 @@ async fn begin_once(
         deadline,
     };
     inner
-        .ask(call, |reply| {
+        .ask(call, tries, |reply| {
             begun(&inner.settings, request, Arc::clone(&key), reply)
         })
         .await
@@ -231,7 +230,8 @@ fn seconds_of(seconds: i64) -> Option<Duration> {
 pub(super) async fn exchange(
     inner: &Inner,
     authorization: &DeviceAuthorization,
-) -> Answer<DeviceExchange> {
+    tries: &Tries,
+) -> Result<DeviceExchange, Failure> {
     let encode = |proof: Option<wire::RequestProof<'_>>, body: &mut _| {
         let message = ExchangeRequest {
             device_code: authorization.device_code.expose(),
@@ -248,7 +248,7 @@ pub(super) async fn exchange(
         deadline: deadline(),
     };
     inner
-        .ask(call, |reply| {
+        .ask(call, tries, |reply| {
             exchanged(&inner.settings, authorization, reply)
         })
         .await

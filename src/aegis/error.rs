@@ -144,6 +144,15 @@ impl ProtocolFault {
             Self::NotAegis(_) | Self::Redirect | Self::NotPlainJson
         )
     }
+
+    /// Whether a success was not to be read at all. One that was, and said something else than it
+    /// should, would say so again.
+    pub(super) const fn is_unreadable(self) -> bool {
+        matches!(
+            self,
+            Self::HeadersTooLarge | Self::BodyTooLarge | Self::NotPlainJson | Self::Malformed
+        )
+    }
 }
 
 /// In which way a token is not the one that was asked for (`aegis.md` 6 and 17.6).

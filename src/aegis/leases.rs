@@ -10,12 +10,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::error::AegisError;
 use super::transport::{Call, Reply, Rpc, deadline};
 use super::wire::{
-    self, CreateRequest, CreateResponse, Credential, GcpAccessToken, Lease, RedeemRequest,
-    RedeemResponse, RevokeRequest, RevokeResponse, TargetIn,
+    self, CreateRequest, CreateResponse, CreatedName, Credential, GcpAccessToken, Lease,
+    RedeemRequest, RedeemResponse, RevokeRequest, RevokeResponse, TargetIn,
 };
 use super::{Inner, bad, success};
 use crate::broker::ports::{
-    Answer, CreateLease, CreatedLease, RedeemedLease, RevokeReason, Session,
+    CreateLease, CreatedLease, Failure, RedeemedLease, RevokeReason, Session, Tries,
 };
 use crate::dpop::DpopError;
 use crate::model::{
@@ -45,11 +45,11 @@ pub(super) async fn create(
     inner: &Inner,
     session: &Session,
     request: &CreateLease,
-) -> Answer<CreatedLease> {
-    let idempotency_key = match check(request).and_then(|()| idempotency_key()) {
-        Ok(key) => key,
-        Err(error) => return inner.refused(Rpc::Create.during(), error),
-    };
+    tries: &Tries,
+) -> Result<CreatedLease, Failure> {
+    let idempotency_key = check(request)
+        .and_then(|()| idempotency_key())
+        .map_err(|error| inner.refused(Rpc::Create.during(), error))?;
     let (provider, app, account) = request.selector.parts();
     let encode = |proof: Option<wire::RequestProof<'_>>, body: &mut _| {
         let message = CreateRequest {
@@ -69,13 +69,10 @@ pub(super) async fn create(
     };
     let call = call(Rpc::Create, session, &encode);
     let mut made = None;
-    let mut answer = inner
-        .ask(call, |reply| created(request, reply, &mut made))
+    let answer = inner
+        .ask(call, tries, |reply| created(request, reply, &mut made))
         .await;
-    if let Err(failure) = &mut answer.outcome {
-        failure.made = made;
-    }
-    answer
+    answer.map_err(|failure| Failure { made, ..failure })
 }
 
 /// What the contract allows to be asked.
@@ -108,15 +105,12 @@ fn created(
     reply: &Reply,
     made: &mut Option<LeaseId>,
 ) -> Result<CreatedLease, AegisError> {
+    let named = made_name(reply);
+    *made = named.clone().or(made.take());
     let lease = success::<CreateResponse>(reply)?
         .lease
         .ok_or(bad("lease"))?;
-    let lease_id = lease
-        .lease_id
-        .as_deref()
-        .and_then(|id| LeaseId::parse(id).ok())
-        .ok_or(bad("lease_id"))?;
-    *made = Some(lease_id.clone());
+    let lease_id = named.ok_or(bad("lease_id"))?;
     if lease.state.as_deref() != Some("active") {
         return Err(bad("state"));
     }
@@ -148,6 +142,11 @@ fn created(
     })
 }
 
+fn made_name(reply: &Reply) -> Option<LeaseId> {
+    let named: CreatedName = wire::decode(reply.body.expose()).ok()?;
+    LeaseId::parse(&named.lease.lease_id).ok()
+}
+
 fn is_for(target: &TargetIn, selector: &Selector) -> bool {
     (&*target.provider, &*target.app, &*target.account) == selector.parts()
 }
@@ -157,7 +156,8 @@ pub(super) async fn redeem(
     session: &Session,
     lease_id: &LeaseId,
     selector: &Selector,
-) -> Answer<RedeemedLease> {
+    tries: &Tries,
+) -> Result<RedeemedLease, Failure> {
     let encode = |proof: Option<wire::RequestProof<'_>>, body: &mut _| {
         let message = RedeemRequest {
             tenant_id: session.tenant.as_str(),
@@ -168,7 +168,7 @@ pub(super) async fn redeem(
     };
     let call = call(Rpc::Redeem, session, &encode);
     let read = |reply: &Reply| redeemed(lease_id, selector, reply);
-    inner.ask(call, read).await
+    inner.ask(call, tries, read).await
 }
 
 fn redeemed(
@@ -314,7 +314,8 @@ pub(super) async fn revoke(
     session: &Session,
     lease_id: &LeaseId,
     reason: RevokeReason,
-) -> Answer<()> {
+    tries: &Tries,
+) -> Result<(), Failure> {
     let encode = |proof: Option<wire::RequestProof<'_>>, body: &mut _| {
         let message = RevokeRequest {
             tenant_id: session.tenant.as_str(),
@@ -325,7 +326,8 @@ pub(super) async fn revoke(
         wire::encode(&message, body)
     };
     let call = call(Rpc::Revoke, session, &encode);
-    inner.ask(call, |reply| revoked(lease_id, reply)).await
+    let read = |reply: &Reply| revoked(lease_id, reply);
+    inner.ask(call, tries, read).await
 }
 
 /// Only an answer that says so confirms a revocation.

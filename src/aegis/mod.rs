@@ -32,14 +32,14 @@ pub use error::{
 };
 
 use crate::broker::ports::{
-    AegisService, Answer, BeginDeviceAuthorization, CallTrace, Certainty, CreateLease,
-    CreatedLease, DeviceAuthorization, DeviceExchange, PortFuture, RedeemedLease, RevokeReason,
-    Session,
+    AegisService, BeginDeviceAuthorization, Certainty, CreateLease, CreatedLease,
+    DeviceAuthorization, DeviceExchange, Failure, IssuerCall, RedeemedLease, RevokeReason, Session,
+    Tries,
 };
-use crate::model::{LeaseId, RequestId, Selector};
+use crate::model::{LeaseId, Selector};
 use crate::time::Clock;
 
-use transport::{Call, Failed, Outcome, Reply, Transport};
+use transport::{Call, Reply, Transport};
 
 /// Where Aegis is, and what of it may be missing. From a checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,26 +102,30 @@ impl AegisService for AegisClient {
     fn begin_device_authorization(
         &self,
         request: BeginDeviceAuthorization,
-    ) -> PortFuture<Answer<DeviceAuthorization>> {
+    ) -> IssuerCall<DeviceAuthorization> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { device::begin(&inner, request).await })
+        IssuerCall::new(|tries| async move { device::begin(&inner, request, &tries).await })
     }
 
     fn exchange_device_authorization(
         &self,
         authorization: Arc<DeviceAuthorization>,
-    ) -> PortFuture<Answer<DeviceExchange>> {
+    ) -> IssuerCall<DeviceExchange> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { device::exchange(&inner, &authorization).await })
+        IssuerCall::new(
+            |tries| async move { device::exchange(&inner, &authorization, &tries).await },
+        )
     }
 
     fn create_lease(
         &self,
         session: Arc<Session>,
         request: CreateLease,
-    ) -> PortFuture<Answer<CreatedLease>> {
+    ) -> IssuerCall<CreatedLease> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { leases::create(&inner, &session, &request).await })
+        IssuerCall::new(
+            |tries| async move { leases::create(&inner, &session, &request, &tries).await },
+        )
     }
 
     fn redeem_lease(
@@ -129,9 +133,11 @@ impl AegisService for AegisClient {
         session: Arc<Session>,
         lease_id: LeaseId,
         selector: Selector,
-    ) -> PortFuture<Answer<RedeemedLease>> {
+    ) -> IssuerCall<RedeemedLease> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { leases::redeem(&inner, &session, &lease_id, &selector).await })
+        IssuerCall::new(|tries| async move {
+            leases::redeem(&inner, &session, &lease_id, &selector, &tries).await
+        })
     }
 
     fn revoke_lease(
@@ -139,9 +145,11 @@ impl AegisService for AegisClient {
         session: Arc<Session>,
         lease_id: LeaseId,
         reason: RevokeReason,
-    ) -> PortFuture<Answer<()>> {
+    ) -> IssuerCall<()> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { leases::revoke(&inner, &session, &lease_id, reason).await })
+        IssuerCall::new(|tries| async move {
+            leases::revoke(&inner, &session, &lease_id, reason, &tries).await
+        })
     }
 
     fn drop_connections(&self) {
@@ -150,46 +158,25 @@ impl AegisService for AegisClient {
 }
 
 impl Inner {
-    /// Makes a call and reads its reply; a reply that cannot be used leaves open whether the
-    /// call had its effect.
+    /// Makes a call and reads its reply.
     async fn ask<T>(
         &self,
         call: Call<'_>,
-        read: impl FnOnce(&Reply) -> Result<T, AegisError>,
-    ) -> Answer<T> {
-        let rpc = call.rpc;
-        let Outcome { trace, result } = self.transport.call(call).await;
-        let outcome = result
-            .and_then(|reply| {
-                read(&reply).map_err(|error| {
-                    tracing::debug!(
-                        method = rpc.path(),
-                        request_id = trace.request_id.as_ref().map(RequestId::as_str),
-                        %error,
-                        "aegis answer is unusable"
-                    );
-                    Failed {
-                        error,
-                        certainty: Certainty::Unknown,
-                    }
-                })
-            })
-            .map_err(|failed| {
-                let base = &self.settings.base_url;
-                failed
-                    .error
-                    .into_failure(base, rpc.during(), failed.certainty)
-            });
-        Answer { trace, outcome }
+        tries: &Tries,
+        read: impl FnMut(&Reply) -> Result<T, AegisError>,
+    ) -> Result<T, Failure> {
+        let during = call.rpc.during();
+        let answer = self.transport.call(call, tries, read).await;
+        answer.map_err(|failed| self.failure(failed.error, during, failed.certainty))
     }
 
-    /// A call that did not leave, because it is outside the contract.
-    fn refused<T>(&self, during: During, error: AegisError) -> Answer<T> {
-        let base = &self.settings.base_url;
-        Answer {
-            trace: CallTrace::default(),
-            outcome: Err(error.into_failure(base, during, Certainty::NotDone)),
-        }
+    /// What a call comes to that did not leave, because it is outside the contract.
+    fn refused(&self, during: During, error: AegisError) -> Failure {
+        self.failure(error, during, Certainty::NotDone)
+    }
+
+    fn failure(&self, error: AegisError, during: During, certainty: Certainty) -> Failure {
+        error.into_failure(&self.settings.base_url, during, certainty)
     }
 }
 

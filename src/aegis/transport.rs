@@ -31,7 +31,7 @@ use super::error::{
 use super::error_info::{self, ErrorInfo};
 use super::wire::{self, ErrorBody, RequestProof};
 use super::{AegisSettings, SettingsError};
-use crate::broker::ports::{CALL_LIMIT, CallTrace, Certainty, Try};
+use crate::broker::ports::{CALL_LIMIT, Certainty, Tries};
 use crate::dpop::{Htm, Htu, Nonce, Proof, ProofClaims, ProofKey, TokenHash};
 use crate::model::{CleanText, ProofJti, RequestId};
 use crate::secret::{SecretBuffer, SecretString};
@@ -157,12 +157,6 @@ pub(super) struct Reply {
     pub(super) date: Option<UnixTime>,
 }
 
-/// What a call came to.
-pub(super) struct Outcome {
-    pub(super) trace: CallTrace,
-    pub(super) result: Result<Reply, Failed>,
-}
-
 /// A call that failed, and whether any of its tries may have had its effect.
 #[derive(Debug)]
 pub(super) struct Failed {
@@ -216,7 +210,6 @@ struct Endpoints {
 #[derive(Default)]
 struct Marks {
     sent: bool,
-    jti: Option<ProofJti>,
     request_id: Option<RequestId>,
     nonce: NonceHeader,
     date: Option<UnixTime>,
@@ -256,12 +249,17 @@ impl Transport {
         memory.offset = None;
     }
 
-    /// Makes the call with all its tries.
-    pub(super) async fn call(&self, call: Call<'_>) -> Outcome {
+    /// Makes the call with all its tries, until `read` can use a reply. One that it cannot use
+    /// leaves open whether the call had its effect.
+    pub(super) async fn call<T>(
+        &self,
+        call: Call<'_>,
+        tries: &Tries,
+        mut read: impl FnMut(&Reply) -> Result<T, AegisError>,
+    ) -> Result<T, Failed> {
         let deadline = call.deadline;
         let sent = self.clock.now();
         let token_hash = call.token.map(TokenHash::of);
-        let mut trace = CallTrace::default();
         let mut certainty = Certainty::NotDone;
         let mut repeats = Repeats::default();
         let mut answered_nonce = None;
@@ -274,7 +272,7 @@ impl Transport {
                 &call,
                 nonce.as_ref(),
                 token_hash.as_ref(),
-                deadline,
+                tries,
                 &mut marks,
             );
             let result = match tokio::time::timeout_at(deadline, attempt).await {
@@ -284,30 +282,22 @@ impl Transport {
             if let NonceHeader::One(nonce) = &marks.nonce {
                 self.memory().nonce = Some(nonce.clone());
             }
-            if marks.sent {
-                trace.tried(Try {
-                    request_id: marks.request_id.take(),
-                    proof_jti: marks.jti.take(),
-                });
-            }
-            let error = match result {
-                Ok(body) => {
+            let date = marks.date;
+            let answer = result.and_then(|body| read(&Reply { body, sent, date }));
+            let error = match answer {
+                Ok(answer) => {
                     tracing::debug!(
                         method = call.rpc.path(),
-                        request_id = trace.request_id.as_ref().map(RequestId::as_str),
+                        request_id = marks.request_id.as_ref().map(RequestId::as_str),
                         "aegis answered"
                     );
-                    let date = marks.date;
-                    return Outcome {
-                        trace,
-                        result: Ok(Reply { body, sent, date }),
-                    };
+                    return Ok(answer);
                 }
                 Err(error) => error,
             };
             tracing::debug!(
                 method = call.rpc.path(),
-                request_id = trace.request_id.as_ref().map(RequestId::as_str),
+                request_id = marks.request_id.as_ref().map(RequestId::as_str),
                 %error,
                 "aegis call failed"
             );
@@ -328,10 +318,7 @@ impl Transport {
                     error
                 }
             };
-            return Outcome {
-                trace,
-                result: Err(Failed { error, certainty }),
-            };
+            return Err(Failed { error, certainty });
         }
     }
 
@@ -382,9 +369,10 @@ impl Transport {
         call: &Call<'_>,
         nonce: Option<&Nonce>,
         token_hash: Option<&TokenHash>,
-        deadline: Instant,
+        tries: &Tries,
         marks: &mut Marks,
     ) -> Result<SecretBuffer, AegisError> {
+        let deadline = call.deadline;
         // The semaphore is never closed.
         let _turn = self.turns.acquire().await.ok().ok_or(AegisError::Client)?;
         if deadline <= Instant::now() {
@@ -410,7 +398,7 @@ impl Transport {
             })
             .transpose()?;
         let body = encode(call, proof.as_ref(), nonce)?;
-        marks.jti = proof
+        let jti = proof
             .as_ref()
             .and_then(|proof| ProofJti::parse(proof.jti()).ok());
 
@@ -428,6 +416,7 @@ impl Transport {
         if let Some(token) = call.token {
             request = request.header(AUTHORIZATION, bearer(token)?);
         }
+        tries.sent(jti);
         marks.sent = true;
         let mut response = request.send().await.map_err(|error| {
             let sent = !(error.is_connect() || error.is_builder());
@@ -437,6 +426,7 @@ impl Transport {
 
         let headers = response.headers();
         marks.request_id = single(headers, &REQUEST_ID).and_then(|id| RequestId::parse(id).ok());
+        tries.answered(marks.request_id.clone());
         marks.nonce = nonce_header(headers);
         marks.date = single(headers, &DATE).and_then(parse_http_date);
         let status = response.status().as_u16();
@@ -567,6 +557,7 @@ impl fmt::Debug for Transport {
 struct Repeats {
     nonce: bool,
     proof: bool,
+    unreadable: bool,
     failures: u32,
 }
 
@@ -668,6 +659,11 @@ fn pause(error: &AegisError, rpc: Rpc, repeats: &mut Repeats) -> Option<Duration
             | ConnectCode::Unimplemented
             | ConnectCode::Unauthenticated => return None,
         },
+        // It may have been a moment's: asked once more, the issuer names the lease that it made.
+        AegisError::Protocol(fault) if fault.is_unreadable() && !repeats.unreadable => {
+            repeats.unreadable = true;
+            (MAX_TRIES, None)
+        }
         AegisError::Request(_)
         | AegisError::Crypto(_)
         | AegisError::Client

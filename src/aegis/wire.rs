@@ -194,6 +194,19 @@ pub(super) struct CreateResponse {
     pub(super) lease: Option<Lease>,
 }
 
+/// The same as far as it takes to revoke what was made, whatever stands in the other fields.
+#[derive(Deserialize)]
+pub(super) struct CreatedName {
+    pub(super) lease: LeaseName,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct LeaseName {
+    #[serde(alias = "lease_id")]
+    pub(super) lease_id: String,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(clippy::struct_field_names, reason = "the contract's names")]

@@ -1,7 +1,8 @@
 //! The one owner of the [`State`]. It reads the clock once per event, carries out effects in
 //! order, and feeds what comes of them back as events. It never awaits the network itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 
@@ -17,7 +18,7 @@ use super::handle::Handle;
 use super::policy::Policy;
 use super::ports::{
     AegisService, Answer, AuditError, AuditLog, AuditReport, CallTrace, Certainty, Disposition,
-    Failure, PeerProcess, PortFuture, Session,
+    Failure, IssuerCall, PeerProcess, PortFuture, Session,
 };
 use super::state::State;
 use crate::model::{CleanText, ErrorCode, LeaseState, PeerFacts, ProcessId, ProfileName, Refusal};
@@ -100,9 +101,10 @@ pub struct Actor {
     /// At most one look at the audit log, and who waits for it.
     verification: JoinSet<Result<AuditReport, AuditError>>,
     verifying: Vec<oneshot::Sender<Result<AuditReport, Refusal>>>,
-    login_calls: Vec<AbortHandle>,
-    /// Sessions that calls hold, and what stops those.
-    held: Vec<(Weak<Session>, CancellationToken)>,
+    /// Calls to the issuer, by the task of [`work`](Self::work) that waits for each.
+    calls: HashMap<tokio::task::Id, UnderWay>,
+    /// What the effects of an event led to, in order: the next events.
+    follow_ups: VecDeque<Event>,
     replies: HashMap<Ticket, ReplyTo>,
     processes: HashMap<ProcessId, Arc<dyn PeerProcess>>,
     connections: HashMap<ConnectionId, ProcessId>,
@@ -116,6 +118,21 @@ pub struct Actor {
 
 type ReplyTo = oneshot::Sender<Result<Reply, Refusal>>;
 
+/// A call to the issuer that is under way.
+struct UnderWay {
+    /// Whose token and key it holds; a login's call holds none.
+    session: Option<Weak<Session>>,
+    task: AbortHandle,
+    /// What it comes to when it is given up, with what it has sent by then.
+    given_up: Box<dyn FnOnce() -> Event + Send>,
+}
+
+impl fmt::Debug for UnderWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UnderWay")
+    }
+}
+
 impl Actor {
     /// Builds the actor and the handle that doors get, for at most `connections` peers.
     pub fn new(parts: Parts, connections: usize) -> (Self, Handle) {
@@ -127,8 +144,8 @@ impl Actor {
             work: JoinSet::new(),
             verification: JoinSet::new(),
             verifying: Vec::new(),
-            login_calls: Vec::new(),
-            held: Vec::new(),
+            calls: HashMap::new(),
+            follow_ups: VecDeque::new(),
             replies: HashMap::new(),
             processes: HashMap::new(),
             connections: HashMap::new(),
@@ -165,7 +182,7 @@ impl Actor {
                     asked_to_stop = true;
                     self.happened(Event::ShutdownRequested);
                 }
-                Some(done) = self.work.join_next() => self.work_ended(done),
+                Some(done) = self.work.join_next_with_id() => self.work_ended(done),
                 Some(done) = self.verification.join_next() => self.audit_verified(&done),
                 count = self.messages.recv_many(&mut messages, BATCH), if has_doors => {
                     if count == 0 {
@@ -184,6 +201,11 @@ impl Actor {
             }
             self.release();
         }
+        // What was answered in the last moment has its records too.
+        while let Some(done) = self.work.try_join_next_with_id() {
+            self.work_ended(done);
+        }
+        self.release();
         self.work.abort_all();
     }
 
@@ -267,11 +289,12 @@ impl Actor {
         }
     }
 
-    fn work_ended(&mut self, done: Result<Event, JoinError>) {
-        // What was aborted belongs to an abandoned login and has no answer.
-        let Ok(event) = done else {
+    fn work_ended(&mut self, done: Result<(tokio::task::Id, Event), JoinError>) {
+        // What was given up has come back as failed when it was.
+        let Ok((id, event)) = done else {
             return;
         };
+        self.calls.remove(&id);
         if let Event::ProcessExited { process } = &event {
             self.watched.remove(process);
             self.processes.remove(process);
@@ -295,10 +318,14 @@ impl Actor {
     fn happened(&mut self, event: Event) {
         let now = self.parts.clock.now();
         let mut effects = std::mem::take(&mut self.effects);
-        self.parts.state.step(event, now, &mut effects);
-        let mut recorded = true;
-        for effect in effects.drain(..) {
-            self.carry_out(effect, now, &mut recorded);
+        let mut next = Some(event);
+        while let Some(event) = next {
+            self.parts.state.step(event, now, &mut effects);
+            let mut recorded = true;
+            for effect in effects.drain(..) {
+                self.carry_out(effect, now, &mut recorded);
+            }
+            next = self.follow_ups.pop_front();
         }
         self.effects = effects;
     }
@@ -368,13 +395,9 @@ impl Actor {
                 request,
             } => {
                 let call = self.parts.aegis.begin_device_authorization(request);
-                let handle = self.work.spawn(async move {
-                    Event::DeviceAuthorizationAnswered {
-                        generation,
-                        answer: guarded(call).await,
-                    }
+                self.call(None, call, move |answer| {
+                    Event::DeviceAuthorizationAnswered { generation, answer }
                 });
-                self.login_call(handle);
             }
             Effect::ExchangeDeviceAuthorization {
                 generation,
@@ -384,13 +407,10 @@ impl Actor {
                     .parts
                     .aegis
                     .exchange_device_authorization(authorization);
-                let handle = self.work.spawn(async move {
-                    Event::DeviceExchangeAnswered {
-                        generation,
-                        answer: guarded(call).await,
-                    }
+                self.call(None, call, move |answer| Event::DeviceExchangeAnswered {
+                    generation,
+                    answer,
                 });
-                self.login_call(handle);
             }
             Effect::CreateLease {
                 lease,
@@ -407,10 +427,9 @@ impl Actor {
                 if !*recorded {
                     return self.come_back(event(unrecorded()));
                 }
-                let over = self.over(&session);
+                let held = Arc::downgrade(&session);
                 let call = self.parts.aegis.create_lease(session, request);
-                self.work
-                    .spawn(async move { event(unless(over, call).await) });
+                self.call(Some(held), call, event);
             }
             Effect::RedeemLease {
                 lease,
@@ -428,10 +447,9 @@ impl Actor {
                 if !*recorded {
                     return self.come_back(event(unrecorded()));
                 }
-                let over = self.over(&session);
+                let held = Arc::downgrade(&session);
                 let call = self.parts.aegis.redeem_lease(session, lease_id, selector);
-                self.work
-                    .spawn(async move { event(unless(over, call).await) });
+                self.call(Some(held), call, event);
             }
             Effect::RevokeLease {
                 generation,
@@ -439,27 +457,29 @@ impl Actor {
                 lease_id,
                 reason,
             } => {
-                let over = self.over(&session);
+                let held = Arc::downgrade(&session);
                 let call = self
                     .parts
                     .aegis
                     .revoke_lease(session, lease_id.clone(), reason);
-                self.work.spawn(async move {
-                    Event::LeaseRevokeAnswered {
-                        lease_id,
-                        generation,
-                        reason,
-                        answer: unless(over, call).await,
-                    }
+                self.call(Some(held), call, move |answer| Event::LeaseRevokeAnswered {
+                    lease_id,
+                    generation,
+                    reason,
+                    answer,
                 });
             }
             Effect::WatchProcess { process } => self.watch(process),
-            Effect::AbandonLogin => {
-                for call in self.login_calls.drain(..) {
-                    call.abort();
-                }
+            Effect::AbandonLogin => self.give_up(|session| session.is_none()),
+            Effect::AbandonCalls { keep } => {
+                let keep = keep.as_ref().map(Arc::as_ptr);
+                self.give_up(|session| {
+                    session.is_some_and(|session| {
+                        keep.is_none_or(|keep| !std::ptr::eq(session.as_ptr(), keep))
+                    })
+                });
+                self.follow_ups.push_back(Event::CallsAbandoned);
             }
-            Effect::AbandonCalls { keep } => self.abandon_calls(keep.as_ref()),
             Effect::DropConnections => self.parts.aegis.drop_connections(),
             Effect::Stop { unconfirmed } => {
                 if unconfirmed > 0 {
@@ -473,35 +493,42 @@ impl Actor {
         }
     }
 
-    fn login_call(&mut self, call: AbortHandle) {
-        self.login_calls.retain(|earlier| !earlier.is_finished());
-        self.login_calls.push(call);
-    }
-
-    /// What stops the calls of this session.
-    fn over(&mut self, session: &Arc<Session>) -> CancellationToken {
-        self.held.retain(|(held, _)| held.strong_count() > 0);
-        let known = self
-            .held
-            .iter()
-            .find(|(held, _)| std::ptr::eq(held.as_ptr(), Arc::as_ptr(session)));
-        if let Some((_, over)) = known {
-            return over.clone();
-        }
-        let over = CancellationToken::new();
-        self.held.push((Arc::downgrade(session), over.clone()));
-        over
-    }
-
-    fn abandon_calls(&mut self, keep: Option<&Arc<Session>>) {
-        let keep = keep.map(Arc::as_ptr);
-        self.held.retain(|(held, over)| {
-            let kept = keep.is_some_and(|keep| std::ptr::eq(held.as_ptr(), keep));
-            if !kept {
-                over.cancel();
-            }
-            kept
+    /// Waits for a call, which comes back as `event`.
+    fn call<T: Send + 'static>(
+        &mut self,
+        session: Option<Weak<Session>>,
+        call: IssuerCall<T>,
+        event: impl FnOnce(Answer<T>) -> Event + Clone + Send + 'static,
+    ) {
+        let IssuerCall { tries, outcome } = call;
+        let answered = event.clone();
+        let by_now = tries.clone();
+        let task = self.work.spawn(async move {
+            let outcome = guarded(outcome).await;
+            answered(Answer {
+                trace: tries.trace(),
+                outcome,
+            })
         });
+        let given_up = Box::new(move || event(abandoned(by_now.trace())));
+        let under_way = UnderWay {
+            session,
+            task: task.clone(),
+            given_up,
+        };
+        self.calls.insert(task.id(), under_way);
+    }
+
+    /// Stops the calls of some sessions. Each comes back as failed at once, and what it held of
+    /// token and key goes with its task; one whose answer is there already is left to it.
+    fn give_up(&mut self, whose: impl Fn(Option<&Weak<Session>>) -> bool) {
+        let given_up = self
+            .calls
+            .extract_if(|_, call| whose(call.session.as_ref()) && !call.task.is_finished());
+        for (_, call) in given_up {
+            call.task.abort();
+            self.follow_ups.push_back((call.given_up)());
+        }
     }
 
     fn watch(&mut self, process: ProcessId) {
@@ -540,42 +567,39 @@ fn unrecorded<T>() -> Answer<T> {
     }
 }
 
-/// A call that is dropped, with the session that it holds, when that is `over`.
-async fn unless<T: Send + 'static>(
-    over: CancellationToken,
-    call: PortFuture<Answer<T>>,
-) -> Answer<T> {
-    tokio::select! {
-        biased;
-        answer = guarded(call) => answer,
-        () = over.cancelled() => Answer {
-            trace: CallTrace::default(),
-            outcome: Err(Failure {
-                code: ErrorCode::AegisUnavailable,
-                disposition: Disposition::Retry(None),
-                reason: Some(CleanText::new("abandoned", 64)),
-                message: None,
-                certainty: Certainty::Unknown,
-                made: None,
-            }),
-        },
+/// What a call comes to that was given up after these tries.
+fn abandoned<T>(trace: CallTrace) -> Answer<T> {
+    let certainty = if trace.is_empty() {
+        Certainty::NotDone
+    } else {
+        Certainty::Unknown
+    };
+    Answer {
+        trace,
+        outcome: Err(Failure {
+            code: ErrorCode::AegisUnavailable,
+            disposition: Disposition::Retry(None),
+            reason: Some(CleanText::new("abandoned", 64)),
+            message: None,
+            certainty,
+            made: None,
+        }),
     }
 }
 
-/// A call whose panic (the hook has reported it) is an answer like any other.
-async fn guarded<T: Send + 'static>(call: PortFuture<Answer<T>>) -> Answer<T> {
-    AbortOnDropHandle::new(tokio::spawn(call))
+/// A call whose panic (the hook has reported it) is an outcome like any other.
+async fn guarded<T: Send + 'static>(outcome: PortFuture<Result<T, Failure>>) -> Result<T, Failure> {
+    AbortOnDropHandle::new(tokio::spawn(outcome))
         .await
-        .unwrap_or_else(|_| Answer {
-            trace: CallTrace::default(),
-            outcome: Err(Failure {
+        .unwrap_or_else(|_| {
+            Err(Failure {
                 code: ErrorCode::Internal,
                 disposition: Disposition::Fault,
                 reason: None,
                 message: None,
                 certainty: Certainty::Unknown,
                 made: None,
-            }),
+            })
         })
 }
 
@@ -608,7 +632,7 @@ mod tests {
     use crate::dpop::ProofKey;
     use crate::model::{
         Action, Effect as PolicyEffect, Exposure, HolderClass, LeaseId, Material, MaterialKind,
-        PopKeyId, Principal, Rule, Selector, SelectorPattern, Target, TenantId,
+        PopKeyId, Principal, ProofJti, Rule, Selector, SelectorPattern, Target, TenantId,
     };
     use crate::secret::SecretString;
     use crate::time::UnixTime;
@@ -617,6 +641,9 @@ mod tests {
         boot: Timestamp::from_millis(1_000_000),
         unix: UnixTime::from_millis(1_795_341_600_000),
     };
+
+    /// Of the proof of every call.
+    const JTI: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
     /// An issuer that answers no call of one name, which then holds its session, until it may.
     #[derive(Debug)]
@@ -633,20 +660,18 @@ mod tests {
             name: &str,
             session: Arc<Session>,
             answer: impl FnOnce() -> T + Send + 'static,
-        ) -> PortFuture<Answer<T>> {
+        ) -> IssuerCall<T> {
             let stalls = self.call == name;
             let stalled = self.stalled.clone();
             let may_answer = Arc::clone(&self.may_answer);
-            Box::pin(async move {
+            IssuerCall::new(|tries| async move {
+                tries.sent(Some(ProofJti::parse(JTI).unwrap()));
                 if stalls {
                     stalled.send(()).unwrap();
                     may_answer.notified().await;
                 }
                 drop(session);
-                Answer {
-                    trace: CallTrace::default(),
-                    outcome: Ok(answer()),
-                }
+                Ok(answer())
             })
         }
     }
@@ -655,22 +680,22 @@ mod tests {
         fn begin_device_authorization(
             &self,
             _: BeginDeviceAuthorization,
-        ) -> PortFuture<Answer<DeviceAuthorization>> {
-            Box::pin(std::future::pending())
+        ) -> IssuerCall<DeviceAuthorization> {
+            IssuerCall::new(|_| std::future::pending())
         }
 
         fn exchange_device_authorization(
             &self,
             _: Arc<DeviceAuthorization>,
-        ) -> PortFuture<Answer<DeviceExchange>> {
-            Box::pin(std::future::pending())
+        ) -> IssuerCall<DeviceExchange> {
+            IssuerCall::new(|_| std::future::pending())
         }
 
         fn create_lease(
             &self,
             session: Arc<Session>,
             request: CreateLease,
-        ) -> PortFuture<Answer<CreatedLease>> {
+        ) -> IssuerCall<CreatedLease> {
             self.call("create", session, move || CreatedLease {
                 lease_id: LeaseId::parse("lse_1").unwrap(),
                 expires_at: START.boot.plus(request.ttl),
@@ -684,7 +709,7 @@ mod tests {
             session: Arc<Session>,
             _: LeaseId,
             _: Selector,
-        ) -> PortFuture<Answer<RedeemedLease>> {
+        ) -> IssuerCall<RedeemedLease> {
             self.call("redeem", session, || RedeemedLease {
                 material: Material {
                     kind: MaterialKind::GenericSecret,
@@ -701,7 +726,7 @@ mod tests {
             session: Arc<Session>,
             _: LeaseId,
             reason: RevokeReason,
-        ) -> PortFuture<Answer<()>> {
+        ) -> IssuerCall<()> {
             self.revoked.send(reason).unwrap();
             self.call("revoke", session, || ())
         }
@@ -716,7 +741,10 @@ mod tests {
 
     impl AuditLog for Words {
         fn stage(&mut self, record: &AuditRecord, _: Now) -> Result<(), AuditError> {
-            let words = format!("{} {}", record.action.as_str(), record.outcome.as_str());
+            let mut words = format!("{} {}", record.action.as_str(), record.outcome.as_str());
+            if record.trace.proof_jti.is_some() {
+                words.push_str(" with its proof");
+            }
             self.0.lock().unwrap().push(words);
             Ok(())
         }
@@ -921,12 +949,13 @@ mod tests {
         assert!(core.held.upgrade().is_none(), "token and key live");
     }
 
-    /// HY-7: whichever call is under way at logout, token and key are wiped three seconds later;
-    /// the call has its record, and what was being revoked is listed as unconfirmed. AU-2: before
-    /// all of that stand the records that open the run.
+    /// HY-7: whichever call is under way at logout, token and key are wiped three seconds later.
+    /// AU-9: the call has its record, which names the proof that was sent. LC-7: what may be live
+    /// is counted alike by logout and status. AU-2: before all of that stand the records that open
+    /// the run.
     #[tokio::test(start_paused = true)]
     async fn a_call_under_way_keeps_the_session_for_three_seconds_at_most() {
-        for (call, unconfirmed) in [("create", 0), ("redeem", 0), ("revoke", 1)] {
+        for (call, unconfirmed) in [("create", 1), ("redeem", 0), ("revoke", 1)] {
             let Stalled {
                 connection,
                 words,
@@ -958,6 +987,7 @@ mod tests {
                 ended
             };
             assert_eq!(ended.revoked + ended.unconfirmed, 1, "{call}");
+            assert_eq!(ended.unconfirmed, unconfirmed, "{call}");
             // One more answer of the core: what was stopped is over by then.
             tokio::task::yield_now().await;
             let status = connection.status().await.unwrap();
@@ -966,7 +996,8 @@ mod tests {
             let records = words.0.lock().unwrap().clone();
             let opening = ["start ok", "key_store.choice ok", "policy.load ok"];
             assert_eq!(records[..3], opening, "{call}");
-            assert!(records.contains(&format!("lease.{call} error")), "{call}");
+            let given_up = format!("lease.{call} error with its proof");
+            assert!(records.contains(&given_up), "{call}: {records:?}");
             drop(core);
         }
     }

@@ -77,10 +77,11 @@ pub enum Effect {
         /// Which.
         process: ProcessId,
     },
-    /// Stop the login's calls that are under way.
+    /// Stop the login's calls that are under way: each comes back as failed, with what it had sent.
     AbandonLogin,
-    /// Stop the calls of every session but this one: each comes back as failed, and what it held
-    /// of token and key is wiped (HY-7).
+    /// Stop the calls of every session but this one: each comes back as failed, with what it had
+    /// sent, and what it held of token and key is wiped (HY-7). Then comes
+    /// [`Event::CallsAbandoned`](super::event::Event::CallsAbandoned).
     AbandonCalls {
         /// The session of today, if there is one.
         keep: Option<Arc<Session>>,

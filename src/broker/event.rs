@@ -98,6 +98,10 @@ pub enum Event {
         /// Which.
         lease_id: LeaseId,
     },
+    /// The calls that [`Effect::AbandonCalls`] is about have come back.
+    ///
+    /// [`Effect::AbandonCalls`]: super::effect::Effect::AbandonCalls
+    CallsAbandoned,
     /// A new policy was read.
     PolicyReplaced {
         /// It.
@@ -295,7 +299,8 @@ pub struct StatusView {
     pub login: LoginView,
     /// Leases that are live.
     pub live_leases: usize,
-    /// Leases ended here whose end the issuer has not confirmed.
+    /// Leases that may be live at the issuer though nobody here has them: ended here and not
+    /// confirmed, or made by a call whose answer was of no use.
     pub unconfirmed_revocations: usize,
     /// Targets whose leases can only run out, for want of a revoke action.
     pub irrevocable_targets: usize,
@@ -314,7 +319,8 @@ pub struct StatusView {
 pub struct EndedView {
     /// Leases the issuer confirmed as revoked.
     pub revoked: usize,
-    /// Leases it did not confirm within 3 s: tried again at the next login, else they run out.
+    /// Leases that may be live there still: tried again at the next login where they have a name,
+    /// else they run out. As many as `status` shows right after it.
     pub unconfirmed: usize,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::Ticket;
-use super::ports::{DeviceAuthorization, Session};
+use super::ports::{CallTrace, DeviceAuthorization, Session};
 use crate::model::{PeerFacts, ProcessId};
 use crate::time::Timestamp;
 
@@ -55,6 +55,8 @@ pub enum Login {
         authorization: Arc<DeviceAuthorization>,
         /// When to ask again.
         poll: Poll,
+        /// The tries of polls whose answer was lost: one of them may have won the login.
+        lost: CallTrace,
         /// Who waits for the end.
         wait: Vec<Ticket>,
         /// Whose flow it is.

@@ -2,10 +2,10 @@
 //! of who asked.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::dpop::ProofKey;
@@ -16,34 +16,31 @@ use crate::model::{
 use crate::secret::SecretString;
 use crate::time::{Now, Timestamp, UnixTime};
 
-/// A call on its way.
+/// Something on its way.
 pub type PortFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
 /// The longest that a call to the issuer takes, all its tries together (LM).
 pub const CALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// The Aegis service, as the core needs it. Every method makes its own calls, proofs, nonces,
-/// retries and deadlines; none takes longer than [`CALL_LIMIT`]. Dropping a future abandons the
-/// call.
+/// retries and deadlines; none takes longer than [`CALL_LIMIT`]. Dropping a call's future gives
+/// the call up.
 pub trait AegisService: Send + Sync + fmt::Debug {
     /// Starts a device login (RFC 8628 §3.1) with a DPoP key made for it.
     fn begin_device_authorization(
         &self,
         request: BeginDeviceAuthorization,
-    ) -> PortFuture<Answer<DeviceAuthorization>>;
+    ) -> IssuerCall<DeviceAuthorization>;
 
     /// Asks once whether the person has decided (RFC 8628 §3.4). One poll; pace is the core's.
     fn exchange_device_authorization(
         &self,
         authorization: Arc<DeviceAuthorization>,
-    ) -> PortFuture<Answer<DeviceExchange>>;
+    ) -> IssuerCall<DeviceExchange>;
 
     /// Makes a lease. Repeated inside only under its idempotency key.
-    fn create_lease(
-        &self,
-        session: Arc<Session>,
-        request: CreateLease,
-    ) -> PortFuture<Answer<CreatedLease>>;
+    fn create_lease(&self, session: Arc<Session>, request: CreateLease)
+    -> IssuerCall<CreatedLease>;
 
     /// Turns a lease for that selector into material. Never repeated unless it certainly was not
     /// counted.
@@ -52,7 +49,7 @@ pub trait AegisService: Send + Sync + fmt::Debug {
         session: Arc<Session>,
         lease_id: LeaseId,
         selector: Selector,
-    ) -> PortFuture<Answer<RedeemedLease>>;
+    ) -> IssuerCall<RedeemedLease>;
 
     /// Ends a lease. Idempotent.
     fn revoke_lease(
@@ -60,10 +57,90 @@ pub trait AegisService: Send + Sync + fmt::Debug {
         session: Arc<Session>,
         lease_id: LeaseId,
         reason: RevokeReason,
-    ) -> PortFuture<Answer<()>>;
+    ) -> IssuerCall<()>;
 
     /// Drops the HTTP client with its pooled connections and buffers, and the nonces (HY-7).
     fn drop_connections(&self);
+}
+
+/// A call to the issuer. Whoever awaits it gets its [`Answer`]; whoever may have to give it up
+/// keeps `tries`, which say what was sent by then.
+pub struct IssuerCall<T> {
+    /// What it has sent so far.
+    pub tries: Tries,
+    /// What it comes to.
+    pub outcome: PortFuture<Result<T, Failure>>,
+}
+
+impl<T> IssuerCall<T> {
+    /// A call that notes its tries where it is told to.
+    pub fn new<F>(call: impl FnOnce(Tries) -> F) -> Self
+    where
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let tries = Tries::default();
+        Self {
+            outcome: Box::pin(call(tries.clone())),
+            tries,
+        }
+    }
+}
+
+impl<T: 'static> IntoFuture for IssuerCall<T> {
+    type Output = Answer<T>;
+    type IntoFuture = PortFuture<Answer<T>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let outcome = self.outcome.await;
+            Answer {
+                trace: self.tries.trace(),
+                outcome,
+            }
+        })
+    }
+}
+
+impl<T> fmt::Debug for IssuerCall<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IssuerCall")
+            .field("tries", &self.tries)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The tries of a call while they are made. Clones share them, so that they outlive a call that
+/// is given up.
+#[derive(Debug, Clone, Default)]
+pub struct Tries {
+    /// A mutex of std: held for a few instructions, never across an await.
+    sent: Arc<Mutex<CallTrace>>,
+}
+
+impl Tries {
+    /// A try is about to be sent, with this proof.
+    pub fn sent(&self, proof_jti: Option<ProofJti>) {
+        self.with(|trace| {
+            trace.tried(Try {
+                request_id: None,
+                proof_jti,
+            });
+        });
+    }
+
+    /// The last try was answered under this name.
+    pub fn answered(&self, request_id: Option<RequestId>) {
+        self.with(|trace| trace.request_id = request_id);
+    }
+
+    /// The tries by now.
+    pub fn trace(&self) -> CallTrace {
+        self.with(|trace| trace.clone())
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut CallTrace) -> R) -> R {
+        act(&mut self.sent.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What a call came to, with what the records need.
@@ -87,7 +164,7 @@ pub struct CallTrace {
     pub request_id: Option<RequestId>,
     /// `jti` of the proof that the last try sent.
     pub proof_jti: Option<ProofJti>,
-    /// The tries before it, the first one first; at most [`MAX_EARLIER_TRIES`].
+    /// The tries before it, the first one first; at most [`MAX_EARLIER_TRIES`], the newest ones.
     pub earlier: Vec<Try>,
 }
 
@@ -107,12 +184,32 @@ impl CallTrace {
             request_id: self.request_id.take(),
             proof_jti: self.proof_jti.take(),
         };
-        let is_first = before.request_id.is_none() && before.proof_jti.is_none();
-        if !is_first && self.earlier.len() < MAX_EARLIER_TRIES {
+        if before.request_id.is_some() || before.proof_jti.is_some() {
+            if self.earlier.len() >= MAX_EARLIER_TRIES {
+                self.earlier.remove(0);
+            }
             self.earlier.push(before);
         }
         self.request_id = last.request_id;
         self.proof_jti = last.proof_jti;
+    }
+
+    /// Notes the tries of a later call as well.
+    pub fn followed_by(&mut self, later: &Self) {
+        for earlier in &later.earlier {
+            self.tried(earlier.clone());
+        }
+        if !later.is_empty() {
+            self.tried(Try {
+                request_id: later.request_id.clone(),
+                proof_jti: later.proof_jti.clone(),
+            });
+        }
+    }
+
+    /// Whether it names nothing: no try was sent, or only one that left no name anywhere.
+    pub const fn is_empty(&self) -> bool {
+        self.request_id.is_none() && self.proof_jti.is_none() && self.earlier.is_empty()
     }
 }
 

@@ -1,5 +1,7 @@
-//! Leases that were ended here and that the issuer has not confirmed as ended. They are tried
-//! again, with backoff, as long as a session can do it and they could still be live (LC-5, LC-10).
+//! Leases that may be live at the issuer though nobody here has them any more. Those that were
+//! ended and that the issuer has not confirmed as ended are tried again, with backoff, as long as a
+//! session can do it and they could still be live (LC-5, LC-10). The others can only run out, and
+//! are counted until then.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +17,8 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest pause between two tries.
 const MAX_BACKOFF: Duration = Duration::from_mins(1);
 
-/// Unconfirmed revocations kept at most; past that the ones that end soonest are let run out.
+/// Unconfirmed revocations kept at most, and leases that run out; past that the ones that end
+/// soonest are forgotten.
 const MAX_KEPT: usize = 4096;
 
 /// Why a lease is revoked, and by whom where a peer asked for it.
@@ -68,6 +71,8 @@ struct Pending {
 #[derive(Debug, Default)]
 pub(super) struct Revocations {
     pending: HashMap<LeaseId, Pending>,
+    /// When leases end that nothing can revoke: without a name, or without the grant.
+    running_out: Vec<Timestamp>,
 }
 
 impl Revocations {
@@ -106,6 +111,18 @@ impl Revocations {
                 failures: 0,
             },
         );
+    }
+
+    /// A lease cannot be revoked: its name never came, or the grant to do it.
+    pub(super) fn let_run_out(&mut self, ends_at: Timestamp, now: Timestamp) {
+        self.running_out.retain(|ends_at| now < *ends_at);
+        if self.running_out.len() >= MAX_KEPT
+            && let Some(soonest) =
+                (0..self.running_out.len()).min_by_key(|index| self.running_out.get(*index))
+        {
+            self.running_out.swap_remove(soonest);
+        }
+        self.running_out.push(ends_at);
     }
 
     /// The first try is on its way, made as this principal.
@@ -221,11 +238,12 @@ impl Revocations {
         self.pending.retain(|_, pending| now < pending.ends_at);
     }
 
-    /// How many are unconfirmed and could still be live.
+    /// How many could still be live.
     pub(super) fn count(&self, now: Timestamp) -> usize {
-        self.pending
-            .values()
-            .filter(|pending| now < pending.ends_at)
+        let unconfirmed = self.pending.values().map(|pending| pending.ends_at);
+        unconfirmed
+            .chain(self.running_out.iter().copied())
+            .filter(|ends_at| now < *ends_at)
             .count()
     }
 

@@ -600,8 +600,16 @@ impl State {
                     )
                 })));
                 if let Some(lease) = self.leases.remove_unmade(key) {
-                    if let Some(lease_id) = made {
-                        self.revoke_otherwise_made(lease_id, &lease, generation, now, effects);
+                    match made {
+                        Some(lease_id) => {
+                            self.revoke_otherwise_made(lease_id, &lease, generation, now, effects);
+                        }
+                        // Without an answer it may have been made all the same.
+                        None if failure.certainty == Certainty::Unknown => {
+                            self.revocations
+                                .let_run_out(now.boot.plus(lease.ttl), now.boot);
+                        }
+                        None => {}
                     }
                     if generation == self.generation {
                         let refusal = refusal_of(&failure, &answer.trace);
@@ -611,12 +619,7 @@ impl State {
                     let (selector, waiters) = (&lease.selector, lease.waiters);
                     self.fail_waiters(selector, waiters, &failure, &answer.trace, effects);
                 }
-                let settled = match failure.certainty {
-                    Certainty::NotDone => Settled::NotThere,
-                    // Without an answer it may have been made all the same.
-                    Certainty::Unknown => Settled::Unconfirmed,
-                };
-                self.ending_settled(key, settled);
+                self.ending_settled(key, Settled::Otherwise);
                 // What became of an earlier login's call says nothing about this session.
                 if generation == self.generation {
                     self.session_after(&failure, now, effects);
@@ -635,8 +638,9 @@ impl State {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
+        let ends_at = now.boot.plus(MAX_LEASE_TTL);
         if !lease.revocable {
-            return;
+            return self.revocations.let_run_out(ends_at, now.boot);
         }
         let reason = RevokeReason::DeliveryUncertain;
         self.revocations.add(
@@ -644,7 +648,7 @@ impl State {
             Some(lease.selector.clone()),
             Some(lease.principal.clone()),
             reason.into(),
-            now.boot.plus(MAX_LEASE_TTL),
+            ends_at,
         );
         let ending = if generation == self.generation {
             None
@@ -715,7 +719,7 @@ impl State {
             now,
             effects,
         ) {
-            self.ending_settled(key, Settled::Unconfirmed);
+            self.ending_settled(key, Settled::Otherwise);
         }
     }
 
@@ -892,8 +896,7 @@ impl State {
         };
         let settled = match &answer.outcome {
             Ok(()) => Settled::Revoked,
-            Err(_) if over => Settled::NotThere,
-            Err(_) => Settled::Unconfirmed,
+            Err(_) => Settled::Otherwise,
         };
         let subject = match &answer.outcome {
             Ok(()) => self.revocations.settled(lease_id),

@@ -10,7 +10,7 @@ use super::event::{EndedView, Reply, Ticket};
 use super::leases::{LeaseKey, Phase};
 use super::login::{Callers, Generation, Login, Poll, PollResult};
 use super::ports::{
-    Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CallTrace,
+    Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CallTrace, Certainty,
     DeviceAuthorization, DeviceExchange, Disposition, Failure, RevokeReason, Session,
 };
 use super::revocations::Cause;
@@ -32,10 +32,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 pub(super) enum Settled {
     /// The issuer has confirmed its end.
     Revoked,
-    /// It may be live there.
-    Unconfirmed,
-    /// The issuer did not make it, or knows no such lease any more.
-    NotThere,
+    /// It is not there, or counted among those that may be.
+    Otherwise,
 }
 
 /// A session whose leases are being revoked. Holds token and key no longer than that takes.
@@ -46,14 +44,15 @@ pub(super) struct Ending {
     tickets: Vec<Ticket>,
     outstanding: HashSet<LeaseKey>,
     revoked: usize,
-    unconfirmed: usize,
+    /// Its calls are being given up: nothing more is waited for.
+    given_up: bool,
     then_stop: bool,
 }
 
 impl Ending {
-    /// When it is over, whether confirmed or not.
-    pub(super) const fn deadline(&self) -> Timestamp {
-        self.until
+    /// When its calls are given up.
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        (!self.given_up).then_some(self.until)
     }
 }
 
@@ -169,7 +168,7 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         if generation != self.generation {
-            return;
+            return self.login_call_given_up(AuditAction::LoginBegin, answer, effects);
         }
         let Login::Beginning {
             begin,
@@ -188,6 +187,7 @@ impl State {
                 self.login = Login::AwaitingApproval {
                     poll: Poll::new(authorization.interval, authorization.expires_at, now.boot),
                     authorization: Arc::new(authorization),
+                    lost: CallTrace::default(),
                     wait,
                     callers,
                     locked,
@@ -225,9 +225,9 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         if generation != self.generation {
-            return;
+            return self.login_call_given_up(AuditAction::Login, answer, effects);
         }
-        let Login::AwaitingApproval { poll, .. } = &mut self.login else {
+        let Login::AwaitingApproval { poll, lost, .. } = &mut self.login else {
             return;
         };
         match answer.outcome {
@@ -248,14 +248,42 @@ impl State {
             }
             Err(Failure {
                 disposition: Disposition::Wait(retry_after),
+                certainty,
                 ..
-            }) => poll.answered(PollResult::Failed { retry_after }, now.boot),
+            }) => {
+                if certainty == Certainty::Unknown {
+                    lost.followed_by(&answer.trace);
+                }
+                poll.answered(PollResult::Failed { retry_after }, now.boot);
+            }
             Err(failure) => {
                 let refusal = refusal_of(&failure, &answer.trace);
                 let outcome = outcome_of(&failure);
                 let reason = reason_word(&failure);
                 self.end_flow_with(&refusal, outcome, reason, None, &answer.trace, effects);
             }
+        }
+    }
+
+    /// A call of a login that is over: it may have had its effect at the issuer all the same, so
+    /// that its tries belong into the log.
+    fn login_call_given_up<T>(
+        &self,
+        action: AuditAction,
+        answer: Answer<T>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let not_done = answer
+            .outcome
+            .is_err_and(|failure| failure.certainty == Certainty::NotDone);
+        if !not_done {
+            // Whoever is logged in by now has nothing to do with it.
+            effects.push(Effect::Audit(Box::new(AuditRecord {
+                profile: Some(self.settings.profile.clone()),
+                reason: Some(CleanText::new("abandoned", 64)),
+                trace: answer.trace,
+                ..AuditRecord::new(action, AuditOutcome::Error)
+            })));
         }
     }
 
@@ -274,17 +302,25 @@ impl State {
         {
             return self.end_flow(ErrorCode::PrincipalChanged, trace, effects);
         }
-        let Login::AwaitingApproval { callers, wait, .. } = &mut self.login else {
+        let Login::AwaitingApproval {
+            callers,
+            wait,
+            lost,
+            ..
+        } = &mut self.login
+        else {
             return;
         };
         let (peer, wait) = (Arc::clone(&callers.starter), std::mem::take(wait));
+        let mut tries = std::mem::take(lost);
+        tries.followed_by(trace);
         self.last_principal = Some(session.principal.clone());
         let session = Arc::new(session);
         self.login = Login::LoggedIn(Arc::clone(&session));
         self.denials.forget();
         effects.push(Effect::Audit(Box::new(AuditRecord {
             peer: Some(peer),
-            trace: trace.clone(),
+            trace: tries,
             ..self.record(AuditAction::Login, AuditOutcome::Ok)
         })));
         for ticket in wait {
@@ -330,6 +366,7 @@ impl State {
         trace: &CallTrace,
         effects: &mut Vec<Effect>,
     ) {
+        let mut tries = CallTrace::default();
         let (peer, waiting, locked) = match &mut self.login {
             Login::Beginning {
                 begin,
@@ -345,17 +382,22 @@ impl State {
                 wait,
                 callers,
                 locked,
+                lost,
                 ..
-            } => (Arc::clone(&callers.starter), std::mem::take(wait), *locked),
+            } => {
+                tries = std::mem::take(lost);
+                (Arc::clone(&callers.starter), std::mem::take(wait), *locked)
+            }
             Login::LoggedOut | Login::Locked | Login::LoggedIn(_) => return,
         };
+        tries.followed_by(trace);
         self.login = logged_out(locked);
         self.generation = self.generation.next();
         effects.push(Effect::AbandonLogin);
         effects.push(Effect::Audit(Box::new(AuditRecord {
             peer: Some(ended_by.map_or(peer, Arc::clone)),
             reason: Some(reason),
-            trace: trace.clone(),
+            trace: tries,
             ..self.record(AuditAction::Login, outcome)
         })));
         for ticket in waiting {
@@ -430,7 +472,6 @@ impl State {
         let session = self.login.session().map(Arc::clone);
         self.login = Login::LoggedOut;
         let mut outstanding = HashSet::new();
-        let mut unconfirmed: usize = 0;
         for key in self.leases.unended() {
             self.leases.unshare(key);
             let Some(lease) = self.leases.get_mut(key) else {
@@ -445,8 +486,6 @@ impl State {
                 Phase::Live(_) => {
                     if self.revoke_live(key, cause, session.as_ref(), now, effects) {
                         outstanding.insert(key);
-                    } else {
-                        unconfirmed = unconfirmed.saturating_add(1);
                     }
                 }
                 Phase::Ended { .. } => {}
@@ -457,7 +496,7 @@ impl State {
         match &mut self.ending {
             Some(ending) => {
                 ending.outstanding.extend(outstanding);
-                ending.unconfirmed = ending.unconfirmed.saturating_add(unconfirmed);
+                ending.given_up = false;
                 if session.is_some() {
                     ending.session = session;
                     ending.until = now.boot.plus(END_WITHIN);
@@ -470,7 +509,7 @@ impl State {
                     tickets: Vec::new(),
                     outstanding,
                     revoked: 0,
-                    unconfirmed,
+                    given_up: false,
                     then_stop: false,
                 });
             }
@@ -493,43 +532,49 @@ impl State {
     pub(super) fn ending_settled(&mut self, key: LeaseKey, settled: Settled) {
         if let Some(ending) = &mut self.ending
             && ending.outstanding.remove(&key)
+            && settled == Settled::Revoked
         {
-            let count = match settled {
-                Settled::Revoked => &mut ending.revoked,
-                Settled::Unconfirmed => &mut ending.unconfirmed,
-                Settled::NotThere => return,
-            };
-            *count = count.saturating_add(1);
+            ending.revoked = ending.revoked.saturating_add(1);
         }
     }
 
     pub(super) fn ending_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {
         // Also what was being revoked before: an answer now is better than a try at the next login.
         let quiet = !self.revocations.is_waiting();
-        let over = self.ending.as_ref().is_some_and(|ending| {
-            (quiet && ending.outstanding.is_empty()) || now.boot >= ending.until
-        });
-        if !over {
-            return;
-        }
-        let Some(ending) = self.ending.take() else {
+        let Some(ending) = &mut self.ending else {
             return;
         };
+        let over = (quiet && ending.outstanding.is_empty()) || now.boot >= ending.until;
+        if over && !ending.given_up {
+            ending.given_up = true;
+            effects.push(Effect::AbandonCalls {
+                keep: self.login.session().map(Arc::clone),
+            });
+        }
+    }
+
+    /// Nothing of the session that ended is under way any more: says how its leases stand.
+    pub(super) fn ending_over(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some(ending) = self.ending.take_if(|ending| ending.given_up) else {
+            return;
+        };
+        let unmade = ending
+            .outstanding
+            .iter()
+            .filter_map(|key| self.leases.get(*key))
+            .filter(|lease| matches!(lease.phase, Phase::Creating))
+            .count();
         let ended = EndedView {
             revoked: ending.revoked,
-            unconfirmed: ending.unconfirmed.saturating_add(ending.outstanding.len()),
+            // What earlier endings left counts too, as long as it can be live.
+            unconfirmed: self.revocations.count(now.boot).saturating_add(unmade),
         };
-        effects.push(Effect::AbandonCalls {
-            keep: self.login.session().map(Arc::clone),
-        });
         effects.push(Effect::DropConnections);
         for ticket in ending.tickets {
             self.reply(ticket, Reply::Ended(ended), effects);
         }
         if ending.then_stop {
-            // What earlier endings left counts too, as long as it can be live.
-            let unconfirmed = ended.unconfirmed.max(self.revocations.count(now.boot));
-            self.stopped(unconfirmed, effects);
+            self.stopped(ended.unconfirmed, effects);
         }
     }
 
@@ -611,6 +656,7 @@ impl State {
         self.turn_away(&selector, waiters, ErrorCode::LeaseRevoked, effects);
         if !revocable {
             // Without the grant it can only run out; `status` says so.
+            self.revocations.let_run_out(ends_at, now.boot);
             return false;
         }
         self.revocations.add(

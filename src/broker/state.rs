@@ -174,6 +174,7 @@ impl State {
             Event::LeaseUndelivered { lease_id } => {
                 self.lease_undelivered(&lease_id, now, effects);
             }
+            Event::CallsAbandoned => self.ending_over(now, effects),
             Event::PolicyReplaced { policy } => {
                 self.policy = policy;
                 self.denials.forget();
@@ -213,7 +214,7 @@ impl State {
             self.login
                 .session()
                 .and_then(|_| self.revocations.next_deadline()),
-            self.ending.as_ref().map(Ending::deadline),
+            self.ending.as_ref().and_then(Ending::deadline),
         ]
         .into_iter()
         .flatten()

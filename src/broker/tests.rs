@@ -29,8 +29,9 @@ use super::state::{Resumed, Settings, State};
 use crate::dpop::ProofKey;
 use crate::model::{
     Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, Field, FieldValue, HolderClass,
-    LeaseId, LeaseState, LoginPhase, Material, MaterialKind, PeerFacts, PopKeyId, Principal,
-    ProcessId, ProfileName, Refusal, Rule, Selector, SelectorPattern, Target, TenantId,
+    LeaseId, LeaseState, LoginPhase, MAX_LEASE_TTL, Material, MaterialKind, PeerFacts, PopKeyId,
+    Principal, ProcessId, ProfileName, ProofJti, Refusal, Rule, Selector, SelectorPattern, Target,
+    TenantId,
 };
 use crate::secret::SecretString;
 use crate::time::{Now, Timestamp, UnixTime};
@@ -47,6 +48,10 @@ fn secs(seconds: u64) -> Duration {
 
 fn text(text: &str) -> CleanText {
     CleanText::new(text, 128)
+}
+
+fn jti(name: &str) -> Option<ProofJti> {
+    ProofJti::parse(&name.repeat(22)).ok()
 }
 
 fn selector(index: usize) -> Selector {
@@ -201,6 +206,7 @@ impl World {
         let mut made_records: Vec<LeaseId> = Vec::new();
         let mut refused_records: Vec<i32> = Vec::new();
         let mut abandoned = Vec::new();
+        let mut ending = false;
         for effect in effects {
             match effect {
                 Effect::Audit(record) => {
@@ -312,15 +318,22 @@ impl World {
                 Effect::WatchProcess { process } => {
                     self.watched.insert(process);
                 }
-                Effect::AbandonLogin => self
-                    .calls
-                    .retain(|call| !matches!(call, Call::Begin(..) | Call::Exchange(..))),
+                Effect::AbandonLogin => {
+                    let calls = std::mem::take(&mut self.calls);
+                    let (given_up, kept): (Vec<_>, _) =
+                        calls.into_iter().partition(|call| call.session().is_none());
+                    abandoned.extend(given_up);
+                    self.calls = kept;
+                }
                 Effect::AbandonCalls { keep } => {
                     let calls = std::mem::take(&mut self.calls);
-                    (abandoned, self.calls) = calls.into_iter().partition(|call| {
+                    let (given_up, kept): (Vec<_>, _) = calls.into_iter().partition(|call| {
                         let session = call.session().map(Arc::as_ptr);
                         session.is_some() && session != keep.as_ref().map(Arc::as_ptr)
                     });
+                    abandoned.extend(given_up);
+                    self.calls = kept;
+                    ending = true;
                 }
                 Effect::DropConnections => self.dropped += 1,
                 Effect::Stop { .. } => self.stopped = true,
@@ -333,6 +346,9 @@ impl World {
         self.nothing_lives_for_nobody();
         for call in abandoned {
             self.answered(call, How::Lost);
+        }
+        if ending {
+            self.step(Event::CallsAbandoned);
         }
     }
 
@@ -515,6 +531,17 @@ impl World {
         });
     }
 
+    /// Answers a poll that sent this proof with nothing that can be used.
+    fn poll_is_lost(&mut self, name: &str) {
+        let Call::Exchange(generation, _) = self.calls.remove(0) else {
+            panic!("no poll");
+        };
+        let lost = Disposition::Wait(None);
+        let mut answer = failed(ErrorCode::AegisUnavailable, lost, Certainty::Unknown);
+        answer.trace.proof_jti = jti(name);
+        self.step(Event::DeviceExchangeAnswered { generation, answer });
+    }
+
     fn state_awaits(&self, generation: Generation) -> bool {
         generation == self.state.generation
             && self
@@ -612,6 +639,16 @@ impl World {
             generation: self.state.generation,
             answer: answer(How::Well, |_| DeviceExchange::Success(session)),
         });
+    }
+
+    /// How many leases `status` says may be live at the issuer still.
+    fn unconfirmed(&mut self) -> usize {
+        let connection = self.connect(99);
+        let asked = self.ask(connection, Request::Status);
+        let Some(Ok(Reply::Status(status))) = self.told.get(&asked) else {
+            panic!("no status");
+        };
+        status.unconfirmed_revocations
     }
 
     fn code(&self, ticket: Ticket) -> Option<ErrorCode> {
@@ -735,16 +772,14 @@ fn create(index: usize, max_redemptions: u32, holder: HolderClass) -> Request {
 
 /// AU-2: whether a record tells of something that only a peer's request leads to.
 fn is_asked_for(record: &AuditRecord) -> bool {
+    let word = record.reason.as_ref().map(CleanText::as_str);
     match record.action {
-        AuditAction::LoginBegin
-        | AuditAction::Login
-        | AuditAction::Lock
-        | AuditAction::Deny
-        | AuditAction::Deliver => true,
+        // A call of a flow that is over: its own record has named who was behind it.
+        AuditAction::LoginBegin | AuditAction::Login => word != Some("abandoned"),
+        AuditAction::Lock | AuditAction::Deny | AuditAction::Deliver => true,
         AuditAction::Logout => record.outcome == AuditOutcome::Ok,
         // A lease that has run out meanwhile is known by its name alone.
         AuditAction::LeaseRevoke => {
-            let word = record.reason.as_ref().map(CleanText::as_str);
             record.selector.is_some() && matches!(word, Some("user_request" | "locked"))
         }
         _ => false,
@@ -1360,6 +1395,152 @@ fn a_lease_refused_during_logout_is_not_counted() {
     }
 }
 
+/// LC-7, LC-8: a lease that may have been made, or that cannot be revoked, is counted until it has
+/// run out: by `status`, by logout, and by the record of the stop.
+#[test]
+fn what_can_only_run_out_is_counted_until_then() {
+    type Row = (&'static str, Option<Action>, fn(&mut World, ConnectionId));
+    let rows: [Row; 3] = [
+        ("an answer that was lost", None, |world, _| {
+            world.answer(0, How::Lost);
+        }),
+        (
+            "no grant to revoke",
+            Some(Action::Revoke),
+            |world, connection| {
+                world.answer(0, How::Well);
+                world.close(connection);
+            },
+        ),
+        (
+            "no grant, and made otherwise",
+            Some(Action::Revoke),
+            |world, _| {
+                let Call::Create(lease, generation, ..) = world.calls.remove(0) else {
+                    panic!("a lease is asked for");
+                };
+                let mut answer = failed(
+                    ErrorCode::AegisProtocol,
+                    Disposition::Fault,
+                    Certainty::Unknown,
+                );
+                if let Err(failure) = &mut answer.outcome {
+                    failure.made = LeaseId::parse("lse_other").ok();
+                }
+                world.step(Event::LeaseCreateAnswered {
+                    lease,
+                    generation,
+                    answer,
+                });
+            },
+        ),
+    ];
+    for (name, ungranted, act) in rows {
+        let mut world = World::new(Resumed::default());
+        world.ungranted = ungranted;
+        let person = world.log_in();
+        let connection = world.connect(20);
+        world.ask(connection, create(0, 1, HolderClass::Connection));
+        act(&mut world, connection);
+        assert_eq!(world.revokes(), [], "{name}");
+        assert_eq!(world.unconfirmed(), 1, "{name}");
+        let logout = world.ask(person, Request::Logout);
+        let Some(Ok(Reply::Ended(ended))) = world.told.get(&logout) else {
+            panic!("logout is over");
+        };
+        assert_eq!((ended.revoked, ended.unconfirmed), (0, 1), "{name}");
+        // As long as anything may live that was made otherwise than asked for.
+        world.sleep(MAX_LEASE_TTL);
+        assert_eq!(world.unconfirmed(), 0, "{name}");
+    }
+}
+
+/// LM: those are counted up to a bound.
+#[test]
+fn what_runs_out_is_counted_up_to_a_bound() {
+    let mut world = World::new(Resumed::default());
+    let now = world.now.boot;
+    for seconds in 1..=5000 {
+        world
+            .state
+            .revocations
+            .let_run_out(now.plus(secs(seconds)), now);
+    }
+    assert_eq!(world.unconfirmed(), 4096);
+    world.sleep(secs(5000 - 4096));
+    assert_eq!(world.unconfirmed(), 4096, "the soonest were forgotten");
+    world.sleep(secs(1));
+    assert_eq!(world.unconfirmed(), 4095);
+}
+
+/// AU-9: the poll that won a login may be one whose answer was lost; the record of the login's end
+/// names those, the newest ones.
+#[test]
+fn the_record_of_a_login_names_the_polls_that_were_lost() {
+    type Row = (&'static str, fn(&mut World), AuditOutcome);
+    let rows: [Row; 3] = [
+        ("won", |world| world.answer(0, How::Well), AuditOutcome::Ok),
+        (
+            "spent",
+            |world| world.answer(0, How::SessionOver),
+            AuditOutcome::Denied,
+        ),
+        (
+            "cancelled",
+            |world| {
+                world.ask(ConnectionId(1), Request::LoginCancel);
+            },
+            AuditOutcome::Denied,
+        ),
+    ];
+    for (name, end, outcome) in rows {
+        let mut world = World::new(Resumed::default());
+        let connection = world.connect(10);
+        world.ask(connection, Request::LoginBegin);
+        world.answer(0, How::Well);
+        for jti in ["a", "b"] {
+            world.advance(secs(60));
+            world.poll_is_lost(jti);
+        }
+        world.advance(secs(60));
+        end(&mut world);
+        let ended = world
+            .records
+            .iter()
+            .find(|record| record.action == AuditAction::Login)
+            .unwrap();
+        assert_eq!(ended.outcome, outcome, "{name}");
+        let named: Vec<_> = ended
+            .trace
+            .earlier
+            .iter()
+            .map(|one| one.proof_jti.clone())
+            .chain([ended.trace.proof_jti.clone()])
+            .collect();
+        assert_eq!(named, ["a", "b"].map(jti), "{name}");
+    }
+}
+
+/// AU-9: a login's call that is given up may have had its effect: it has a record of its own.
+#[test]
+fn a_login_call_that_is_given_up_has_its_record() {
+    for (steps, action) in [(0, AuditAction::LoginBegin), (1, AuditAction::Login)] {
+        let mut world = World::new(Resumed::default());
+        let connection = world.connect(10);
+        world.ask(connection, Request::LoginBegin);
+        for _ in 0..steps {
+            world.answer(0, How::Well);
+            world.advance(secs(5));
+        }
+        world.ask(connection, Request::LoginCancel);
+        let record = world.records.last().unwrap();
+        assert_eq!(
+            (record.action, record.outcome, record.reason.clone()),
+            (action, AuditOutcome::Error, Some(text("abandoned")))
+        );
+    }
+}
+
 /// OA-16: logout says what the issuer did not confirm within three seconds; the next login tries
 /// again at once.
 #[test]
@@ -1382,8 +1563,8 @@ fn unconfirmed_revocations_are_tried_at_the_next_login() {
     );
 }
 
-/// HY-7: what is under way at logout keeps token and key for three seconds at most. What was being
-/// revoked stays listed as unconfirmed, what was being made is no lease of ours any more.
+/// HY-7: what is under way at logout keeps token and key for three seconds at most. LC-7: what was
+/// being revoked, or made, may be live and is counted.
 #[test]
 fn calls_keep_the_session_for_three_seconds_after_logout() {
     for steps in 0..3 {
@@ -1399,8 +1580,7 @@ fn calls_keep_the_session_for_three_seconds_after_logout() {
         world.advance(Duration::from_millis(1));
         assert!(world.calls.is_empty(), "{steps}: token and key are held");
         assert_eq!(world.state.leases.unended(), [], "{steps}");
-        let unconfirmed = world.state.revocations.count(world.now.boot);
-        assert_eq!(unconfirmed, usize::from(steps > 0), "{steps}");
+        assert_eq!(world.unconfirmed(), 1, "{steps}");
         let last = world.records.last().map(|record| record.outcome);
         assert_eq!(last, Some(AuditOutcome::Error), "{steps}");
     }

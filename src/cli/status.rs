@@ -49,7 +49,9 @@ fn describe(status: &Status) -> String {
     line("leases", &status.live_leases);
     if status.unconfirmed_revocations > 0 {
         let count = status.unconfirmed_revocations;
-        line("note", &format!("{count} revocations are not confirmed"));
+        let note =
+            format!("{count} leases may be live at the issuer still: not confirmed as ended");
+        line("note", &note);
     }
     if status.irrevocable_targets > 0 {
         let count = status.irrevocable_targets;
@@ -95,7 +97,7 @@ mod tests {
         let text = describe(&status);
         assert!(text.starts_with("daemon      aegis-broker 0.1.0\nprofile     work\n"));
         assert!(text.contains("logged out; run `aegis-broker login`"));
-        assert!(text.contains("2 revocations are not confirmed"));
+        assert!(text.contains("2 leases may be live at the issuer still: not confirmed as ended"));
         assert!(text.contains("\naudit       /state/audit\n"));
     }
 }

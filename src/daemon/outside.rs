@@ -1,4 +1,3 @@
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -9,9 +8,9 @@ use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::ports::{
-    AegisService, Answer, BeginDeviceAuthorization, CallTrace, Certainty, CreateLease,
-    CreatedLease, DeviceAuthorization, DeviceExchange, Disposition, Failure, PortFuture,
-    RedeemedLease, RevokeReason, Session,
+    AegisService, BeginDeviceAuthorization, Certainty, CreateLease, CreatedLease,
+    DeviceAuthorization, DeviceExchange, Disposition, Failure, IssuerCall, RedeemedLease,
+    RevokeReason, Session,
 };
 use crate::model::{CleanText, ErrorCode, LeaseId, Selector};
 
@@ -59,19 +58,24 @@ impl<S: AegisService + 'static> Outside<S> {
     }
 
     /// Runs a call over there and waits for it here; `lost` is what follows when it does not end.
-    fn over_there<T, F>(&self, lost: Disposition, call: F) -> PortFuture<Answer<T>>
-    where
-        T: Send + 'static,
-        F: Future<Output = Answer<T>> + Send + 'static,
-    {
-        let call = AbortOnDropHandle::new(self.runtime.spawn(call));
-        Box::pin(async move {
-            match tokio::time::timeout(GIVE_UP_AFTER, call).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_panic)) => failed(ErrorCode::Internal, Disposition::Fault, "panic"),
-                Err(_elapsed) => failed(ErrorCode::AegisUnavailable, lost, "timeout"),
-            }
-        })
+    fn over_there<T: Send + 'static>(
+        &self,
+        lost: Disposition,
+        call: IssuerCall<T>,
+    ) -> IssuerCall<T> {
+        let outcome = AbortOnDropHandle::new(self.runtime.spawn(call.outcome));
+        IssuerCall {
+            tries: call.tries,
+            outcome: Box::pin(async move {
+                match tokio::time::timeout(GIVE_UP_AFTER, outcome).await {
+                    Ok(Ok(outcome)) => outcome,
+                    Ok(Err(_panic)) => {
+                        Err(failed(ErrorCode::Internal, Disposition::Fault, "panic"))
+                    }
+                    Err(_elapsed) => Err(failed(ErrorCode::AegisUnavailable, lost, "timeout")),
+                }
+            }),
+        }
     }
 }
 
@@ -85,14 +89,14 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
     fn begin_device_authorization(
         &self,
         request: BeginDeviceAuthorization,
-    ) -> PortFuture<Answer<DeviceAuthorization>> {
+    ) -> IssuerCall<DeviceAuthorization> {
         self.over_there(AGAIN, self.service.begin_device_authorization(request))
     }
 
     fn exchange_device_authorization(
         &self,
         authorization: Arc<DeviceAuthorization>,
-    ) -> PortFuture<Answer<DeviceExchange>> {
+    ) -> IssuerCall<DeviceExchange> {
         // A poll that got lost is followed by another one.
         let call = self.service.exchange_device_authorization(authorization);
         self.over_there(Disposition::Wait(None), call)
@@ -102,7 +106,7 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
         &self,
         session: Arc<Session>,
         request: CreateLease,
-    ) -> PortFuture<Answer<CreatedLease>> {
+    ) -> IssuerCall<CreatedLease> {
         self.over_there(AGAIN, self.service.create_lease(session, request))
     }
 
@@ -111,7 +115,7 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
         session: Arc<Session>,
         lease_id: LeaseId,
         selector: Selector,
-    ) -> PortFuture<Answer<RedeemedLease>> {
+    ) -> IssuerCall<RedeemedLease> {
         self.over_there(
             AGAIN,
             self.service.redeem_lease(session, lease_id, selector),
@@ -123,7 +127,7 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
         session: Arc<Session>,
         lease_id: LeaseId,
         reason: RevokeReason,
-    ) -> PortFuture<Answer<()>> {
+    ) -> IssuerCall<()> {
         self.over_there(AGAIN, self.service.revoke_lease(session, lease_id, reason))
     }
 
@@ -133,16 +137,13 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
 }
 
 /// Nobody knows how far the call got.
-fn failed<T>(code: ErrorCode, disposition: Disposition, reason: &str) -> Answer<T> {
-    Answer {
-        trace: CallTrace::default(),
-        outcome: Err(Failure {
-            code,
-            disposition,
-            reason: Some(CleanText::new(reason, 64)),
-            message: None,
-            certainty: Certainty::Unknown,
-            made: None,
-        }),
+fn failed(code: ErrorCode, disposition: Disposition, reason: &str) -> Failure {
+    Failure {
+        code,
+        disposition,
+        reason: Some(CleanText::new(reason, 64)),
+        message: None,
+        certainty: Certainty::Unknown,
+        made: None,
     }
 }

@@ -120,7 +120,7 @@ pub(super) struct StatusReply {
     pub(super) login: LoginReply,
     /// Leases that are live, of all clients.
     pub(super) live_leases: usize,
-    /// Leases that were ended here and that the issuer has not confirmed as ended.
+    /// Leases that may be live at the issuer though nobody here has them any more.
     pub(super) unconfirmed_revocations: usize,
     /// Where long-lived secrets rest.
     pub(super) key_store: &'static str,
@@ -200,7 +200,7 @@ pub(super) struct LoginToolReply {
 pub(super) struct LogoutReply {
     /// Leases the issuer confirmed as ended.
     pub(super) revoked: usize,
-    /// Leases it did not confirm in time; they are tried again, else they run out.
+    /// Leases that may be live there still; they are tried again where that can be, else run out.
     pub(super) unconfirmed: usize,
     /// What to do next.
     pub(super) next: String,

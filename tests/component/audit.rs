@@ -1,6 +1,6 @@
 //! Audit before delivery, and reconciliation with the server's own events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use aegis_mock::{FaultKind, LeaseState as ServerState};
 use tokio::task::JoinSet;
 
 use crate::world::{
-    CREATE, DEPLOY, Daemon, READER, REDEEM, REVOKE, World, code, create, get, secret,
+    CREATE, DEPLOY, Daemon, EXCHANGE, READER, REDEEM, REVOKE, World, code, create, get, secret,
+    user_code,
 };
 
 /// Breaks or heals the audit log of a daemon.
@@ -233,4 +234,63 @@ async fn every_try_of_a_call_is_in_its_record() {
         let named = named.get(&request.jti.unwrap());
         assert_eq!(named, Some(&heard), "{} {}", request.method, request.result);
     }
+}
+
+/// AU-9: of a login whose answer was lost, and of a lease that was given up while it was made, the
+/// server's record has its counterpart here too. LC-7: that lease is counted while it can live.
+#[tokio::test(start_paused = true)]
+async fn what_the_server_did_and_nobody_heard_of_is_in_a_record() {
+    let world = World::new().await;
+    let daemon = world.daemon();
+    let connection = daemon.connect();
+    world.mock.fault(EXCHANGE, FaultKind::CloseAfterCommit, 1);
+    let login = user_code(&connection.login_begin(None).await.unwrap());
+    world.mock.approve(&login).unwrap();
+    connection.login_wait(None).await.unwrap_err();
+    world.log_in(&connection).await;
+
+    world.mock.fault(CREATE, FaultKind::CloseAfterCommit, 4);
+    get(&connection, DEPLOY).await.unwrap_err();
+    let status = connection.status().await.unwrap();
+    assert_eq!(status.unconfirmed_revocations, 1);
+    world.mock.fault(CREATE, FaultKind::Stall, 1);
+    let last = world.mock.requests().last().map_or(0, |last| last.seq);
+    let (asked, ended) = tokio::join!(get(&connection, READER), async {
+        world.wait_for_request_number(last + 1).await;
+        connection.logout(None).await.unwrap()
+    });
+    asked.unwrap_err();
+    assert_eq!((ended.revoked, ended.unconfirmed), (0, 2));
+    let status = connection.status().await.unwrap();
+    assert_eq!(status.unconfirmed_revocations, 2);
+    daemon.stop().await;
+
+    let records = world.records();
+    let named: BTreeSet<_> = records
+        .iter()
+        .flat_map(|record| {
+            let earlier = record.trace.earlier.iter().map(|one| &one.proof_jti);
+            earlier.chain([&record.trace.proof_jti])
+        })
+        .flatten()
+        .map(ToString::to_string)
+        .collect();
+    let theirs: Vec<_> = world
+        .mock
+        .audit()
+        .into_iter()
+        .filter(|event| !event.proof_jti.is_empty())
+        .collect();
+    for event in &theirs {
+        let jti = &event.proof_jti;
+        assert!(named.contains(jti), "{} {}", event.action, event.outcome);
+    }
+    let actions: BTreeSet<_> = theirs.iter().map(|event| event.action.as_str()).collect();
+    assert_eq!(actions, BTreeSet::from(["lease.create", "login.exchange"]));
+    for request in world.tries(CREATE) {
+        assert!(named.contains(&request.jti.unwrap()), "{}", request.result);
+    }
+    let stop = records.last().unwrap();
+    let reason = stop.reason.as_ref().map(ToString::to_string);
+    assert_eq!(reason.as_deref(), Some("unconfirmed:2"));
 }

@@ -43,8 +43,9 @@ const TABLE: [(Kind, [Told; 5]); 18] = [
     (Kind::AuditUnavailable, [No(AegisUnavailable), Done, Done, No(AegisUnavailable), Done]),
     (Kind::NonceOnce, [Done, Done, Done, Done, Done]),
     (Kind::NonceAlways, [Done, No(AegisProtocol), No(AegisProtocol), No(AegisProtocol), Revoking]),
-    (Kind::BadJson, [No(AegisProtocol), No(AegisProtocol), No(AegisProtocol), Done, Revoking]),
-    (Kind::HugeBody, [No(AegisProtocol), No(AegisProtocol), No(AegisProtocol), Done, Revoking]),
+    // Asked for once more where that is safe.
+    (Kind::BadJson, [No(AegisProtocol), No(AegisProtocol), Done, Done, Done]),
+    (Kind::HugeBody, [No(AegisProtocol), No(AegisProtocol), Done, Done, Done]),
     (Kind::WrongThumbprint, [Done, No(AegisProtocol), Done, Done, Done]),
     (Kind::WiderScope, [Done, No(AegisProtocol), Done, Done, Done]),
     (Kind::WrongTarget, [Done, Done, Done, Done, Done]),

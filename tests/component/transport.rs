@@ -276,8 +276,8 @@ async fn broken_answers_are_classified_within_the_deadline() {
         (BEGIN, FaultKind::HugeBody, 1, protocol),
         (BEGIN, FaultKind::BadJson, 1, protocol),
         (BEGIN, FaultKind::Stall, 1, ErrorCode::AegisUnavailable),
-        (CREATE, FaultKind::HugeBody, 1, protocol),
-        (CREATE, FaultKind::BadJson, 1, protocol),
+        (CREATE, FaultKind::HugeBody, 2, protocol),
+        (CREATE, FaultKind::BadJson, 2, protocol),
         (CREATE, FaultKind::Stall, 1, ErrorCode::AegisUnavailable),
         (REDEEM, FaultKind::HugeBody, 2, protocol),
         (REDEEM, FaultKind::BadJson, 2, protocol),
@@ -291,7 +291,7 @@ async fn broken_answers_are_classified_within_the_deadline() {
             world.log_in(&connection).await;
         }
         world.mock.fault(method, kind, count);
-        // One call, or for a redemption one with each of two leases; and a moment for the rest.
+        // One call, with one repeat, or for a redemption one with each of two leases; and a moment.
         let limit = CALL_LIMIT * count + Duration::from_secs(1);
         let asked = async {
             if method == BEGIN {
