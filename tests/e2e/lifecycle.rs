@@ -278,7 +278,8 @@ fn a_server_that_stalls_or_lies_does_not_keep_others_waiting() {
     house.material();
     house.json(&["status"]);
     for kind in [FaultKind::BadJson, FaultKind::HugeBody] {
-        mock.fault("CreateCredentialLease", kind, 1);
+        // The call and its one repeat.
+        mock.fault("CreateCredentialLease", kind, 2);
         let refused = house.refusal(&["lease", "create", SELECTOR]);
         assert_eq!(refused, ("aegis_protocol".to_owned(), 76), "{kind:?}");
         house.material();
