@@ -1,4 +1,8 @@
-//! What a cached credential costs, counted, not timed: these numbers do not depend on the machine.
+//! What a credential and an idle hour cost, counted, not timed: these numbers do not depend on the
+//! machine.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use aegis_broker::socket::listener::{self, Limits};
 use tempfile::TempDir;
@@ -7,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tracing::subscriber::NoSubscriber;
 
-use crate::world::{Peer, World, connect};
+use crate::world::{CREATE, DEPLOY, Peer, REDEEM, REVOKE, World, connect, get};
 
 const GET: &str = "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"credential.get\",\"params\":{\"selector\":\"gcp/billing-prod/deploy-bot\"}}\n";
 
@@ -91,4 +95,50 @@ fn a_cached_get_allocates_a_handful_of_times() {
         used.bytes_total
     );
     drop(world);
+}
+
+/// DP-11: any number of requests for a credential are two calls to the issuer, its end is a third;
+/// each has one signature. AU-1: each delivery has its own write, so that none waits for the next.
+#[tokio::test(start_paused = true)]
+async fn a_hundred_gets_cost_two_calls_and_their_writes() {
+    let world = World::new().await;
+    let (daemon, connection) = world.logged_in().await;
+    get(&connection, DEPLOY).await.unwrap();
+    let before = daemon.sink.writes();
+    for _ in 0..COUNTED {
+        get(&connection, DEPLOY).await.unwrap();
+    }
+    let writes = u64::try_from(daemon.sink.writes() - before).unwrap();
+    assert_eq!(writes, COUNTED);
+    connection.logout(None).await.unwrap();
+    let sent = [CREATE, REDEEM, REVOKE].map(|method| world.tries(method));
+    assert_eq!(sent.each_ref().map(Vec::len), [1, 1, 1]);
+    let proofs: BTreeSet<_> = sent.into_iter().flatten().map(|one| one.jti).collect();
+    assert_eq!(proofs.len(), 3, "a proof for each");
+    daemon.stop().await;
+}
+
+/// Wake-ups of the core in an hour: none while nothing is held, none once what was held has ended
+/// and has left the list. Until then one a minute, for a machine that may have slept.
+#[tokio::test(start_paused = true)]
+async fn an_idle_hour_wakes_nobody() {
+    const HOUR: Duration = Duration::from_hours(1);
+    let world = World::new().await;
+    let daemon = world.daemon();
+    let connection = daemon.connect();
+    connection.status().await.unwrap();
+    let woken = async |how_long| {
+        let before = world.looks_at_the_clock();
+        world.after(how_long).await;
+        world.looks_at_the_clock() - before
+    };
+    assert_eq!(woken(HOUR).await, 0, "logged out");
+
+    world.log_in(&connection).await;
+    drop(get(&connection, DEPLOY).await.unwrap());
+    let held = woken(Duration::from_mins(30)).await;
+    // Two looks each time: what has ended, and when to wake next.
+    assert!((1..=60).contains(&held), "{held}");
+    assert_eq!(woken(HOUR).await, 0, "lease and token have ended");
+    daemon.stop().await;
 }

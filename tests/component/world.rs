@@ -54,10 +54,12 @@ pub(crate) const LONGER_THAN_A_CODE: Duration = Duration::from_mins(20);
 struct TestClock {
     started: tokio::time::Instant,
     base: UnixTime,
+    looks: Arc<AtomicUsize>,
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Now {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         let passed = self.started.elapsed();
         Now {
             boot: Timestamp::from_millis(1_000_000).plus(passed),
@@ -73,6 +75,7 @@ pub(crate) struct World {
     http: reqwest::Client,
     home: TempDir,
     clock: Arc<dyn Clock>,
+    looks: Arc<AtomicUsize>,
     logged_before: usize,
 }
 
@@ -93,11 +96,13 @@ impl World {
         let clock = TestClock {
             started: tokio::time::Instant::now(),
             base: SystemClock.now().unix,
+            looks: Arc::default(),
         };
         Self {
             base_url: mock.api().clone(),
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
             home: TempDir::new().unwrap(),
+            looks: Arc::clone(&clock.looks),
             clock: Arc::new(clock),
             logged_before,
             mock,
@@ -222,6 +227,11 @@ impl World {
         self.mock
             .wait_for_request(|request| request.method == REVOKE && request.result == "ok")
             .await;
+    }
+
+    /// How often anybody has looked at the clock: whenever the core wakes up it does.
+    pub(crate) fn looks_at_the_clock(&self) -> usize {
+        self.looks.load(Ordering::Relaxed)
     }
 
     /// Lets time pass while nobody does anything: the server must see no request.
