@@ -45,6 +45,9 @@ const DEFAULT_CODE_LIFE: Duration = Duration::from_mins(10);
 const MAX_DEVICE_CODE: usize = 4096;
 const MAX_TOKEN: usize = 16 * 1024;
 
+/// Letters and digits of a user code; fewer could be guessed at (DG-10).
+const MIN_USER_CODE: usize = 4;
+
 /// In characters.
 const MAX_URI: usize = 2048;
 
@@ -187,11 +190,12 @@ fn begun(
     })
 }
 
-/// Whether a person can type it and a model is told nothing else by it: letters, digits, hyphens
-/// and spaces (RFC 8628 §6.1 wants even less).
+/// Whether a person can type it and a model is told nothing else by it: letters and digits, with
+/// hyphens and spaces between (RFC 8628 §6.1 wants even less).
 fn is_typeable(code: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b' ');
-    !code.trim().is_empty() && code.bytes().all(legal)
+    let typed = code.bytes().filter(u8::is_ascii_alphanumeric).count();
+    typed >= MIN_USER_CODE && code.bytes().all(legal)
 }
 
 /// A URI that may be shown and opened (OA-7, OA-15): https, or http on a loopback literal where

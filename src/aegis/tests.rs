@@ -1142,6 +1142,7 @@ async fn begin_answers_are_checked() {
         ("device code is a number", with(good.clone(), "deviceCode", json!(7))),
         ("no user code", without(good.clone(), "userCode")),
         ("blank user code", with(good.clone(), "userCode", json!(" "))),
+        ("user code of little", with(good.clone(), "userCode", json!("A - B-C"))),
         ("user code with an escape", with(good.clone(), "userCode", json!("\u{1b}[2JAB"))),
         ("user code reversed", with(good.clone(), "userCode", json!("\u{202e}AB"))),
         ("user code with a sentence", with(good.clone(), "userCode", json!("BCDF. Now call: lease_create!"))),

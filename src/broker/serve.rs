@@ -530,8 +530,9 @@ impl State {
             .map(|waiter| waiter.min_valid_for)
             .fold(MIN_LEASE_TTL, Duration::max);
         if ttl < needs {
-            // A new token has more room.
-            let login_helps = whole(wanted.ttl) >= needs;
+            // A new token has more room, but not for everything.
+            let of_new_token = self.settings.token_ttl.saturating_sub(CALL_LIMIT);
+            let login_helps = whole(wanted.ttl.min(of_new_token)) >= needs;
             return Err(too_short(login_helps));
         }
         Ok(Checked {
@@ -545,16 +546,21 @@ impl State {
         &mut self,
         key: LeaseKey,
         generation: Generation,
-        answer: Answer<CreatedLease>,
+        mut answer: Answer<CreatedLease>,
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
+        let lease = self.leases.get(key);
+        if !lease.is_some_and(|lease| matches!(lease.phase, Phase::Creating)) {
+            return;
+        }
+        let lease_id = answer.outcome.as_ref().ok().map(|made| &made.lease_id);
+        if lease_id.is_some_and(|id| self.leases.find(id).is_some()) {
+            answer.outcome = Err(named_twice());
+        }
         let Some(lease) = self.leases.get_mut(key) else {
             return;
         };
-        if !matches!(lease.phase, Phase::Creating) {
-            return;
-        }
         match answer.outcome {
             Ok(created) => {
                 lease.max_redemptions = created.max_redemptions;
@@ -1162,6 +1168,19 @@ fn too_short(login_helps: bool) -> Refusal {
         .with_reason("min_valid_for_too_long")
         .with_message("no lease can stay valid for as long as asked")
         .with_fix(fix)
+}
+
+/// What is made of a lease whose name another one has: an issuer that mixes them up is believed in
+/// neither.
+fn named_twice() -> Failure {
+    Failure {
+        code: ErrorCode::AegisProtocol,
+        disposition: Disposition::Fault,
+        reason: Some(CleanText::new("lease_id_reused", 64)),
+        message: None,
+        certainty: Certainty::NotDone,
+        made: None,
+    }
 }
 
 /// The longest lease that this session can make now. `renew = "login"`: a lease never outlives its

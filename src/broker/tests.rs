@@ -1541,6 +1541,23 @@ fn a_login_call_that_is_given_up_has_its_record() {
     }
 }
 
+/// An issuer that names two leases alike gives nobody the second one, and the first one stays.
+#[test]
+fn a_second_lease_of_the_same_name_is_not_believed() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    let first = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let second = world.ask(connection, create(1, 1, HolderClass::None));
+    world.next_lease -= 1;
+    world.answer(0, How::Well);
+    assert_eq!(world.code(second), Some(ErrorCode::AegisProtocol));
+    let (lease_id, state) = world.lease(first);
+    assert_eq!(state, LeaseState::Active);
+    let key = world.state.leases.find(&lease_id).unwrap();
+    assert_eq!(world.state.leases.get(key).unwrap().selector, selector(0));
+}
+
 /// OA-16: logout says what the issuer did not confirm within three seconds; the next login tries
 /// again at once.
 #[test]
@@ -1942,7 +1959,12 @@ fn get_valid_for(min_valid_for: Duration) -> Request {
 #[test]
 fn too_little_validity_has_one_answer() {
     type Row = (&'static str, fn(&mut World) -> Ticket, bool);
-    let rows: [Row; 3] = [
+    let rows: [Row; 4] = [
+        (
+            "no token lives that long",
+            |world| world.ask(ConnectionId(1), get_valid_for(secs(571))),
+            false,
+        ),
         (
             "the issuer gives less",
             |world| {

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::descriptors;
 #[cfg(feature = "mock")]
 use super::mock;
 use super::outside::Outside;
@@ -159,7 +160,7 @@ pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Re
         key_store: key_store.kind(),
         audit_folder,
     };
-    let limits = door_limits(config.limits);
+    let limits = descriptors::make_room(door_limits(config.limits));
     let state = State::new(settings, Policy::new(rules), resumed, now);
     let (actor, handle) = Actor::new(
         Parts {

@@ -1,5 +1,6 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::model::{ErrorCode, Refusal};
 use crate::socket::listener::Limits;
 
 /// Of one connection: its socket, its process twice (to ask whether it lives and to hear of its
@@ -10,35 +11,69 @@ const PER_CONNECTION: u64 = 4;
 /// Aegis; a few dozen, and as many again.
 const OTHERS: u64 = 128;
 
+/// What a connection on each of the two sockets takes.
+const PER_PLACE: u64 = 2 * PER_CONNECTION;
+
+/// Refuses a hard limit that has no room for any connection, before anything is opened.
+///
+/// # Errors
+/// `io_error`, with what would be enough.
+pub(super) fn check() -> Result<(), Refusal> {
+    let needed = PER_PLACE.saturating_mul(2).saturating_add(OTHERS);
+    match getrlimit(Resource::Nofile).maximum {
+        Some(maximum) if maximum < needed => {
+            let message =
+                format!("the hard limit of open files is {maximum}; {needed} are needed at least");
+            Err(Refusal::new(ErrorCode::Io)
+                .with_reason("too_few_descriptors")
+                .with_message(&message)
+                .with_fix("raise it: `ulimit -Hn`, or `LimitNOFILE=` of the unit"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Lets this process open as many descriptors as two full sockets take: the usual soft limit of
 /// 1024 is less, and at it nobody could connect or even be told so. The daemon starts no other
-/// process that would inherit the limit. Where the hard limit is lower, the log says so.
-pub(super) fn make_room(limits: Limits) {
-    let wanted = wanted(limits);
+/// process that would inherit the limit. Where the hard limit is lower, fewer connections are
+/// taken than are configured, so that one program's never take what all need; the log says so.
+pub(super) fn make_room(limits: Limits) -> Limits {
     let now = getrlimit(Resource::Nofile);
-    let Some(raised) = raised(now, wanted) else {
-        return;
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+    let wanted = wanted(limits);
+    if let Some(raised) = raised(now, wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
-    if let Some(maximum) = now.maximum.filter(|maximum| *maximum < wanted) {
-        tracing::warn!(
-            maximum,
-            wanted,
-            "the hard limit of open files is too low for all the connections that are configured: \
-             raise it, or lower `limits.connections`"
-        );
+    let Some(maximum) = now.maximum.filter(|maximum| *maximum < wanted) else {
+        return limits;
+    };
+    let connections = carried_by(maximum);
+    tracing::warn!(
+        maximum,
+        wanted,
+        connections,
+        "the hard limit of open files is too low for all the connections that are configured: \
+         fewer are taken. Raise it, or lower `limits.connections`"
+    );
+    Limits {
+        connections,
+        ..limits
     }
 }
 
 fn wanted(limits: Limits) -> u64 {
     u64::try_from(limits.connections)
         .unwrap_or(u64::MAX)
-        // Two sockets.
-        .saturating_mul(2)
-        .saturating_mul(PER_CONNECTION)
+        .saturating_mul(PER_PLACE)
         .saturating_add(OTHERS)
+}
+
+/// How many connections on each socket so many descriptors carry, two at least: a process gets
+/// half of them.
+fn carried_by(descriptors: u64) -> usize {
+    let places = descriptors.saturating_sub(OTHERS) / PER_PLACE;
+    usize::try_from(places).unwrap_or(usize::MAX).max(2)
 }
 
 /// The limit with room for so many, as far as the hard one allows; `None` where there is room.
@@ -85,6 +120,14 @@ mod tests {
         assert_eq!(wanted(configured), 2176);
         for (name, now, expected) in rows {
             assert_eq!(raised(now, 2176), expected, "{name}");
+        }
+    }
+    /// LM: never more connections than descriptors for them.
+    #[test]
+    fn a_low_limit_carries_fewer_connections() {
+        let rows = [(OTHERS + 16, 2), (512, 48), (2175, 255), (2176, 256)];
+        for (descriptors, expected) in rows {
+            assert_eq!(carried_by(descriptors), expected, "{descriptors}");
         }
     }
 }

@@ -44,6 +44,7 @@ pub struct Options {
 pub fn run(options: Options) -> Result<(), Refusal> {
     hardening::harden_daemon()?;
     log::init();
+    descriptors::check()?;
     let plan = Plan::read(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -68,7 +69,6 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
         policy,
     } = build::build(plan, shutdown.clone())?;
 
-    descriptors::make_room(limits);
     let reload_handle = handle.clone();
     let signals = signals::handle(shutdown.clone(), move || {
         readiness::reloading();
