@@ -10,19 +10,18 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::error::AegisError;
 use super::transport::{Call, Reply, Rpc, deadline};
 use super::wire::{
-    self, CreateRequest, CreateResponse, CreatedName, Credential, GcpAccessToken, Lease,
-    RedeemRequest, RedeemResponse, RevokeRequest, RevokeResponse, TargetIn,
+    self, CreateRequest, CreateResponse, CreatedName, Lease, RedeemRequest, RedeemResponse,
+    RevokeRequest, RevokeResponse, TargetIn,
 };
-use super::{Inner, bad, success};
+use super::{Inner, bad, material, success};
 use crate::broker::ports::{
     CreateLease, CreatedLease, Failure, RedeemedLease, RevokeReason, Session, Tries,
 };
 use crate::dpop::DpopError;
 use crate::model::{
-    CleanText, Field, FieldValue, LeaseId, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS,
-    MIN_LEASE_TTL, Material, MaterialKind, Selector,
+    CleanText, LeaseId, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS, MIN_LEASE_TTL, Material,
+    Selector,
 };
-use crate::secret::SecretString;
 use crate::time::UnixTime;
 
 /// Lifetimes that may be asked for, and what any material is believed to live at most.
@@ -33,13 +32,6 @@ const REDEMPTIONS: RangeInclusive<u32> = 1..=MAX_REDEMPTIONS;
 
 /// Random bytes of an idempotency key: 24 characters, 22 at least (`aegis.md` 9).
 const IDEMPOTENCY_BYTES: usize = 18;
-
-/// Fields of credential material, and how long a field's name may be.
-const MAX_FIELDS: usize = 64;
-const MAX_FIELD_NAME: usize = 64;
-
-/// Of a value that may be shown, in characters.
-const MAX_PUBLIC: usize = 4096;
 
 pub(super) async fn create(
     inner: &Inner,
@@ -193,7 +185,7 @@ fn redeemed(
         return Err(bad("expires_at"));
     }
     let used = answer.lease.and_then(|lease| lease.redemptions_used.0);
-    let (kind, fields) = fields(credential)?;
+    let (kind, fields) = material::fields(credential)?;
     Ok(RedeemedLease {
         material: Material {
             kind,
@@ -231,82 +223,6 @@ fn check_redeemed(
         None | Some("" | "active" | "exhausted") => Ok(()),
         Some(_) => Err(bad("state")),
     }
-}
-
-/// Moves the material into its fields; `kind` must name the member that is there.
-fn fields(credential: Credential) -> Result<(MaterialKind, Vec<Field>), AegisError> {
-    let kind = credential
-        .kind
-        .as_deref()
-        .and_then(MaterialKind::parse)
-        .ok_or(bad("kind"))?;
-    if credential.has_other_kind() {
-        return Err(bad("material"));
-    }
-    let fields = match (kind, credential.gcp_access_token, credential.generic_secret) {
-        (MaterialKind::GcpAccessToken, Some(gcp), None) => gcp_fields(gcp)?,
-        (MaterialKind::GenericSecret, None, Some(generic)) => generic_fields(generic.fields.0)?,
-        (MaterialKind::GcpAccessToken | MaterialKind::GenericSecret, _, _) => {
-            return Err(bad("material"));
-        }
-    };
-    Ok((kind, fields))
-}
-
-fn gcp_fields(gcp: GcpAccessToken) -> Result<Vec<Field>, AegisError> {
-    let token = gcp
-        .access_token
-        .map(|token| token.0)
-        .filter(|token| {
-            let plain = |byte: u8| !matches!(byte, 0 | b'\r' | b'\n');
-            !token.is_empty() && token.expose().bytes().all(plain)
-        })
-        .ok_or(bad("access_token"))?;
-    let mut fields = vec![Field {
-        name: "access_token".into(),
-        value: FieldValue::Secret(token),
-    }];
-    let scopes = gcp.scopes.map(|scopes| scopes.join(" "));
-    let shown = [
-        ("token_type", gcp.token_type),
-        ("service_account_email", gcp.service_account_email),
-        ("project_id", gcp.project_id),
-        ("scopes", scopes),
-    ];
-    for (name, value) in shown {
-        let Some(value) = value.filter(|value| !value.is_empty()) else {
-            continue;
-        };
-        let clean = CleanText::exact(&value, MAX_PUBLIC).ok_or(bad(name))?;
-        fields.push(Field {
-            name: name.into(),
-            value: FieldValue::Public(clean.as_str().into()),
-        });
-    }
-    Ok(fields)
-}
-
-fn generic_fields(secrets: Vec<(String, SecretString)>) -> Result<Vec<Field>, AegisError> {
-    if secrets.is_empty() || secrets.len() > MAX_FIELDS {
-        return Err(bad("fields"));
-    }
-    secrets
-        .into_iter()
-        .map(|(name, value)| {
-            if !is_field_name(&name) || value.is_empty() {
-                return Err(bad("fields"));
-            }
-            Ok(Field {
-                name: name.into(),
-                value: FieldValue::Secret(value),
-            })
-        })
-        .collect()
-}
-
-fn is_field_name(name: &str) -> bool {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=MAX_FIELD_NAME).contains(&name.len()) && name.bytes().all(legal)
 }
 
 pub(super) async fn revoke(

@@ -5,8 +5,8 @@
 //! whatever a server answers becomes a value or a classified failure. It never follows a
 //! redirect, never logs a body or a URL, and keeps no token: tokens and keys are the session's.
 //!
-//! Read `transport` (the single road), then `device` and `leases` (what is asked and what is
-//! believed), then `error` (what is made of a no).
+//! Read `transport` (the single road), then `device`, `leases` and `material` (what is asked and what
+//! is believed), then `error` (what is made of a no).
 
 mod error;
 
@@ -19,6 +19,8 @@ mod transport;
 mod device;
 
 mod leases;
+
+mod material;
 
 #[cfg(test)]
 mod tests;

@@ -1638,11 +1638,12 @@ async fn material_out_of_shape_is_refused() {
     #[rustfmt::skip]
     let rows: Vec<(&str, Value)> = vec![
         ("no kind", credential(&|credential| without(credential, "kind"))),
-        ("unknown kind", credential(&|credential| with(credential, "kind", json!("github_token")))),
+        ("unknown kind", credential(&|credential| with(credential, "kind", json!("ssh_key")))),
         ("kind of another member", credential(&|credential| with(credential, "kind", json!("generic_secret")))),
         ("no member", credential(&|credential| without(credential, "gcpAccessToken"))),
         ("two members", credential(&|credential| { with(credential, "genericSecret", json!({"fields": {"a": "b"}})) })),
-        ("two members, one unknown to us", credential(&|credential| with(credential, "githubToken", json!({"token": "t"})))),
+        ("two members of one shape", credential(&|credential| with(credential, "gcpSubjectToken", json!({"subjectToken": "t"})))),
+        ("two spellings of a field", credential(&|credential| with(credential, "gcpAccessToken", json!({"accessToken": "t", "access_token": "t"})))),
         ("no token", token(Value::Null)),
         ("empty token", token(json!(""))),
         ("token with a line feed", token(json!("a\nb"))),

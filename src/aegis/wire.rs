@@ -15,6 +15,7 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
+use crate::model::MaterialKind;
 use crate::secret::{SecretBuffer, SecretString};
 use crate::time::UnixTime;
 
@@ -249,51 +250,42 @@ pub(super) struct Credential {
     #[serde(alias = "expires_at")]
     pub(super) expires_at: Option<Time>,
     #[serde(alias = "gcp_access_token")]
-    pub(super) gcp_access_token: Option<GcpAccessToken>,
-    #[serde(alias = "generic_secret")]
-    pub(super) generic_secret: Option<GenericSecret>,
-    // The kinds we do not take yet: their presence beside another is a fault.
+    gcp_access_token: Option<Parts>,
     #[serde(alias = "aws_session_credentials")]
-    aws_session_credentials: Option<IgnoredAny>,
+    aws_session_credentials: Option<Parts>,
     #[serde(alias = "github_token")]
-    github_token: Option<IgnoredAny>,
+    github_token: Option<Parts>,
     #[serde(alias = "kubernetes_token")]
-    kubernetes_token: Option<IgnoredAny>,
+    kubernetes_token: Option<Parts>,
     #[serde(alias = "database_login")]
-    database_login: Option<IgnoredAny>,
+    database_login: Option<Parts>,
+    #[serde(alias = "generic_secret")]
+    generic_secret: Option<Parts>,
     #[serde(alias = "gcp_subject_token")]
-    gcp_subject_token: Option<IgnoredAny>,
+    gcp_subject_token: Option<Parts>,
 }
 
 impl Credential {
-    /// Whether it holds material of a kind that this version does not take.
-    pub(super) fn has_other_kind(&self) -> bool {
-        self.aws_session_credentials.is_some()
-            || self.github_token.is_some()
-            || self.kubernetes_token.is_some()
-            || self.database_login.is_some()
-            || self.gcp_subject_token.is_some()
+    /// The member of the contract's `oneof`, if there is exactly one.
+    pub(super) fn into_only(self) -> Option<(MaterialKind, Parts)> {
+        let members = [
+            (MaterialKind::GcpAccessToken, self.gcp_access_token),
+            (
+                MaterialKind::AwsSessionCredentials,
+                self.aws_session_credentials,
+            ),
+            (MaterialKind::GithubToken, self.github_token),
+            (MaterialKind::KubernetesToken, self.kubernetes_token),
+            (MaterialKind::DatabaseLogin, self.database_login),
+            (MaterialKind::GenericSecret, self.generic_secret),
+            (MaterialKind::GcpSubjectToken, self.gcp_subject_token),
+        ];
+        let mut members = members
+            .into_iter()
+            .filter_map(|(kind, parts)| Some((kind, parts?)));
+        let only = members.next()?;
+        members.next().is_none().then_some(only)
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct GcpAccessToken {
-    #[serde(alias = "access_token")]
-    pub(super) access_token: Option<Secret>,
-    #[serde(alias = "token_type")]
-    pub(super) token_type: Option<String>,
-    #[serde(alias = "service_account_email")]
-    pub(super) service_account_email: Option<String>,
-    #[serde(alias = "project_id")]
-    pub(super) project_id: Option<String>,
-    pub(super) scopes: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct GenericSecret {
-    #[serde(default)]
-    pub(super) fields: SecretFields,
 }
 
 #[derive(Deserialize)]
@@ -381,31 +373,158 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Named secrets, in the order of the wire, no name twice.
-#[derive(Default)]
-pub(super) struct SecretFields(pub(super) Vec<(String, SecretString)>);
+/// The members of a kind of material by their names on the wire. Which of them are secret is not
+/// known here: all are taken as such.
+pub(super) struct Parts(Vec<(String, Part)>);
 
-impl<'de> Deserialize<'de> for SecretFields {
+/// What stands in one of them.
+pub(super) enum Part {
+    Text(SecretString),
+    Number(i64),
+    List(Vec<SecretString>),
+    /// In the order of the wire, no name twice.
+    Map(Vec<(String, SecretString)>),
+    /// No type that any kind of material has.
+    Other,
+}
+
+impl Parts {
+    /// The member of that name of the contract, in either of its two spellings; both at once are
+    /// an error (CN-5).
+    pub(super) fn take(&mut self, name: &str) -> Result<Option<Part>, WireError> {
+        let camel = camel_case(name);
+        let is_it = |(other, _): &mut (String, Part)| *other == name || *other == camel;
+        let mut found = self.0.extract_if(.., is_it);
+        let part = found.next().map(|(_, part)| part);
+        if found.next().is_some() {
+            return Err(WireError);
+        }
+        Ok(part)
+    }
+}
+
+/// `access_token` as proto-JSON writes it: `accessToken`.
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |mut text, word| {
+        let mut letters = word.chars();
+        text.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
+        text.push_str(letters.as_str());
+        text
+    })
+}
+
+impl Part {
+    fn text(self) -> Option<SecretString> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Number(_) | Self::List(_) | Self::Map(_) | Self::Other => None,
+        }
+    }
+
+    /// Whether it says nothing: proto-JSON may write out what is not set.
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::Number(number) => *number == 0,
+            Self::List(texts) => texts.is_empty(),
+            Self::Map(pairs) => pairs.is_empty(),
+            Self::Other => false,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Parts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
+        struct Members;
 
-        impl<'de> Visitor<'de> for Fields {
-            type Value = SecretFields;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Parts;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("named secrets")
+                f.write_str("credential material")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretFields, A::Error> {
-                let mut fields = Vec::new();
-                while let Some((name, Secret(value))) = map.next_entry::<String, Secret>()? {
-                    fields.push((name, value));
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parts, A::Error> {
+                let mut parts = Vec::new();
+                while let Some((name, part)) = map.next_entry::<String, Option<Part>>()? {
+                    parts.extend(part.map(|part| (name, part)));
                 }
-                Ok(SecretFields(fields))
+                Ok(Parts(parts))
             }
         }
 
-        deserializer.deserialize_map(Fields)
+        deserializer.deserialize_map(Members)
+    }
+}
+
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Part;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a part of credential material")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Part, E> {
+                if text.len() > MAX_SECRET {
+                    return Err(E::custom("too long"));
+                }
+                Ok(Part::Text(SecretString::copy_from(text)))
+            }
+
+            fn visit_string<E: serde::de::Error>(self, text: String) -> Result<Part, E> {
+                self.visit_str(&Zeroizing::new(text))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Part, E> {
+                Ok(Part::Number(number))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Part, E> {
+                Ok(i64::try_from(number).map_or(Part::Other, Part::Number))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Part, E> {
+                Ok(Part::Other)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Part, E> {
+                Ok(Part::Other)
+            }
+
+            fn visit_unit<E>(self) -> Result<Part, E> {
+                Ok(Part::Other)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Part, A::Error> {
+                let mut texts = Some(Vec::new());
+                while let Some(part) = seq.next_element::<Part>()? {
+                    texts = texts.zip(part.text()).map(|(mut texts, text)| {
+                        texts.push(text);
+                        texts
+                    });
+                }
+                Ok(texts.map_or(Part::Other, Part::List))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Part, A::Error> {
+                let mut pairs = Some(Vec::new());
+                while let Some((name, part)) = map.next_entry::<String, Part>()? {
+                    pairs = pairs.zip(part.text()).map(|(mut pairs, text)| {
+                        pairs.push((name, text));
+                        pairs
+                    });
+                }
+                Ok(pairs.map_or(Part::Other, Part::Map))
+            }
+        }
+
+        deserializer.deserialize_any(Any)
     }
 }
 
@@ -712,10 +831,11 @@ mod tests {
     fn secrets_are_bounded_and_unescaped() {
         let answer = |secret: &str| format!(r#"{{"accessToken":"{secret}"}}"#);
         let read = |json: &str| {
-            decode::<GcpAccessToken>(json.as_bytes())
-                .ok()
-                .and_then(|read| read.access_token)
-                .map(|secret| secret.0)
+            let mut parts = decode::<Parts>(json.as_bytes()).ok()?;
+            match parts.take("access_token") {
+                Ok(Some(Part::Text(secret))) => Some(secret),
+                Ok(_) | Err(_) => None,
+            }
         };
         assert!(read(&answer(&"s".repeat(MAX_SECRET))).is_some());
         assert!(read(&answer(&"s".repeat(MAX_SECRET + 1))).is_none());

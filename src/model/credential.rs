@@ -6,19 +6,42 @@ use crate::time::UnixTime;
 pub enum MaterialKind {
     /// An OAuth access token for Google Cloud.
     GcpAccessToken,
+    /// Session credentials for AWS.
+    AwsSessionCredentials,
+    /// A token for GitHub.
+    GithubToken,
+    /// A service account's token for a Kubernetes API server.
+    KubernetesToken,
+    /// Name and password for a database.
+    DatabaseLogin,
     /// Named secret fields without further meaning.
     GenericSecret,
+    /// A token that Google's security token service exchanges for an access token.
+    GcpSubjectToken,
 }
 
 impl MaterialKind {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::GcpAccessToken, Self::GenericSecret];
+    /// All of them, in the contract's order.
+    pub const ALL: [Self; 7] = [
+        Self::GcpAccessToken,
+        Self::AwsSessionCredentials,
+        Self::GithubToken,
+        Self::KubernetesToken,
+        Self::DatabaseLogin,
+        Self::GenericSecret,
+        Self::GcpSubjectToken,
+    ];
 
     /// The word on the wire, on both sides.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::GcpAccessToken => "gcp_access_token",
+            Self::AwsSessionCredentials => "aws_session_credentials",
+            Self::GithubToken => "github_token",
+            Self::KubernetesToken => "kubernetes_token",
+            Self::DatabaseLogin => "database_login",
             Self::GenericSecret => "generic_secret",
+            Self::GcpSubjectToken => "gcp_subject_token",
         }
     }
 
@@ -31,7 +54,10 @@ impl MaterialKind {
     pub const fn main_field(self) -> Option<&'static str> {
         match self {
             Self::GcpAccessToken => Some("access_token"),
-            Self::GenericSecret => None,
+            Self::GithubToken | Self::KubernetesToken => Some("token"),
+            Self::DatabaseLogin => Some("password"),
+            Self::GcpSubjectToken => Some("subject_token"),
+            Self::AwsSessionCredentials | Self::GenericSecret => None,
         }
     }
 }

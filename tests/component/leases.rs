@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_broker::broker::ports::{AuditAction, AuditOutcome, AuditRecord};
-use aegis_broker::model::{ErrorCode, HolderClass, LeaseState};
+use aegis_broker::model::{ErrorCode, FieldValue, HolderClass, LeaseState, MaterialKind};
 use aegis_mock::{FaultKind, LeaseState as ServerState};
 use tokio::task::JoinSet;
 
@@ -380,4 +380,44 @@ async fn leases_that_a_crash_left_open_are_revoked_at_the_next_login() {
                 .is_some_and(|reason| reason.as_str() == "delivery_uncertain")
     });
     assert_eq!(confirmed.count(), 2);
+}
+
+/// `aegis.md` 10: material of every kind arrives, and each secret of it opens its provider until
+/// the lease is revoked.
+#[tokio::test(start_paused = true)]
+async fn every_kind_of_material_opens_its_provider() {
+    #[rustfmt::skip]
+    let rows = [
+        (DEPLOY, MaterialKind::GcpAccessToken, &["access_token"][..]),
+        ("aws/billing-prod/deployer", MaterialKind::AwsSessionCredentials, &["secret_access_key", "session_token"]),
+        ("github/website/release-bot", MaterialKind::GithubToken, &["token"]),
+        ("kubernetes/staging/deployer", MaterialKind::KubernetesToken, &["token"]),
+        ("postgres/orders/reporter", MaterialKind::DatabaseLogin, &["password"]),
+        (READER, MaterialKind::GenericSecret, &["username", "password"]),
+        ("gcp/billing-prod/federated", MaterialKind::GcpSubjectToken, &["subject_token"]),
+    ];
+    assert_eq!(rows.map(|(_, kind, _)| kind), MaterialKind::ALL);
+    let world = World::with_targets(&rows.map(|(target, ..)| target)).await;
+    let (daemon, connection) = world.logged_in().await;
+    let mut opened = Vec::new();
+    for (target, kind, secrets) in rows {
+        let material = get(&connection, target).await.unwrap().material;
+        assert_eq!(material.kind, kind, "{target}");
+        let (provider, _) = target.split_once('/').unwrap();
+        let mut found = Vec::new();
+        for field in &material.fields {
+            if let FieldValue::Secret(secret) = &field.value {
+                found.push(&*field.name);
+                let secret = secret.expose().to_owned();
+                assert_eq!(world.whoami(provider, &secret).await, 200, "{target}");
+                opened.push((provider, secret));
+            }
+        }
+        assert_eq!(found, secrets, "{target}");
+    }
+    connection.logout(None).await.unwrap();
+    for (provider, secret) in opened {
+        assert_eq!(world.whoami(provider, &secret).await, 401, "{provider}");
+    }
+    daemon.stop().await;
 }

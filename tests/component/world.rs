@@ -76,6 +76,7 @@ pub(crate) struct World {
     home: TempDir,
     clock: Arc<dyn Clock>,
     looks: Arc<AtomicUsize>,
+    targets: Vec<&'static str>,
     logged_before: usize,
 }
 
@@ -103,9 +104,18 @@ impl World {
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
             home: TempDir::new().unwrap(),
             looks: Arc::clone(&clock.looks),
+            targets: vec![DEPLOY, READER],
             clock: Arc::new(clock),
             logged_before,
             mock,
+        }
+    }
+
+    /// With other targets in the catalogue.
+    pub(crate) async fn with_targets(targets: &[&'static str]) -> Self {
+        Self {
+            targets: targets.to_vec(),
+            ..Self::new().await
         }
     }
 
@@ -146,7 +156,7 @@ impl World {
         )
         .unwrap();
         let resumed = Resumed {
-            principal: last_principals.remove(&settings().profile),
+            principal: last_principals.remove(&settings(&self.targets).profile),
             open_leases,
         };
         (log, resumed)
@@ -170,7 +180,7 @@ impl World {
         let shutdown = CancellationToken::new();
         let (actor, handle) = Actor::new(
             Parts {
-                state: State::new(settings(), policy(), resumed, clock.now()),
+                state: State::new(settings(&self.targets), policy(), resumed, clock.now()),
                 aegis: Arc::new(aegis),
                 audit,
                 clock,
@@ -343,20 +353,21 @@ fn server_policy(settings: &str) -> String {
     format!("{settings}\n[throttle]\nenabled = false\n{rest}")
 }
 
-fn settings() -> Settings {
+fn settings(targets: &[&str]) -> Settings {
     Settings {
         profile: ProfileName::parse("work").unwrap(),
         tenant: TenantId::parse("business-default").unwrap(),
         client_display_name: CleanText::new("Component tests", 64),
         token_ttl: Duration::from_mins(10),
-        targets: [DEPLOY, READER]
+        targets: targets
+            .iter()
             .map(|target| Target {
                 selector: selector(target),
                 description: None,
                 actions: Action::ALL.to_vec(),
                 ttl: Duration::from_mins(5),
             })
-            .to_vec(),
+            .collect(),
         key_store: "memory",
         audit_folder: PathBuf::from("/state/audit"),
     }
