@@ -295,7 +295,8 @@ fn a_planted_derive_is_seen() {
 }
 
 /// HY-15, MC-10, MC-11: no source of ours opens a port; the bundled server, a crate of its own,
-/// does. HY-16: a program is started by the shim, the daemon, and by the demonstration.
+/// does. HY-16: a program is started by the shim, the daemon; by `exec`, the
+/// person's command; and by the demonstration.
 #[test]
 fn no_port_is_opened_and_no_program_started_elsewhere() {
     const PORTS: [&str; 3] = ["TcpListener", "TcpSocket", "UdpSocket"];
@@ -315,6 +316,7 @@ fn no_port_is_opened_and_no_program_started_elsewhere() {
     let expected = [
         "src/cli/demo/household.rs",
         "src/cli/demo/mcp_client.rs",
+        "src/cli/exec/child.rs",
         "src/mcp/shim/launch.rs",
     ];
     assert!(starters.iter().eq(expected), "{starters:?}");

@@ -171,6 +171,8 @@ pub enum Request {
     LeaseRedeem {
         /// Which.
         lease_id: LeaseId,
+        /// How far the caller says that it lets it out: what it does with it nobody enforces (AP-4).
+        exposure: Exposure,
     },
     /// The end of a lease.
     LeaseRevoke {

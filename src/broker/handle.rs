@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use super::actor::Message;
 use crate::model::{
-    CleanText, ErrorCode, LeaseId, LeaseView, LoginView, PeerFacts, ProfileName, Refusal, Selector,
+    CleanText, ErrorCode, Exposure, LeaseId, LeaseView, LoginView, PeerFacts, ProfileName, Refusal,
+    Selector,
 };
 
 pub use super::decisions::MAX_DECISIONS;
@@ -259,8 +260,21 @@ impl Connection {
     /// `lease_not_found`, `lease_expired`, `lease_revoked`, `lease_exhausted`, and what
     /// [`credential`](Self::credential) can say.
     pub async fn lease_redeem(&self, lease_id: LeaseId) -> Result<Delivery, Refusal> {
-        let Reply::Delivered(delivery) = self.ask(None, Request::LeaseRedeem { lease_id }).await?
-        else {
+        self.lease_redeem_for(lease_id, Exposure::Reveal).await
+    }
+
+    /// The same for a caller that lets the material out no further than that, by its own word:
+    /// `exec` or `reveal`.
+    ///
+    /// # Errors
+    /// As [`lease_redeem`](Self::lease_redeem).
+    pub async fn lease_redeem_for(
+        &self,
+        lease_id: LeaseId,
+        exposure: Exposure,
+    ) -> Result<Delivery, Refusal> {
+        let request = Request::LeaseRedeem { lease_id, exposure };
+        let Reply::Delivered(delivery) = self.ask(None, request).await? else {
             return Err(mismatch());
         };
         Ok(delivery)

@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::denials::Wanted;
 use super::event::{ConnectionId, Ticket};
 use crate::model::{
-    CleanText, HolderClass, LeaseId, LeaseState, LeaseView, Material, PeerFacts, Principal,
-    ProcessId, Selector,
+    CleanText, Exposure, HolderClass, LeaseId, LeaseState, LeaseView, Material, PeerFacts,
+    Principal, ProcessId, Selector,
 };
 use crate::time::{Now, Timestamp, UnixTime};
 
@@ -143,6 +143,8 @@ pub struct Waiter {
     pub joined: bool,
     /// How long the material must still be valid.
     pub min_valid_for: Duration,
+    /// How far material is let out to it.
+    pub exposure: Exposure,
     /// The rule that let it through.
     pub rule: CleanText,
     /// The longest lease that rule lets through.

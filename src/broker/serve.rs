@@ -48,6 +48,7 @@ impl Passed {
             class,
             joined: false,
             min_valid_for: Duration::ZERO,
+            exposure: Exposure::Reveal,
             rule: self.rule,
             max_ttl: self.max_ttl,
         }
@@ -161,11 +162,12 @@ impl State {
         &mut self,
         asker: &Asker,
         lease_id: &LeaseId,
+        exposure: Exposure,
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
         let Some((key, selector, passed)) =
-            self.gated_lease(asker, lease_id, Action::Redeem, Exposure::Reveal, effects)
+            self.gated_lease(asker, lease_id, Action::Redeem, exposure, effects)
         else {
             return;
         };
@@ -203,7 +205,10 @@ impl State {
         if let Some(code) = code {
             return self.deny(asker, Some(&selector), &passed.rule, code.into(), effects);
         }
-        lease.waiters.push_back(passed.waiter(asker, lease.class));
+        lease.waiters.push_back(Waiter {
+            exposure,
+            ..passed.waiter(asker, lease.class)
+        });
         redeem_next(key, lease, self.generation, &session, effects);
     }
 
@@ -978,7 +983,7 @@ impl State {
             peer: Some(Arc::clone(&waiter.peer)),
             selector: Some(view.selector.clone()),
             lease_id: Some(view.lease_id.clone()),
-            exposure: Some(Exposure::Reveal),
+            exposure: Some(waiter.exposure),
             rule: Some(waiter.rule.clone()),
             ..self.record(AuditAction::Deliver, AuditOutcome::Ok)
         })));

@@ -286,8 +286,8 @@ impl State {
             }
             Request::Credential(request) => self.credential(&asker, request, now, effects),
             Request::LeaseCreate(request) => self.lease_create(&asker, request, now, effects),
-            Request::LeaseRedeem { lease_id } => {
-                self.lease_redeem(&asker, &lease_id, now, effects);
+            Request::LeaseRedeem { lease_id, exposure } => {
+                self.lease_redeem(&asker, &lease_id, exposure, now, effects);
             }
             Request::LeaseRevoke { lease_id } => {
                 self.lease_revoke(&asker, &lease_id, now, effects);

@@ -770,6 +770,13 @@ fn create(index: usize, max_redemptions: u32, holder: HolderClass) -> Request {
     })
 }
 
+fn redeem(lease_id: LeaseId) -> Request {
+    Request::LeaseRedeem {
+        lease_id,
+        exposure: Exposure::Reveal,
+    }
+}
+
 /// AU-2: whether a record tells of something that only a peer's request leads to.
 fn is_asked_for(record: &AuditRecord) -> bool {
     let word = record.reason.as_ref().map(CleanText::as_str);
@@ -869,7 +876,7 @@ fn every_caller_that_is_refused_has_its_record() {
         for pid in 1..=3 {
             let connection = world.connect(pid);
             let lease_id = LeaseId::parse("lse_1").unwrap();
-            world.ask(connection, Request::LeaseRedeem { lease_id });
+            world.ask(connection, redeem(lease_id));
         }
     }
     fn ended_by(world: &mut World, request: Request) {
@@ -1675,7 +1682,7 @@ fn an_old_redemption_of_a_living_lease_does_not_end_the_new_session() {
     world.answer(0, How::Well);
     let (lease_id, _) = world.lease(made);
     world.sleep(secs(241));
-    world.ask(connection, Request::LeaseRedeem { lease_id });
+    world.ask(connection, redeem(lease_id));
     let old = world.calls.remove(0);
     world.log_in_on(connection);
     world.answered(old, How::SessionOver);
@@ -1712,14 +1719,7 @@ fn parallel_redemptions_yield_exactly_the_maximum() {
     let (lease_id, state) = world.lease(made);
     assert_eq!(state, LeaseState::Active);
     let tickets: Vec<_> = (0..5)
-        .map(|_| {
-            world.ask(
-                connection,
-                Request::LeaseRedeem {
-                    lease_id: lease_id.clone(),
-                },
-            )
-        })
+        .map(|_| world.ask(connection, redeem(lease_id.clone())))
         .collect();
     while !world.calls.is_empty() {
         assert_eq!(world.calls.len(), 1);
@@ -1747,20 +1747,10 @@ fn a_revoked_lease_yields_nothing() {
     let revoke = || Request::LeaseRevoke {
         lease_id: lease_id.clone(),
     };
-    let racing = world.ask(
-        connection,
-        Request::LeaseRedeem {
-            lease_id: lease_id.clone(),
-        },
-    );
+    let racing = world.ask(connection, redeem(lease_id.clone()));
     let first = world.ask(connection, revoke());
     assert_eq!(world.code(racing), Some(ErrorCode::LeaseRevoked));
-    let redeem = world.ask(
-        connection,
-        Request::LeaseRedeem {
-            lease_id: lease_id.clone(),
-        },
-    );
+    let redeem = world.ask(connection, redeem(lease_id.clone()));
     assert_eq!(world.code(redeem), Some(ErrorCode::LeaseRevoked));
     world.answer(1, How::Well);
     assert_eq!(world.lease(first).1, LeaseState::Revoked);
@@ -2131,7 +2121,7 @@ fn a_lease_longer_than_the_redeeming_rule_allows_is_not_redeemed() {
     let made = world.ask(connection, create(0, 1, HolderClass::None));
     world.answer(0, How::Well);
     let (lease_id, _) = world.lease(made);
-    let redeem = world.ask(connection, Request::LeaseRedeem { lease_id });
+    let redeem = world.ask(connection, redeem(lease_id));
     assert_eq!(world.code(redeem), Some(ErrorCode::PolicyDenied));
     assert!(world.calls.is_empty(), "no call left");
 }
@@ -2145,7 +2135,7 @@ fn a_throttled_redemption_can_be_tried_again() {
     let made = world.ask(connection, create(0, 1, HolderClass::None));
     world.answer(0, How::Well);
     let (lease_id, _) = world.lease(made);
-    let redeem = Request::LeaseRedeem { lease_id };
+    let redeem = redeem(lease_id);
     let throttled = world.ask(connection, redeem.clone());
     let Call::Redeem(lease, ..) = world.calls.remove(0) else {
         panic!("no redemption");
@@ -2780,10 +2770,8 @@ fn what_is_refused_here_has_its_record_and_leaves_no_call() {
         ErrorCode,
         &'static str,
     );
-    fn redeem() -> Request {
-        Request::LeaseRedeem {
-            lease_id: LeaseId::parse("lse_1").unwrap(),
-        }
+    fn redeem_it() -> Request {
+        redeem(LeaseId::parse("lse_1").unwrap())
     }
     fn revoke() -> Request {
         Request::LeaseRevoke {
@@ -2828,7 +2816,7 @@ fn what_is_refused_here_has_its_record_and_leaves_no_call() {
             |world| {
                 made(world);
                 world.sleep(secs(600));
-                redeem()
+                redeem_it()
             },
             ErrorCode::LoginRequired,
             "all",
@@ -2836,7 +2824,7 @@ fn what_is_refused_here_has_its_record_and_leaves_no_call() {
         (
             "no such lease to redeem",
             None,
-            |_| redeem(),
+            |_| redeem_it(),
             ErrorCode::LeaseNotFound,
             "handle",
         ),
@@ -2873,7 +2861,7 @@ fn what_is_refused_here_has_its_record_and_leaves_no_call() {
             Some(take),
             |world| {
                 made(world);
-                redeem()
+                redeem_it()
             },
             ErrorCode::ScopeNotGranted,
             "all",
@@ -2894,7 +2882,7 @@ fn what_is_refused_here_has_its_record_and_leaves_no_call() {
             |world| {
                 made(world);
                 world.sleep(secs(300));
-                redeem()
+                redeem_it()
             },
             ErrorCode::LeaseExpired,
             "all",
@@ -2906,7 +2894,7 @@ fn what_is_refused_here_has_its_record_and_leaves_no_call() {
                 made(world);
                 world.ask(ConnectionId(1), revoke());
                 world.answer(0, How::Well);
-                redeem()
+                redeem_it()
             },
             ErrorCode::LeaseRevoked,
             "all",
@@ -2916,9 +2904,9 @@ fn what_is_refused_here_has_its_record_and_leaves_no_call() {
             None,
             |world| {
                 made(world);
-                world.ask(ConnectionId(1), redeem());
+                world.ask(ConnectionId(1), redeem_it());
                 world.answer(0, How::Well);
-                redeem()
+                redeem_it()
             },
             ErrorCode::LeaseExhausted,
             "all",
@@ -3072,7 +3060,7 @@ fn apply(world: &mut World, op: &Op) {
         Op::Redeem(c, l) => {
             if let Some(connection) = connection(world, c) {
                 let lease_id = lease_id(world, l);
-                world.ask(connection, Request::LeaseRedeem { lease_id });
+                world.ask(connection, redeem(lease_id));
             }
         }
         Op::Revoke(c, l) => {

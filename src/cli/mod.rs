@@ -12,6 +12,8 @@ mod daemon;
 #[cfg(feature = "mock")]
 mod demo;
 
+mod exec;
+
 mod exit;
 
 mod get;
@@ -77,6 +79,8 @@ enum Command {
     Status,
     /// Write a credential to standard output
     Get(get::Arguments),
+    /// Run a command with credentials in its environment, which end with it
+    Exec(exec::Arguments),
     /// Work with leases
     #[command(subcommand)]
     Lease(lease::Command),
@@ -124,6 +128,7 @@ pub fn run() -> ExitCode {
         json: arguments.json && !matches!(arguments.command, Command::Mcp(_)),
     };
     let done = match &arguments.command {
+        Command::Exec(arguments) => return status_of(&context, exec::run(&context, arguments)),
         Command::Daemon(_) if context.socket.is_some() => Err(makes_its_own_socket()),
         Command::Daemon(arguments) => daemon::run(arguments),
         Command::Mcp(arguments) => mcp::run(&context, arguments),
@@ -139,13 +144,15 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "mock")]
         Command::Demo(options) => demo::command(&context, *options),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(refusal) => {
-            render::refusal(&context, &refusal);
-            exit::of(refusal.code)
-        }
-    }
+    status_of(&context, done.map(|()| ExitCode::SUCCESS))
+}
+
+/// Says what went wrong, if anything did.
+fn status_of(context: &Context, done: Result<ExitCode, Refusal>) -> ExitCode {
+    done.unwrap_or_else(|refusal| {
+        render::refusal(context, &refusal);
+        exit::of(refusal.code)
+    })
 }
 
 fn makes_its_own_socket() -> Refusal {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::panic;
+use std::sync::OnceLock;
 
 use rustix::fs::Mode;
 use rustix::process::{
@@ -18,15 +19,16 @@ use crate::model::{ErrorCode, Refusal};
 pub fn harden_process() -> io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // The soft limit only: `exec` gives the person's command its own back.
-    let maximum = getrlimit(Resource::Core).maximum;
+    let core = getrlimit(Resource::Core);
     setrlimit(
         Resource::Core,
         Rlimit {
             current: Some(0),
-            maximum,
+            maximum: core.maximum,
         },
     )?;
-    umask(Mode::from_raw_mode(0o077));
+    let umask = umask(PRIVATE);
+    drop(FOUND.set(Found { core, umask }));
     panic::set_hook(Box::new(|panic| {
         // The place and not the message (HY-4).
         let place = panic.location().map_or_else(String::new, |location| {
@@ -37,6 +39,36 @@ pub fn harden_process() -> io::Result<()> {
         drop(io::Write::write_all(&mut io::stderr(), text.as_bytes()));
     }));
     Ok(())
+}
+
+/// What was found before the process was hardened.
+static FOUND: OnceLock<Found> = OnceLock::new();
+
+/// Files are the person's alone.
+const PRIVATE: Mode = Mode::RWXU.complement();
+
+#[derive(Debug)]
+struct Found {
+    core: Rlimit,
+    umask: Mode,
+}
+
+/// Starts something with the umask and the core limit that this process was started with. Nothing
+/// of this process itself is let out meanwhile: it stays undumpable, and has one thread.
+///
+/// # Errors
+/// When the kernel refuses, and what `start` says.
+pub fn as_found<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let Some(found) = FOUND.get() else {
+        return start();
+    };
+    let ours = getrlimit(Resource::Core);
+    setrlimit(Resource::Core, found.core)?;
+    umask(found.umask);
+    let started = start();
+    umask(PRIVATE);
+    setrlimit(Resource::Core, ours)?;
+    started
 }
 
 /// What the daemon adds: it can gain no privileges, and it does not start under a tracer, which

@@ -16,8 +16,8 @@ use super::wire::{self, Method, Misunderstood, Params};
 use super::{API_VERSION, folder::FolderError};
 use crate::broker::handle::TargetView;
 use crate::model::{
-    CleanText, ErrorCode, LeaseId, LeaseView, LoginView, MAX_CODE_LIFE, ProfileName, Refusal,
-    Selector,
+    CleanText, ErrorCode, Exposure, HolderClass, LeaseId, LeaseState, LeaseView, LoginView,
+    MAX_CODE_LIFE, ProfileName, Refusal, Selector,
 };
 use crate::secret::SecretBuffer;
 use crate::time::{Clock as _, SystemClock, Timestamp};
@@ -317,6 +317,55 @@ impl Client {
     pub fn lease_redeem(&mut self, lease_id: &LeaseId) -> Result<ClientReply<Delivery>, Refusal> {
         self.exchange(Method::LeaseRedeem, &of_lease(lease_id), CALL)?
             .understood(wire::decode_delivery)
+    }
+
+    /// A lease for a child process: its own, which dies with this connection.
+    ///
+    /// # Errors
+    /// What the daemon says.
+    pub fn lease_for_child(
+        &mut self,
+        selector: &Selector,
+        ttl: Option<Duration>,
+        reason: Option<&str>,
+        profile: Option<&ProfileName>,
+    ) -> Result<ClientReply<LeaseView>, Refusal> {
+        let params = Params {
+            selector: Some(selector.short().into()),
+            ttl_s: ttl.map(|duration| duration.as_secs()),
+            reason: reason.map(Into::into),
+            holder: Some(HolderClass::Connection.as_str().into()),
+            ..of_profile(profile)
+        };
+        self.exchange(Method::LeaseCreate, &params, CALL)?
+            .understood(wire::decode_lease)
+    }
+
+    /// Redeems a lease once for a child process (AP-4).
+    ///
+    /// # Errors
+    /// What the daemon says.
+    pub fn redeem_for_child(
+        &mut self,
+        lease_id: &LeaseId,
+    ) -> Result<ClientReply<Delivery>, Refusal> {
+        let params = Params {
+            exposure: Some(Exposure::Exec.as_str().into()),
+            ..of_lease(lease_id)
+        };
+        self.exchange(Method::LeaseRedeem, &params, CALL)?
+            .understood(wire::decode_delivery)
+    }
+
+    /// Ends a lease on the way out: says whether the issuer has confirmed it within ten seconds.
+    ///
+    /// # Errors
+    /// What the daemon says.
+    pub fn lease_give_back(&mut self, lease_id: &LeaseId) -> Result<bool, Refusal> {
+        let reply = self
+            .exchange(Method::LeaseRevoke, &of_lease(lease_id), QUICK)?
+            .understood(wire::decode_lease)?;
+        Ok(reply.view.state != LeaseState::Revoking)
     }
 
     /// Ends a lease.

@@ -79,7 +79,9 @@ pub(super) fn ask_core(core: &Arc<Connection>, ask: Ask) -> Waiting {
             Ask::LeaseCreate(profile, request) => {
                 Outcome::Lease(core.lease_create(profile, request).await?)
             }
-            Ask::LeaseRedeem(lease_id) => Outcome::Delivered(core.lease_redeem(lease_id).await?),
+            Ask::LeaseRedeem(lease_id, exposure) => {
+                Outcome::Delivered(core.lease_redeem_for(lease_id, exposure).await?)
+            }
             Ask::LeaseRevoke(lease_id) => Outcome::Lease(core.lease_revoke(lease_id).await?),
             Ask::Leases => Outcome::Leases(core.leases().await?),
             Ask::AuditVerify => Outcome::Audit(core.audit_verify().await?),

@@ -24,9 +24,10 @@ use crate::broker::handle::{
     AuditReport, CredentialRequest, Delivery, EndedView, LeaseRequest, StatusView, TargetView,
 };
 use crate::model::{
-    Action, CleanText, DeviceView, ErrorCode, Field, FieldValue, HolderClass, LeaseId, LeaseState,
-    LeaseView, LoginPhase, LoginView, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS, MIN_LEASE_TTL,
-    Material, MaterialKind, Principal, ProfileName, Refusal, RequestId, Scope, Selector,
+    Action, CleanText, DeviceView, ErrorCode, Exposure, Field, FieldValue, HolderClass, LeaseId,
+    LeaseState, LeaseView, LoginPhase, LoginView, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS,
+    MIN_LEASE_TTL, Material, MaterialKind, Principal, ProfileName, Refusal, RequestId, Scope,
+    Selector,
 };
 use crate::secret::{SecretBuffer, SecretString};
 use crate::time::UnixTime;
@@ -90,7 +91,7 @@ methods! {
     /// A lease.
     LeaseCreate = "lease.create" ("selector", "ttl_s", "max_redemptions", "reason", "profile", "holder");
     /// Its material.
-    LeaseRedeem = "lease.redeem" ("lease_id");
+    LeaseRedeem = "lease.redeem" ("lease_id", "exposure");
     /// Its end.
     LeaseRevoke = "lease.revoke" ("lease_id");
     /// All of them.
@@ -129,7 +130,7 @@ pub(super) enum Ask {
     Targets(Option<ProfileName>),
     Credential(Option<ProfileName>, CredentialRequest),
     LeaseCreate(Option<ProfileName>, LeaseRequest),
-    LeaseRedeem(LeaseId),
+    LeaseRedeem(LeaseId, Exposure),
     LeaseRevoke(LeaseId),
     Leases,
     AuditVerify,
@@ -375,7 +376,7 @@ fn ask(method: Method, params: &Params<'_>) -> Result<Ask, (Fault, Refusal)> {
                 holder: params.holder()?,
             },
         ),
-        Method::LeaseRedeem => Ask::LeaseRedeem(params.lease_id()?),
+        Method::LeaseRedeem => Ask::LeaseRedeem(params.lease_id()?, params.exposure()?),
         Method::LeaseRevoke => Ask::LeaseRevoke(params.lease_id()?),
         Method::LeaseList => Ask::Leases,
         Method::AuditVerify => Ask::AuditVerify,
@@ -451,6 +452,8 @@ pub(super) struct Params<'a> {
     pub(super) holder: Option<Cow<'a, str>>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     pub(super) lease_id: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub(super) exposure: Option<Cow<'a, str>>,
 }
 
 impl Params<'_> {
@@ -464,6 +467,7 @@ impl Params<'_> {
             ("reason", self.reason.is_some()),
             ("holder", self.holder.is_some()),
             ("lease_id", self.lease_id.is_some()),
+            ("exposure", self.exposure.is_some()),
         ]
         .into_iter()
         .filter_map(|(name, given)| given.then_some(name))
@@ -525,6 +529,16 @@ impl Params<'_> {
         };
         HolderClass::parse(text)
             .ok_or_else(|| wrong("`holder` is \"none\", \"client\" or \"connection\""))
+    }
+
+    /// `use` is not among them: material that nobody is given is not asked for here.
+    fn exposure(&self) -> Result<Exposure, (Fault, Refusal)> {
+        let Some(text) = self.exposure.as_deref() else {
+            return Ok(Exposure::Reveal);
+        };
+        Exposure::parse(text)
+            .filter(|exposure| *exposure != Exposure::Use)
+            .ok_or_else(|| wrong("`exposure` is \"exec\" or \"reveal\""))
     }
 
     fn lease_id(&self) -> Result<LeaseId, (Fault, Refusal)> {
@@ -1506,6 +1520,8 @@ mod tests {
             ("no redemptions", &create(r#","max_redemptions":0"#), -32602, InvalidRequest, 1.into()),
             ("too many redemptions", &create(r#","max_redemptions":11"#), -32602, InvalidRequest, 1.into()),
             ("redemptions beyond 32 bits", &create(r#","max_redemptions":4294967297"#), -32602, InvalidRequest, 1.into()),
+            ("exposure that nobody is given", r#"{"jsonrpc":"2.0","id":1,"method":"lease.redeem","params":{"lease_id":"a","exposure":"use"}}"#, -32602, InvalidRequest, 1.into()),
+            ("exposure of another method", &get(r#","exposure":"exec""#), -32602, InvalidRequest, 1.into()),
             ("lease id with a blank", r#"{"jsonrpc":"2.0","id":1,"method":"lease.redeem","params":{"lease_id":"a b"}}"#, -32602, InvalidRequest, 1.into()),
             ("wildcard", r#"{"jsonrpc":"2.0","id":1,"method":"credential.get","params":{"selector":"gcp/a/*"}}"#, -32000, SelectorInvalid, 1.into()),
         ]

@@ -20,6 +20,7 @@ mod commands;
 mod crash;
 
 mod demo;
+mod exec;
 
 mod house;
 
