@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Context, default_socket, render};
 use crate::config::{Environment as _, ProcessEnvironment};
-use crate::mcp::shim::{self, Door, Inherited, Launch};
+use crate::mcp::shim::{self, Door, Inherited, Launch, Relayed};
 use crate::model::{ErrorCode, Refusal};
 use crate::socket::client::{self, MCP_SOCKET};
 
@@ -30,11 +30,15 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<(), Refusa
     });
     let daemon = reached.or_else(|refusal| stand_in(&refusal))?;
     match client.relay(&daemon).map_err(|error| no_means(&error))? {
-        None => Ok(()),
-        Some(turned_away) => {
+        Relayed::ClientLeft => Ok(()),
+        // Clients show why in a log, and start us again.
+        Relayed::DaemonLeft => Err(Refusal::new(ErrorCode::DaemonUnreachable)
+            .with_message("the daemon ended the connection")),
+        Relayed::TurnedAway(turned_away) => {
             let server = stand_in(turned_away.refusal())?;
             client
                 .go_on(turned_away, &server)
+                .map(drop)
                 .map_err(|error| no_means(&error))
         }
     }

@@ -213,7 +213,8 @@ fn a_request_without_more_input_gets_its_answer() {
     assert!(status.success());
 }
 
-/// The end of the daemon is the end of the shim, whatever the client does.
+/// The end of the daemon is the end of the shim, whatever the client does, and told as such: a
+/// client shows the line in its log.
 #[test]
 fn a_daemon_that_hangs_up_ends_the_shim() {
     let desk = Desk::new();
@@ -221,7 +222,11 @@ fn a_daemon_that_hangs_up_ends_the_shim() {
     let held = child.stdin.take();
     drop(desk.accept());
     let (_, errors, status) = end(child);
-    assert!(status.success(), "{errors}");
+    assert_eq!(status.code(), Some(69), "{errors}");
+    assert!(
+        errors.contains("the daemon ended the connection"),
+        "{errors}"
+    );
     drop(held);
 }
 

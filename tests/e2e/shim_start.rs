@@ -200,7 +200,7 @@ fn the_daemon_lives_on_and_is_replaced_when_it_is_killed() {
     let pid = first.pid;
     first.end(Signal::KILL);
     let (errors, status) = client.end();
-    assert!(status.success(), "{errors}");
+    assert_eq!(status.code(), Some(69), "{errors}");
 
     let mut client = LineClient::greeting(&mut shim(&house));
     let second = daemon(&house);

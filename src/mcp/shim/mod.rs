@@ -22,5 +22,5 @@ mod relay;
 pub use degraded::degraded;
 pub use launch::Launch;
 pub use opening::TurnedAway;
-pub use relay::Inherited;
+pub use relay::{Inherited, Relayed};
 pub use start::{Door, reach};

@@ -20,6 +20,17 @@ const BUFFER: usize = 64 * 1024;
 /// would only leave an orphan.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// How a relay came to its end.
+#[derive(Debug)]
+pub enum Relayed {
+    /// The client was done, or is gone.
+    ClientLeft,
+    /// The daemon hung up on a client that is still there.
+    DaemonLeft,
+    /// The daemon had no place for one more; the client has heard nothing yet.
+    TurnedAway(TurnedAway),
+}
+
 /// What the client that started this process gave it: stdio, and being its parent.
 #[derive(Debug)]
 pub struct Inherited {
@@ -45,14 +56,12 @@ impl Inherited {
     ///
     /// # Errors
     /// When threads or descriptors have run out. A side that breaks is an end, not an error.
-    pub fn relay(&self, daemon: &UnixStream) -> io::Result<Option<TurnedAway>> {
+    pub fn relay(&self, daemon: &UnixStream) -> io::Result<Relayed> {
         let (input, output) = (rustix::stdio::stdin(), rustix::stdio::stdout());
         let parent = self.parent.as_ref();
         match open(&input, parent, daemon, LINGER)? {
-            Opened::Served(rest) => {
-                relay(input, output, parent, daemon, (rest, LINGER)).map(|()| None)
-            }
-            Opened::TurnedAway(turned_away) => Ok(Some(turned_away)),
+            Opened::Served(rest) => relay(input, output, parent, daemon, (rest, LINGER)),
+            Opened::TurnedAway(turned_away) => Ok(Relayed::TurnedAway(turned_away)),
         }
     }
 
@@ -60,7 +69,7 @@ impl Inherited {
     ///
     /// # Errors
     /// As [`relay`](Self::relay).
-    pub fn go_on(&self, turned_away: TurnedAway, stand_in: &UnixStream) -> io::Result<()> {
+    pub fn go_on(&self, turned_away: TurnedAway, stand_in: &UnixStream) -> io::Result<Relayed> {
         let (input, output) = (rustix::stdio::stdin(), rustix::stdio::stdout());
         let rest = Rest {
             to_daemon: turned_away.said,
@@ -100,7 +109,7 @@ fn relay(
     parent: Option<&OwnedFd>,
     daemon: &UnixStream,
     (rest, linger): (Rest, Duration),
-) -> io::Result<()> {
+) -> io::Result<Relayed> {
     let (client_over, client_side) = io::pipe()?;
     let (daemon_over, daemon_side) = io::pipe()?;
     let (to_daemon, from_daemon) = (daemon.try_clone()?, daemon.try_clone()?);
@@ -117,18 +126,21 @@ fn relay(
             drop(write_all(&output, &heard).and_then(|()| pump(&from_daemon, &output)));
             drop(daemon_side);
         })?;
+    let mut ended = Relayed::ClientLeft;
     let deadline = if let Some(deadline) = rest.linger {
         deadline
     } else {
-        let mut ends = vec![daemon_over.as_fd(), client_over.as_fd()];
+        let mut ends = vec![client_over.as_fd(), daemon_over.as_fd()];
         ends.extend(parent.map(AsFd::as_fd));
-        wait(&ends, None)?;
+        if matches!(wait(&ends, None)?[..], [false, true, ..]) {
+            ended = Relayed::DaemonLeft;
+        }
         // Fails only where the daemon is gone, which the next wait sees.
         drop(daemon.shutdown(Shutdown::Write));
         Deadline::after(linger)?
     };
     deadline.wait_for(&[daemon_over.as_fd()])?;
-    Ok(())
+    Ok(ended)
 }
 
 /// Moves bytes until `from` ends or `to` breaks.
@@ -190,13 +202,13 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
 
     /// A relay between a client and a daemon that are both the test.
-    struct Relayed {
+    struct Ends {
         client: UnixStream,
         daemon: UnixStream,
-        over: Receiver<()>,
+        over: Receiver<Relayed>,
     }
 
-    fn relayed(parent: Option<OwnedFd>, linger: Duration) -> Relayed {
+    fn relayed(parent: Option<OwnedFd>, linger: Duration) -> Ends {
         let (client, stdio) = UnixStream::pair().unwrap();
         let (daemon, socket) = UnixStream::pair().unwrap();
         // Somebody who shares the descriptor made it non-blocking.
@@ -205,13 +217,13 @@ mod tests {
         thread::spawn(move || {
             let input = stdio.try_clone().unwrap();
             let rest = Rest::default();
-            relay(input, stdio, parent.as_ref(), &socket, (rest, linger)).unwrap();
-            told.send(()).unwrap();
+            let ended = relay(input, stdio, parent.as_ref(), &socket, (rest, linger));
+            told.send(ended.unwrap()).unwrap();
         });
         for stream in [&client, &daemon] {
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
         }
-        Relayed {
+        Ends {
             client,
             daemon,
             over,
@@ -235,7 +247,8 @@ mod tests {
         assert!(received == bytes);
         sending.join().unwrap();
         drop(ends.daemon);
-        ends.over.recv_timeout(PATIENCE).unwrap();
+        let ended = ends.over.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(ended, Relayed::DaemonLeft), "{ended:?}");
     }
 
     /// T2: a daemon that does not end is not waited for without a limit, even where the client
@@ -262,7 +275,8 @@ mod tests {
         ends.daemon.read_to_string(&mut rest).unwrap();
         ends.daemon.write_all(b"answer").unwrap();
         drop(ends.daemon);
-        ends.over.recv_timeout(PATIENCE).unwrap();
+        let ended = ends.over.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(ended, Relayed::ClientLeft), "{ended:?}");
         let mut answer = [0; 6];
         ends.client.read_exact(&mut answer).unwrap();
         assert_eq!(&answer, b"answer");
