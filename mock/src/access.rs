@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::call::Call;
+use crate::check::Check;
 use crate::dpop::{self, Expected, Proof};
 use crate::encoding::sha256;
 use crate::errors::{Reason, Refusal};
@@ -18,6 +19,18 @@ const MAX_TOKEN: usize = 16 * 1024;
 enum Scheme {
     Bearer,
     Dpop,
+}
+
+impl Scheme {
+    fn by_name(name: &str) -> Option<Self> {
+        if name.eq_ignore_ascii_case("bearer") {
+            Some(Self::Bearer)
+        } else if name.eq_ignore_ascii_case("dpop") {
+            Some(Self::Dpop)
+        } else {
+            None
+        }
+    }
 }
 
 /// A caller who has shown a token and the key it is bound to.
@@ -47,29 +60,16 @@ impl Shared {
         trace.entry.session_id.clone_from(&token.session_id);
         drop(trace);
         let now = self.clock.now();
-        if now >= token.expires_at {
-            return Err(Refusal::new(Reason::TokenExpired, "token has expired"));
-        }
-        if now >= token.session_expires_at {
-            return Err(Refusal::new(Reason::SessionEnded, "session has ended"));
-        }
+        let checks = call.checks;
+        checks.require(Check::TokenAlive, now < token.expires_at)?;
+        checks.require(Check::SessionAlive, now < token.session_expires_at)?;
 
         let proof = check_proof(call, body, Some((scheme, secret)))?;
-        if proof.thumbprint != token.jkt {
-            return Err(Refusal::new(
-                Reason::BindingMismatch,
-                "proof is by another key than the token's",
-            ));
-        }
-        check_key_id(&proof, &token.pop_key_id)?;
+        checks.require(Check::ProofBinding, proof.thumbprint == token.jkt)?;
+        check_key_name(call, &proof, &token.pop_key_id)?;
         self.check_fresh(call, &proof, true)?;
 
-        if tenant_id != token.tenant_id {
-            return Err(Refusal::new(
-                Reason::TenantMismatch,
-                "tenant is not the token's",
-            ));
-        }
+        checks.require(Check::Tenant, tenant_id == token.tenant_id)?;
         self.throttle(&token)?;
         Ok(Caller { token })
     }
@@ -100,25 +100,21 @@ impl Shared {
             };
             return Err(Refusal::use_nonce(state.nonces.next(mode, now)));
         }
-        let fresh = match &proof.nonce {
-            Some(nonce) => state.nonces.accept(mode, nonce, now),
-            None => {
-                mode == NonceMode::Off || !needs_nonce || !state.policy.strictness.nonce_required
-            }
+        let (check, fresh) = match &proof.nonce {
+            Some(nonce) => (Check::NonceCurrent, state.nonces.accept(mode, nonce, now)),
+            None => (
+                Check::NoncePresent,
+                mode == NonceMode::Off || !needs_nonce || !state.policy.strictness.nonce_required,
+            ),
         };
-        if !fresh {
+        if !call.checks.pass(check, fresh) {
             return Err(Refusal::use_nonce(state.nonces.next(mode, now)));
         }
         let first = state
             .replays
             .consume(proof, self.clock.real().unix_seconds());
-        if !first && state.policy.strictness.replay {
-            return Err(Refusal::new(
-                Reason::ProofReplayed,
-                "proof has been used before",
-            ));
-        }
-        Ok(())
+        let first = first || !state.policy.strictness.replay;
+        Ok(call.checks.require(Check::Replay, first)?)
     }
 
     fn throttle(&self, token: &TokenRecord) -> Result<(), Refusal> {
@@ -143,42 +139,28 @@ pub(crate) fn rate_limited(seconds: u32) -> Refusal {
 }
 
 /// The `kid` of a proof, if it has one, must name the registered key.
-pub(crate) fn check_key_id(proof: &Proof, pop_key_id: &str) -> Result<(), Refusal> {
-    match &proof.kid {
-        Some(kid) if kid != pop_key_id => Err(Refusal::new(
-            Reason::ProofInvalid,
-            "proof kid is not the token's pop_key_id",
-        )),
-        _ => Ok(()),
-    }
+pub(crate) fn check_key_name(call: &Call, proof: &Proof, pop_key_id: &str) -> Result<(), Check> {
+    let named = proof.kid.as_ref().is_none_or(|kid| kid == pop_key_id);
+    call.checks.require(Check::ProofKeyName, named)
 }
 
 /// The one token in `Authorization`.
-fn credential(call: &Call) -> Result<(Scheme, &str), Refusal> {
+fn credential(call: &Call) -> Result<(Scheme, &str), Check> {
     let mut values = call.headers.get_all("authorization").iter();
-    let Some(value) = values.next() else {
-        return Err(Refusal::new(Reason::TokenMissing, "a token is required"));
-    };
-    let invalid = || Refusal::new(Reason::TokenInvalid, "Authorization is malformed");
-    if values.next().is_some() {
-        return Err(invalid());
-    }
-    let (scheme, token) = value
-        .to_str()
-        .ok()
+    let value = values.next();
+    call.checks.require(Check::TokenPresent, value.is_some())?;
+    let (name, token) = value
+        .and_then(|value| value.to_str().ok())
         .and_then(|text| text.split_once(' '))
-        .ok_or_else(invalid)?;
-    let scheme = if scheme.eq_ignore_ascii_case("bearer") {
-        Scheme::Bearer
-    } else if scheme.eq_ignore_ascii_case("dpop") {
-        Scheme::Dpop
-    } else {
-        return Err(invalid());
-    };
-    if token.is_empty() || token.len() > MAX_TOKEN || !token.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(invalid());
-    }
-    Ok((scheme, token))
+        .unwrap_or_default();
+    let scheme = Scheme::by_name(name);
+    let one_token = !token.is_empty()
+        && token.len() <= MAX_TOKEN
+        && token.bytes().all(|b| b.is_ascii_graphic())
+        && values.next().is_none();
+    call.checks
+        .require(Check::TokenForm, scheme.is_some() && one_token)?;
+    Ok((scheme.unwrap_or(Scheme::Bearer), token))
 }
 
 /// The token of a call whose token is not proven by a key.
@@ -197,40 +179,22 @@ fn check_proof(
     call: &Call,
     body: Option<&RequestProof>,
     token: Option<(Scheme, &str)>,
-) -> Result<Proof, Refusal> {
-    let scheme = token.map(|(scheme, _)| scheme);
-    let headers = call.headers.get_all("dpop").iter().count();
-    let jwt = match (scheme, body, headers) {
-        (Some(Scheme::Bearer) | None, Some(body), 0) => from_body(body)?.to_owned(),
-        (Some(Scheme::Dpop) | None, None, 1) => call
-            .headers
-            .get("dpop")
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_owned(),
-        (_, None, 0) => return Err(Refusal::new(Reason::ProofMissing, "a proof is required")),
-        _ => {
-            return Err(Refusal::new(
-                Reason::ProofAmbiguous,
-                "exactly one proof is required, in one place",
-            ));
-        }
-    };
-    call.note_proof(&jwt);
+) -> Result<Proof, Check> {
+    let checks = call.checks;
+    let jwt = carried(call, body, token.map(|(scheme, _)| scheme))?;
+    call.note_proof(jwt);
     let expected = Expected {
         method: "POST",
         url: &call.url,
         token: token.map(|(_, token)| token),
         now: call.proof_clock.unix_seconds(),
     };
-    let invalid = |message| Refusal::new(Reason::ProofInvalid, message);
-    let proof = dpop::verify(&jwt, &expected).map_err(|fault| invalid(fault.message()))?;
-    if let Some(body) = body
-        && !body.nonce.is_empty()
-        && proof.nonce.as_ref() != Some(&body.nonce)
-    {
-        return Err(invalid("request_proof.nonce is not the proof's nonce"));
-    }
+    let proof = dpop::verify(jwt, &expected, checks)?;
+    let nonce = body
+        .map(|body| &body.nonce)
+        .filter(|nonce| !nonce.is_empty());
+    let same = nonce.is_none_or(|nonce| proof.nonce.as_ref() == Some(nonce));
+    checks.require(Check::ProofNonceField, same)?;
     let mut trace = call.trace();
     trace.entry.proof_type = "dpop_jwt";
     trace.entry.key_thumbprint.clone_from(&proof.thumbprint);
@@ -239,21 +203,35 @@ fn check_proof(
     Ok(proof)
 }
 
-fn from_body(body: &RequestProof) -> Result<&str, Refusal> {
-    if body.proof_type != "dpop_jwt" {
-        return Err(
-            Refusal::new(Reason::ProofInvalid, "proof_type is not dpop_jwt")
-                .field("request_proof.proof_type"),
-        );
+/// The one proof: where the token's scheme says, or anywhere beside none.
+fn carried<'a>(
+    call: &'a Call,
+    body: Option<&'a RequestProof>,
+    scheme: Option<Scheme>,
+) -> Result<&'a str, Check> {
+    let checks = call.checks;
+    let headers = call.headers.get_all("dpop").iter().count();
+    checks.require(Check::ProofPresent, body.is_some() || headers > 0)?;
+    let placed = match (body, headers) {
+        (Some(_), 0) => scheme != Some(Scheme::Dpop),
+        (None, 1) => scheme != Some(Scheme::Bearer),
+        // None at all has passed only where nobody looks for one.
+        (_, headers) => headers == 0,
+    };
+    checks.require(Check::ProofPlace, placed)?;
+    if let Some(body) = body {
+        return from_body(call, body);
     }
-    if !body.mtls_fingerprint.is_empty() {
-        return Err(Refusal::new(
-            Reason::ProofAmbiguous,
-            "a proof is either dpop_jwt or mtls",
-        ));
-    }
-    if body.dpop_jwt.is_empty() {
-        return Err(Refusal::new(Reason::ProofMissing, "a proof is required"));
-    }
+    let header = call.headers.get("dpop");
+    Ok(header
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default())
+}
+
+fn from_body<'a>(call: &Call, body: &'a RequestProof) -> Result<&'a str, Check> {
+    let checks = call.checks;
+    checks.require(Check::ProofKind, body.proof_type == "dpop_jwt")?;
+    checks.require(Check::ProofOneKind, body.mtls_fingerprint.is_empty())?;
+    checks.require(Check::ProofPresent, !body.dpop_jwt.is_empty())?;
     Ok(&body.dpop_jwt)
 }

@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use connectrpc::{ConnectError, RequestContext};
 
 use crate::audit::Entry;
+use crate::check::Checks;
 use crate::clock::Moment;
 use crate::dpop::{self, Claimed};
 use crate::errors::{Reason, Refusal};
@@ -25,6 +26,8 @@ pub(crate) struct Call {
     pub(crate) at: Moment,
     /// What judges `iat`.
     pub(crate) proof_clock: Moment,
+    /// The checks it has to pass.
+    pub(crate) checks: Checks,
     // Written step by step while the call is judged; never held across an await.
     trace: Mutex<Trace>,
 }
@@ -57,6 +60,7 @@ impl Call {
         headers: HeaderMap,
         at: Moment,
         proof_clock: Moment,
+        checks: Checks,
         body_proof: Option<String>,
     ) -> Self {
         let header_proof = headers
@@ -83,6 +87,7 @@ impl Call {
             headers,
             at,
             proof_clock,
+            checks,
             trace: Mutex::new(Trace {
                 carrier,
                 proof,

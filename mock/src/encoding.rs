@@ -2,7 +2,9 @@
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet::URL_SAFE;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 
 /// Base 32 as of Crockford, in lower case.
 const BASE_32: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -25,6 +27,17 @@ pub(crate) fn base64url(bytes: &[u8]) -> String {
 /// Canonical base64url only: no padding, no stray bits, nothing else between.
 pub(crate) fn from_base64url(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+/// Base64url as loose as it comes: padded or not, stray bits or not.
+pub(crate) fn from_any_base64url(text: &str) -> Option<Vec<u8>> {
+    const ANY: GeneralPurpose = GeneralPurpose::new(
+        &URL_SAFE,
+        GeneralPurposeConfig::new()
+            .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+            .with_decode_allow_trailing_bits(true),
+    );
+    ANY.decode(text).ok()
 }
 
 #[expect(

@@ -22,10 +22,14 @@ pub(crate) enum Json {
 impl Json {
     /// `None` for anything but one well-formed document of bounded depth.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        Self::parse_start(bytes).and_then(|(value, whole)| whole.then_some(value))
+    }
+
+    /// The document that `bytes` begin with, and whether that is all of them.
+    pub(crate) fn parse_start(bytes: &[u8]) -> Option<(Self, bool)> {
         let mut reader = serde_json::Deserializer::from_slice(bytes);
         let value = Depth(MAX_DEPTH).deserialize(&mut reader).ok()?;
-        reader.end().ok()?;
-        Some(value)
+        Some((value, reader.end().is_ok()))
     }
 
     /// The member `name`; the first of them if it is there twice.

@@ -10,6 +10,17 @@ pub(crate) enum Algorithm {
     EdDsa,
 }
 
+impl Algorithm {
+    /// RFC 7518 §3.1, RFC 8037 §3.1.
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
+        match name {
+            "ES256" => Some(Self::Es256),
+            "EdDSA" => Some(Self::EdDsa),
+            _ => None,
+        }
+    }
+}
+
 /// A public key that is a point on its curve.
 pub(crate) struct PublicKey {
     pub(crate) algorithm: Algorithm,
@@ -44,6 +55,15 @@ impl PublicKey {
             thumbprint: base64url(&sha256(canonical.as_bytes())),
             key: key.ok()?,
         })
+    }
+
+    /// The `kty` and `crv` that a key with a `y`, or without one, must have.
+    pub(crate) fn names_by_shape(has_y: bool) -> (&'static str, &'static str) {
+        if has_y {
+            ("EC", "P-256")
+        } else {
+            ("OKP", "Ed25519")
+        }
     }
 
     /// `signature` is 64 bytes for both algorithms.

@@ -15,11 +15,15 @@ mod audit;
 mod background;
 mod broker;
 mod call;
+mod check;
 mod clock;
 mod control;
 mod dpop;
 mod encoding;
 mod errors;
+#[cfg(test)]
+#[path = "../tests/component/evidence.rs"]
+mod evidence;
 mod fault;
 mod identity;
 mod journal;
@@ -39,6 +43,7 @@ mod wire;
 pub use audit::AuditRecord;
 pub use background::Background;
 pub use broker::leases::{LeaseRecord, LeaseState};
+pub use check::Check;
 pub use control::ControlError;
 pub use fault::FaultKind;
 pub use journal::{Carrier, RequestRecord};

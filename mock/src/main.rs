@@ -70,6 +70,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         listen: arguments.listen,
         control: arguments.control,
         policy_toml,
+        ..Options::default()
     })
     .await?;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::{Check, Checks};
 use crate::scope;
 
 /// The built-in policy is the documented sample.
@@ -302,20 +303,23 @@ impl Policy {
         selector: &str,
         ttl_seconds: u32,
         redemptions: u32,
+        checks: Checks,
     ) -> bool {
         let denied = self.denials.iter().any(|denial| {
             denial.principal == principal
                 && denial.actions.contains(&action)
                 && denial.selector == selector
         });
-        !denied
-            && self.grants.iter().any(|grant| {
-                grant.principal == principal
-                    && grant.actions.contains(&action)
-                    && grant.selector == selector
-                    && grant.max_ttl_seconds.is_none_or(|max| ttl_seconds <= max)
-                    && grant.max_redemptions.is_none_or(|max| redemptions <= max)
-            })
+        let granted = self.grants.iter().any(|grant| {
+            let short = grant.max_ttl_seconds.is_none_or(|max| ttl_seconds <= max);
+            let few = grant.max_redemptions.is_none_or(|max| redemptions <= max);
+            grant.principal == principal
+                && grant.actions.contains(&action)
+                && grant.selector == selector
+                && checks.pass(Check::GrantTtl, short)
+                && checks.pass(Check::GrantRedemptions, few)
+        });
+        checks.pass(Check::PolicyDenial, !denied) && checks.pass(Check::PolicyGrant, granted)
     }
 }
 
@@ -403,7 +407,8 @@ mod tests {
         let policy = Policy::parse(Some("")).unwrap();
         assert_eq!(policy.strictness, Strictness::default());
         let selector = "provider:gcp:app:billing-prod:account:deploy-bot";
-        assert!(!policy.permits("user:u-demo", Action::Create, selector, 300, 1));
+        let checks = Checks::default();
+        assert!(!policy.permits("user:u-demo", Action::Create, selector, 300, 1, checks));
     }
 
     #[test]
@@ -463,7 +468,8 @@ mod tests {
         .unwrap();
         let allowed = |principal, action, account, ttl, redemptions| {
             let selector = scope::selector("p", "b", account);
-            policy.permits(principal, action, &selector, ttl, redemptions)
+            let checks = Checks::default();
+            policy.permits(principal, action, &selector, ttl, redemptions, checks)
         };
         assert!(allowed("user:a", Action::Create, "c", 60, 10));
         assert!(allowed("user:a", Action::Redeem, "c", 30, 1));

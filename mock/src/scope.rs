@@ -1,57 +1,62 @@
 //! Scopes and selectors.
 
+use crate::check::{Check, Checks};
 use crate::errors::Reason;
 
 const MAX_LENGTH: usize = 256;
 pub(crate) const MAX_SCOPES: usize = 96;
 const PREFIX: &str = "credential.lease.";
 
-/// Checks one requested scope.
+/// Checks one scope.
 pub(crate) fn check(scope: &str, allow_providerless: bool) -> Result<(), Reason> {
-    if scope.contains('*') {
-        return Err(Reason::ScopeWildcard);
-    }
-    if scope.len() > MAX_LENGTH {
-        return Err(Reason::ScopeMalformed);
-    }
-    let action = scope.split(':').next().unwrap_or_default();
+    judge(scope, allow_providerless, Checks::default()).map_err(Check::reason)
+}
+
+/// The first check that one scope fails, of those that are made.
+pub(crate) fn judge(scope: &str, allow_providerless: bool, checks: Checks) -> Result<(), Check> {
+    checks.require(Check::ScopeWildcard, !scope.contains('*'))?;
+    // Longer than any with three segments; not worth a look.
+    checks.require(Check::ScopeShape, scope.len() <= MAX_LENGTH)?;
+    let (action, selector) = match scope.split_once(':') {
+        Some((action, selector)) => (action, Some(selector)),
+        None => (scope, None),
+    };
     let known = action
         .strip_prefix(PREFIX)
         .is_some_and(|action| matches!(action, "create" | "redeem" | "revoke"));
-    if action == scope {
-        return Err(match (known, is_segment(scope)) {
-            (true, _) => Reason::ScopeActionOnly,
-            (false, true) => Reason::ScopeUnknown,
-            (false, false) => Reason::ScopeMalformed,
+    let Some(selector) = selector else {
+        checks.require(Check::ScopeActionOnly, !known)?;
+        let word = is_segment(action);
+        return Err(if word {
+            Check::ScopeAction
+        } else {
+            Check::ScopeShape
         });
-    }
-    let selector = scope
-        .get(action.len().saturating_add(1)..)
-        .unwrap_or_default();
-    let well_formed =
-        is_selector(selector) || (allow_providerless && is_providerless_selector(selector));
-    if !well_formed || !is_segment(action) {
-        return Err(Reason::ScopeMalformed);
-    }
-    if known {
-        Ok(())
-    } else {
-        Err(Reason::ScopeUnknown)
-    }
+    };
+    let shaped = has_shape(selector) || (allow_providerless && has_shape_but_provider(selector));
+    checks.require(Check::ScopeShape, shaped)?;
+    let specific = is_segment(action) && segments(selector).all(is_segment);
+    checks.require(Check::ScopeSegment, specific)?;
+    checks.require(Check::ScopeAction, known)
 }
 
 /// `provider:<seg>:app:<seg>:account:<seg>`.
 pub(crate) fn is_selector(text: &str) -> bool {
-    let parts: Vec<&str> = text.split(':').collect();
-    matches!(
-        parts.as_slice(),
-        ["provider", provider, "app", app, "account", account]
-            if [provider, app, account].into_iter().all(|part| is_segment(part))
-    )
+    has_shape(text) && segments(text).all(is_segment)
 }
 
-fn is_providerless_selector(text: &str) -> bool {
-    is_selector(&format!("provider:none:{text}"))
+fn has_shape(selector: &str) -> bool {
+    let parts: Vec<&str> = selector.split(':').collect();
+    matches!(parts.as_slice(), ["provider", _, "app", _, "account", _])
+}
+
+fn has_shape_but_provider(selector: &str) -> bool {
+    has_shape(&format!("provider:none:{selector}"))
+}
+
+/// What stands behind the labels.
+fn segments(selector: &str) -> impl Iterator<Item = &str> {
+    selector.split(':').skip(1).step_by(2)
 }
 
 /// `[a-z0-9][a-z0-9._-]{0,62}`.

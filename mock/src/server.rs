@@ -22,6 +22,7 @@ use url::Url;
 
 use crate::audit::AuditRecord;
 use crate::broker::leases::LeaseRecord;
+use crate::check::{Check, Checks};
 use crate::control::{self, ControlError};
 use crate::encoding::random_secret;
 use crate::fault::FaultKind;
@@ -52,6 +53,9 @@ pub struct Options {
     pub control: Option<SocketAddr>,
     /// The text of a policy file; the built-in demo policy if there is none.
     pub policy_toml: Option<String>,
+    /// A check that is not made, so that a test can show that it would be missed. Nothing but a
+    /// program that embeds the server can ask for this.
+    pub leave_out: Option<Check>,
 }
 
 impl Default for Options {
@@ -61,6 +65,7 @@ impl Default for Options {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             control: None,
             policy_toml: None,
+            leave_out: None,
         }
     }
 }
@@ -106,7 +111,8 @@ pub async fn spawn(options: Options) -> Result<Mock, SpawnError> {
 
     let shared = Arc::new(Shared::new(url_of(address)?, policy));
     let stop = watch::Sender::new(false);
-    let app = web::router(Arc::clone(&shared), stop.subscribe());
+    let checks = Checks::without(options.leave_out);
+    let app = web::router(Arc::clone(&shared), checks, stop.subscribe());
     let mut tasks = vec![tokio::spawn(serve(listener, app, stop.subscribe()))];
 
     let control_token: Arc<str> = random_secret("ctl_").into();

@@ -22,6 +22,7 @@ use crate::access::rate_limited;
 use crate::audit::Entry;
 use crate::broker::Broker;
 use crate::call::Call;
+use crate::check::{Check, Checks};
 use crate::clock::Moment;
 use crate::encoding::random_id;
 use crate::errors::{DPOP_NONCE, Reason, Refusal};
@@ -57,11 +58,16 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 pub(crate) struct Web {
     pub(crate) shared: Arc<Shared>,
     connect: ConnectRpcService,
+    checks: Checks,
     /// Turns when the server stops.
     stopping: watch::Receiver<bool>,
 }
 
-pub(crate) fn router(shared: Arc<Shared>, stopping: watch::Receiver<bool>) -> Router {
+pub(crate) fn router(
+    shared: Arc<Shared>,
+    checks: Checks,
+    stopping: watch::Receiver<bool>,
+) -> Router {
     let services = Arc::new(Identity(Arc::clone(&shared))).register(connectrpc::Router::new());
     let services = Arc::new(Broker(Arc::clone(&shared))).register(services);
     let page = page::router(Arc::clone(&shared));
@@ -69,6 +75,7 @@ pub(crate) fn router(shared: Arc<Shared>, stopping: watch::Receiver<bool>) -> Ro
         shared,
         connect: ConnectRpcService::new(services)
             .with_deadline_policy(DeadlinePolicy::new().with_max(MAX_DEADLINE)),
+        checks,
         stopping,
     };
     Router::new()
@@ -262,7 +269,7 @@ async fn offered(web: &Web, method: Rpc, request_id: &str, request: Request) -> 
         Err(Unfit::Refused(refusal)) => {
             let reason = refusal.reason;
             if reason == Some(Reason::InsecureUserHeader) {
-                audit_insecure_user(shared, request_id);
+                audit_unread(shared, request_id, Reason::InsecureUserHeader);
             }
             return refuse(refusal.into_error(request_id), reason);
         }
@@ -273,10 +280,13 @@ async fn offered(web: &Web, method: Rpc, request_id: &str, request: Request) -> 
         let refusal = Refusal::new(Reason::BodyTooLarge, "body is larger than 64 KiB");
         return refuse(refusal.into_error(request_id), Some(Reason::BodyTooLarge));
     };
-    let body_proof = match check_body(shared, method, binary, &body) {
+    let body_proof = match check_body(web, method, binary, &body) {
         Ok(proof) => proof,
         Err(refusal) => {
             let reason = refusal.reason;
+            if let Some(reason) = reason {
+                audit_unread(shared, request_id, reason);
+            }
             return refuse(refusal.into_error(request_id), reason);
         }
     };
@@ -308,6 +318,7 @@ async fn offered(web: &Web, method: Rpc, request_id: &str, request: Request) -> 
         request.headers().clone(),
         at,
         proof_clock,
+        web.checks,
         body_proof,
     ));
 
@@ -340,11 +351,12 @@ async fn offered(web: &Web, method: Rpc, request_id: &str, request: Request) -> 
     error.into_response()
 }
 
-fn audit_insecure_user(shared: &Shared, request_id: &str) {
+/// Records a request that was refused before anybody knew whose it is.
+fn audit_unread(shared: &Shared, request_id: &str, reason: Reason) {
     let entry = Entry {
         action: "auth.failed",
         outcome: "denied",
-        reason: Reason::InsecureUserHeader.as_str(),
+        reason: reason.as_str(),
         request_id: request_id.to_owned(),
         ..Entry::default()
     };
@@ -502,12 +514,12 @@ fn check_head(shared: &Shared, request: &Request) -> Result<bool, Unfit> {
 
 /// Checks the raw body; the proof in it, for the journal.
 fn check_body(
-    shared: &Shared,
+    web: &Web,
     method: Rpc,
     binary: bool,
     body: &Bytes,
 ) -> Result<Option<String>, Refusal> {
-    let strict = shared.state().policy.strictness.field_names;
+    let strict = web.shared.state().policy.strictness.field_names && web.checks.make(Check::Body);
     if binary {
         if strict {
             method.check_proto(body)?;

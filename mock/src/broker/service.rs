@@ -14,6 +14,7 @@ use crate::audit::Entry;
 use crate::broker::leases::{Lease, Remembered};
 use crate::broker::material;
 use crate::call::{self, Call};
+use crate::check::Check;
 use crate::clock::Moment;
 use crate::encoding::{is_id, random_id, sha256};
 use crate::errors::{Reason, Refusal};
@@ -97,16 +98,12 @@ impl Shared {
         }
         let target = request.target.into_option();
         let target = target.ok_or_else(|| Refusal::missing("target"))?;
-        if ![&target.provider, &target.app, &target.account]
+        let specific = [&target.provider, &target.app, &target.account]
             .into_iter()
-            .all(|part| scope::is_segment(part))
-        {
-            return Err(Refusal::new(
-                Reason::TargetMalformed,
-                "target must name one provider, app and account",
-            )
-            .field("target"));
-        }
+            .all(|part| scope::is_segment(part));
+        call.checks
+            .require(Check::Target, specific)
+            .map_err(|check| Refusal::from(check).field("target"))?;
         let selector = scope::selector(&target.provider, &target.app, &target.account);
         let strict = self.state().policy.strictness.ttl_range;
         let ttl = request.requested_ttl_seconds;
@@ -146,7 +143,7 @@ impl Shared {
         let mut state = self.state();
         let state = &mut *state;
         state.expire_leases(now);
-        check_scope(&caller, Action::Create, &selector)?;
+        check_scope(call, &caller, Action::Create, &selector)?;
         let token = &caller.token;
         let permitted = state.policy.permits(
             &token.principal,
@@ -154,10 +151,13 @@ impl Shared {
             &selector,
             ttl_seconds,
             max_redemptions,
+            call.checks,
         );
-        if !permitted || state.policy.credential(&selector).is_none() {
+        if !permitted {
             return Err(policy_denied());
         }
+        let known = state.policy.credential(&selector).is_some();
+        call.checks.require(Check::CredentialKnown, known)?;
 
         state.faults.check_ledger(call.method)?;
         let memory = format!("{}\n{}\n{key}", token.tenant_id, token.principal);
@@ -173,7 +173,7 @@ impl Shared {
                 )
                 .field("idempotency_key"));
             }
-            let lease = state.leases.find(&token.tenant_id, &known.lease_id, now);
+            let lease = state.leases.find(&known.lease_id, now);
             let lease = lease.ok_or_else(lease_not_found)?.clone();
             state.audit_lease(call, "lease.create", &lease, "", now);
             return Ok(CreateCredentialLeaseResponse {
@@ -229,17 +229,22 @@ impl Shared {
         // To anyone but its maker a lease is as unknown as one that never was.
         let lease = state
             .leases
-            .find(&token.tenant_id, &request.lease_id, now)
-            .filter(|lease| lease.principal == token.principal && lease.jkt == token.jkt)
+            .find(&request.lease_id, now)
+            .filter(|lease| is_of_tenant(call, &caller, lease))
+            .filter(|lease| {
+                let own = lease.principal == token.principal && lease.jkt == token.jkt;
+                call.checks.pass(Check::LeaseOwner, own)
+            })
             .ok_or_else(lease_not_found)?;
         call.trace().entry.target.clone_from(&lease.selector);
-        check_scope(&caller, Action::Redeem, &lease.selector)?;
+        check_scope(call, &caller, Action::Redeem, &lease.selector)?;
         let permitted = state.policy.permits(
             &token.principal,
             Action::Redeem,
             &lease.selector,
             0,
             lease.max_redemptions,
+            call.checks,
         );
         if !permitted {
             return Err(policy_denied());
@@ -305,12 +310,12 @@ impl Shared {
         let token = &caller.token;
         let lease = state
             .leases
-            .find(&token.tenant_id, &request.lease_id, now)
+            .find(&request.lease_id, now)
+            .filter(|lease| is_of_tenant(call, &caller, lease))
             .ok_or_else(lease_not_found)?;
-        let granted = check_scope(&caller, Action::Revoke, &lease.selector);
-        if lease.principal != token.principal && granted.is_err() {
-            return Err(lease_not_found());
-        }
+        let granted = check_scope(call, &caller, Action::Revoke, &lease.selector);
+        let may_know = lease.principal == token.principal || granted.is_ok();
+        call.checks.require(Check::LeaseHidden, may_know)?;
         call.trace().entry.target.clone_from(&lease.selector);
         granted?;
         state.faults.check_ledger(call.method)?;
@@ -377,20 +382,20 @@ fn note_lease(call: &Call, lease_id: &str) {
     }
 }
 
-fn check_scope(caller: &Caller, action: Action, selector: &str) -> Result<(), Refusal> {
-    if caller.token.scopes.contains(&action.scope(selector)) {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Reason::ScopeNotGranted,
-        "token has no scope for this",
-    ))
+fn is_of_tenant(call: &Call, caller: &Caller, lease: &Lease) -> bool {
+    let same = lease.tenant_id == caller.token.tenant_id;
+    call.checks.pass(Check::LeaseTenant, same)
+}
+
+fn check_scope(call: &Call, caller: &Caller, action: Action, selector: &str) -> Result<(), Check> {
+    let granted = caller.token.scopes.contains(&action.scope(selector));
+    call.checks.require(Check::ScopeGranted, granted)
 }
 
 fn policy_denied() -> Refusal {
-    Refusal::new(Reason::PolicyDenied, "policy does not allow this")
+    Check::PolicyGrant.into()
 }
 
 fn lease_not_found() -> Refusal {
-    Refusal::new(Reason::LeaseNotFound, "no such lease")
+    Check::LeaseOwner.into()
 }

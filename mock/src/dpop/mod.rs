@@ -10,7 +10,8 @@ pub(crate) mod replay;
 #[cfg(test)]
 mod tests;
 
-use crate::encoding::{base64url, from_base64url, sha256};
+use crate::check::{Check, Checks};
+use crate::encoding::{base64url, from_any_base64url, sha256};
 use crate::json::Json;
 use crate::jwk::{Algorithm, PublicKey};
 
@@ -19,7 +20,7 @@ const MAX_JTI: usize = 256;
 /// How old a proof may be, in seconds.
 pub(crate) const MAX_AGE: i64 = 60;
 /// How far a proof may lie in the future, in seconds.
-const MAX_LEAD: i64 = 10;
+pub(crate) const MAX_LEAD: i64 = 10;
 /// Members of a JWK that only a private or a symmetric key has.
 const PRIVATE: [&str; 9] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "r"];
 
@@ -44,120 +45,58 @@ pub(crate) struct Proof {
     pub(crate) thumbprint: String,
 }
 
-/// The first check a proof failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    Size,
-    Form,
-    Encoding,
-    Json,
-    Duplicate,
-    Type,
-    Algorithm,
-    Critical,
-    Key,
-    PrivateKey,
-    KeyId,
-    Signature,
-    Method,
-    Url,
-    Id,
-    IssuedAt,
-    TokenHash,
-    Nonce,
-}
-
-impl Fault {
-    pub(crate) fn message(self) -> &'static str {
-        match self {
-            Self::Size => "proof is larger than 8 KiB",
-            Self::Form => "proof is not a compact JWS",
-            Self::Encoding => "proof is not canonical base64url",
-            Self::Json => "proof header or payload is not a JSON object",
-            Self::Duplicate => "proof has a name twice",
-            Self::Type => "proof typ is not dpop+jwt",
-            Self::Algorithm => "proof alg is not accepted",
-            Self::Critical => "proof has critical extensions",
-            Self::Key => "proof jwk is not a public key for its alg",
-            Self::PrivateKey => "proof jwk has a private member",
-            Self::KeyId => "proof kid is not text",
-            Self::Signature => "proof signature does not verify",
-            Self::Method => "proof htm is not the method called",
-            Self::Url => "proof htu is not the address called",
-            Self::Id => "proof jti is missing or malformed",
-            Self::IssuedAt => "proof iat is missing or out of the window",
-            Self::TokenHash => "proof ath does not fit the token",
-            Self::Nonce => "proof nonce is not text",
-        }
-    }
-}
-
 /// Checks a proof by itself: RFC 9449 §4.3 without 10 (nonce), the binding half
 /// of 12, and §11.1 (replay).
-pub(crate) fn verify(jwt: &str, expected: &Expected<'_>) -> Result<Proof, Fault> {
-    if jwt.len() > MAX_BYTES {
-        return Err(Fault::Size);
-    }
+pub(crate) fn verify(jwt: &str, expected: &Expected<'_>, checks: Checks) -> Result<Proof, Check> {
+    checks.require(Check::ProofSize, jwt.len() <= MAX_BYTES)?;
     let parts: Vec<&str> = jwt.split('.').collect();
-    let [header_part, payload_part, signature] = parts.as_slice() else {
-        return Err(Fault::Form);
+    checks.require(Check::ProofForm, parts.len() == 3)?;
+    let [header_part, payload_part, signature, ..] = parts.as_slice() else {
+        return Err(Check::ProofForm);
     };
-    let header = decode(header_part)?;
-    let payload = decode(payload_part)?;
-    let signature = from_base64url(signature).ok_or(Fault::Encoding)?;
+    let header = object(header_part, checks)?;
+    let payload = object(payload_part, checks)?;
+    let signature = bytes(signature, checks)?;
 
-    let text = |json: &Json, name: &str| json.member(name).and_then(Json::text).map(str::to_owned);
-    if text(&header, "typ").as_deref() != Some("dpop+jwt") {
-        return Err(Fault::Type);
-    }
-    let algorithm = match text(&header, "alg").as_deref() {
-        Some("ES256") => Algorithm::Es256,
-        Some("EdDSA") => Algorithm::EdDsa,
-        _ => return Err(Fault::Algorithm),
-    };
-    if header.member("crit").is_some() {
-        return Err(Fault::Critical);
-    }
-    let kid = optional_text(&header, "kid").ok_or(Fault::KeyId)?;
-    let key = header.member("jwk").ok_or(Fault::Key)?;
-    let key = public_key(key, algorithm)?;
-    let signed = jwt
-        .rsplit_once('.')
-        .map_or(jwt, |(signed, _signature)| signed);
-    if !key.verifies(signed.as_bytes(), &signature) {
-        return Err(Fault::Signature);
-    }
+    let typ = text(&header, "typ");
+    checks.require(Check::ProofType, typ == Some("dpop+jwt"))?;
+    let algorithm = text(&header, "alg").and_then(Algorithm::by_name);
+    checks.require(Check::ProofAlgorithm, algorithm.is_some())?;
+    let plain = header.member("crit").is_none() && header.member("b64").is_none();
+    checks.require(Check::ProofCritical, plain)?;
+    let kid = optional_text(&header, "kid");
+    checks.require(Check::ProofKeyId, kid.is_some())?;
+    let jwk = header.member("jwk").ok_or(Check::ProofKey)?;
+    let public = PRIVATE.iter().all(|name| jwk.member(name).is_none());
+    checks.require(Check::ProofPrivateKey, public)?;
+    let key = read_key(jwk, checks).ok_or(Check::ProofKey)?;
+    let fits = algorithm.is_none_or(|algorithm| algorithm == key.algorithm);
+    checks.require(Check::ProofKeyKind, fits)?;
+    let signed = format!("{header_part}.{payload_part}");
+    let verified = key.verifies(signed.as_bytes(), &signature);
+    checks.require(Check::ProofSignature, verified)?;
 
-    if text(&payload, "htm").as_deref() != Some(expected.method) {
-        return Err(Fault::Method);
-    }
-    let here = address(expected.url).ok_or(Fault::Url)?;
-    let claimed = text(&payload, "htu").ok_or(Fault::Url)?;
-    if address(&claimed).as_ref() != Some(&here) {
-        return Err(Fault::Url);
-    }
-    let jti = text(&payload, "jti").ok_or(Fault::Id)?;
-    let length = jti.chars().count();
-    if !(1..=MAX_JTI).contains(&length) || jti.chars().any(char::is_control) {
-        return Err(Fault::Id);
-    }
-    let iat = payload
-        .member("iat")
-        .and_then(Json::integer)
-        .filter(|iat| in_window(*iat, expected.now))
-        .ok_or(Fault::IssuedAt)?;
-    let ath = optional_text(&payload, "ath").ok_or(Fault::TokenHash)?;
+    let htm = text(&payload, "htm");
+    checks.require(Check::ProofMethod, htm == Some(expected.method))?;
+    let here = address(expected.url).ok_or(Check::ProofUrl)?;
+    let claimed = text(&payload, "htu").and_then(address);
+    checks.require(Check::ProofUrl, claimed == Some(here))?;
+    let jti = text(&payload, "jti");
+    checks.require(Check::ProofId, jti.is_some_and(is_id))?;
+    let iat = payload.member("iat").and_then(Json::integer);
+    let fresh = iat.is_some_and(|iat| in_window(iat, expected.now));
+    checks.require(Check::ProofIssuedAt, fresh)?;
     let wanted = expected.token.map(|t| base64url(&sha256(t.as_bytes())));
-    if ath != wanted {
-        return Err(Fault::TokenHash);
-    }
-    let nonce = optional_text(&payload, "nonce").ok_or(Fault::Nonce)?;
+    let ath = optional_text(&payload, "ath");
+    checks.require(Check::ProofTokenHash, ath == Some(wanted))?;
+    let nonce = optional_text(&payload, "nonce");
+    checks.require(Check::ProofNonce, nonce.is_some())?;
 
     Ok(Proof {
-        jti,
-        iat,
-        nonce,
-        kid,
+        jti: jti.unwrap_or_default().to_owned(),
+        iat: iat.unwrap_or(expected.now),
+        nonce: nonce.flatten(),
+        kid: kid.flatten(),
         thumbprint: key.thumbprint,
     })
 }
@@ -173,7 +112,11 @@ pub(crate) struct Claimed {
 
 pub(crate) fn peek(jwt: &str) -> Claimed {
     let mut parts = jwt.split('.');
-    let mut next = || parts.next().and_then(|part| decode(part).ok());
+    let mut next = || {
+        parts
+            .next()
+            .and_then(|part| object(part, Checks::default()).ok())
+    };
     let (header, payload) = (next(), next());
     let claim = |name| {
         payload
@@ -189,7 +132,7 @@ pub(crate) fn peek(jwt: &str) -> Claimed {
         jkt: header
             .as_ref()
             .and_then(|header| header.member("jwk"))
-            .and_then(read_key)
+            .and_then(|jwk| read_key(jwk, Checks::default()))
             .map(|key| key.thumbprint),
     }
 }
@@ -199,13 +142,29 @@ fn in_window(iat: i64, now: i64) -> bool {
     age.is_some_and(|age| (-MAX_LEAD..=MAX_AGE).contains(&age))
 }
 
-fn decode(part: &str) -> Result<Json, Fault> {
-    let bytes = from_base64url(part).ok_or(Fault::Encoding)?;
-    match Json::parse(&bytes) {
-        Some(object @ Json::Object(_)) if object.has_duplicates() => Err(Fault::Duplicate),
-        Some(object @ Json::Object(_)) => Ok(object),
-        _ => Err(Fault::Json),
+fn is_id(jti: &str) -> bool {
+    (1..=MAX_JTI).contains(&jti.chars().count()) && !jti.chars().any(char::is_control)
+}
+
+fn bytes(part: &str, checks: Checks) -> Result<Vec<u8>, Check> {
+    let bytes = from_any_base64url(part).ok_or(Check::ProofEncoding)?;
+    checks.require(Check::ProofEncoding, base64url(&bytes) == part)?;
+    Ok(bytes)
+}
+
+fn object(part: &str, checks: Checks) -> Result<Json, Check> {
+    let bytes = bytes(part, checks)?;
+    let (json, whole) = Json::parse_start(&bytes).ok_or(Check::ProofJson)?;
+    if !matches!(json, Json::Object(_)) {
+        return Err(Check::ProofJson);
     }
+    checks.require(Check::ProofJson, whole)?;
+    checks.require(Check::ProofDuplicate, !json.has_duplicates())?;
+    Ok(json)
+}
+
+fn text<'a>(json: &'a Json, name: &str) -> Option<&'a str> {
+    json.member(name).and_then(Json::text)
 }
 
 /// The outer `None` is for a member that is there and no text.
@@ -220,20 +179,15 @@ fn optional_text(json: &Json, name: &str) -> Option<Option<String>> {
     }
 }
 
-fn public_key(jwk: &Json, algorithm: Algorithm) -> Result<PublicKey, Fault> {
-    if PRIVATE.iter().any(|name| jwk.member(name).is_some()) {
-        return Err(Fault::PrivateKey);
-    }
-    read_key(jwk)
-        .filter(|key| key.algorithm == algorithm)
-        .ok_or(Fault::Key)
-}
-
-fn read_key(jwk: &Json) -> Option<PublicKey> {
-    let member = |name| jwk.member(name).and_then(Json::text);
+fn read_key(jwk: &Json, checks: Checks) -> Option<PublicKey> {
     // A `y` that is there must be text, also where none belongs.
     let y = optional_text(jwk, "y")?;
-    PublicKey::from_members(member("kty")?, member("crv")?, member("x")?, y.as_deref())
+    let (kty, crv) = if checks.make(Check::ProofKey) {
+        (text(jwk, "kty")?, text(jwk, "crv")?)
+    } else {
+        PublicKey::names_by_shape(y.is_some())
+    };
+    PublicKey::from_members(kty, crv, text(jwk, "x")?, y.as_deref())
 }
 
 /// An http(s) address without query and fragment, its scheme and host in lower
@@ -258,7 +212,8 @@ fn address(text: &str) -> Option<(String, String, u16, String)> {
         Some(colon) => {
             let (host, port) = authority.split_at_checked(bracket.checked_add(colon)?)?;
             let digits = port.strip_prefix(':')?;
-            if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            // One way to write it: `parse` would take `+80` and `080`, too.
+            if digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
                 return None;
             }
             (host, digits.parse().ok()?)

@@ -35,6 +35,8 @@ impl Replays {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dpop::MAX_LEAD;
+    use crate::evidence::scaled;
 
     fn proof(jti: &str, thumbprint: &str, iat: i64) -> Proof {
         Proof {
@@ -60,5 +62,31 @@ mod tests {
         assert!(replays.consume(&proof("b", "k", 1061), 1061));
         assert_eq!(replays.seen.len(), 1);
         assert_eq!(replays.by_end.len(), 1);
+    }
+
+    /// DP-7: a flood fills what its window holds and no more, and pushes nothing out.
+    #[test]
+    fn a_flood_is_bounded_by_the_window_and_frees_no_proof_that_lives() {
+        let (seconds, per_second) = (200, scaled(50));
+        let window = usize::try_from(MAX_AGE + MAX_LEAD + 1).unwrap();
+        let mut replays = Replays::default();
+        let mut number = 0_u64;
+        for second in 0..seconds {
+            let live = format!("live {}", second - second % 60);
+            assert_eq!(
+                replays.consume(&proof(&live, "k", second - second % 60), second),
+                second % 60 == 0
+            );
+            for _ in 0..per_second {
+                number += 1;
+                // Made as far ahead as a proof may be, so that it stays the longest.
+                let flood = proof(&format!("flood {number}"), "k", second + MAX_LEAD);
+                assert!(replays.consume(&flood, second));
+            }
+            assert!(replays.seen.len() <= window * (per_second + 1));
+            assert_eq!(replays.seen.len(), replays.by_end.len());
+        }
+        assert!(replays.seen.len() >= 60 * per_second);
+        assert!(number >= u64::try_from(per_second).unwrap() * 200);
     }
 }

@@ -9,6 +9,7 @@ use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult};
 use crate::access::{self, rate_limited};
 use crate::audit::Entry;
 use crate::call::{self, Call};
+use crate::check::{Check, Checks};
 use crate::clock::Moment;
 use crate::encoding::{base64url, random_id, random_secret, random_user_code, sha256};
 use crate::errors::{Reason, Refusal};
@@ -148,7 +149,7 @@ impl Shared {
         if scopes.is_empty() {
             return Err(Refusal::missing("requested_scopes"));
         }
-        let scopes = check_scopes(scopes, &state.policy)?;
+        let scopes = check_scopes(scopes, &state.policy, call.checks)?;
         let ttl_seconds = wire::in_range(
             request.requested_ttl_seconds,
             DEFAULT_TOKEN_TTL,
@@ -398,15 +399,10 @@ impl Shared {
             .entry
             .tenant_id
             .clone_from(&login.wish.tenant_id);
-        if proof.thumbprint != login.wish.jkt
-            || (!request.pop_key_id.is_empty() && request.pop_key_id != login.wish.pop_key_id)
-        {
-            return Err(Refusal::new(
-                Reason::BindingMismatch,
-                "proof is by another key than the code's",
-            ));
-        }
-        access::check_key_id(&proof, &login.wish.pop_key_id)?;
+        let named = request.pop_key_id.is_empty() || request.pop_key_id == login.wish.pop_key_id;
+        let bound = named && proof.thumbprint == login.wish.jkt;
+        call.checks.require(Check::ProofBinding, bound)?;
+        access::check_key_name(call, &proof, &login.wish.pop_key_id)?;
 
         if login.is_approved(now) {
             let fault = state.faults.take(call.method, &[FaultKind::ApprovedFirst]);
@@ -642,34 +638,33 @@ fn status(word: &str, interval_seconds: u32) -> ExchangeMcpOauthDeviceAuthorizat
     }
 }
 
-fn check_scopes(scopes: Vec<String>, policy: &Policy) -> Result<Vec<String>, Refusal> {
+fn check_scopes(
+    scopes: Vec<String>,
+    policy: &Policy,
+    checks: Checks,
+) -> Result<Vec<String>, Refusal> {
     if !policy.strictness.scope_grammar {
         return Ok(scopes);
     }
-    let refuse = |reason| {
-        Refusal::new(
-            reason,
-            "scopes must name one action, provider, app and account each",
-        )
-        .field("requested_scopes")
-    };
-    if scopes.len() > scope::MAX_SCOPES {
-        return Err(refuse(Reason::ScopeMalformed));
-    }
+    let refuse = |check| Refusal::from(check).field("requested_scopes");
+    checks
+        .require(Check::ScopeCount, scopes.len() <= scope::MAX_SCOPES)
+        .map_err(refuse)?;
     // One bad scope anywhere decides, the gravest first.
     let providerless = policy.server.allow_providerless_scopes;
-    let faults: Vec<Reason> = scopes
+    let failed: Vec<Check> = scopes
         .iter()
-        .filter_map(|scope| scope::check(scope, providerless).err())
+        .filter_map(|scope| scope::judge(scope, providerless, checks).err())
         .collect();
-    for reason in [
-        Reason::ScopeWildcard,
-        Reason::ScopeMalformed,
-        Reason::ScopeUnknown,
-        Reason::ScopeActionOnly,
+    for check in [
+        Check::ScopeWildcard,
+        Check::ScopeShape,
+        Check::ScopeSegment,
+        Check::ScopeAction,
+        Check::ScopeActionOnly,
     ] {
-        if faults.contains(&reason) {
-            return Err(refuse(reason));
+        if failed.contains(&check) {
+            return Err(refuse(check));
         }
     }
     Ok(scopes)

@@ -2,7 +2,9 @@
 
 use aegis_mock::{Mock, Options};
 use aws_lc_rs::rand::{SystemRandom, fill};
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::header::HeaderMap;
@@ -51,29 +53,56 @@ pub(crate) fn scope(action: &str, [provider, app, account]: [&str; 3]) -> String
     format!("credential.lease.{action}:provider:{provider}:app:{app}:account:{account}")
 }
 
-pub(crate) struct Key(EcdsaKeyPair);
+pub(crate) enum Key {
+    P256(EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+}
 
 impl Key {
     pub(crate) fn generate() -> Self {
-        Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
+        Self::P256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
+    }
+
+    pub(crate) fn generate_ed25519() -> Self {
+        Self::Ed25519(Ed25519KeyPair::generate().unwrap())
+    }
+
+    pub(crate) fn alg(&self) -> &'static str {
+        match self {
+            Self::P256(_) => "ES256",
+            Self::Ed25519(_) => "EdDSA",
+        }
     }
 
     pub(crate) fn jwk(&self) -> Value {
-        let point = self.0.public_key().as_ref();
-        json!({"kty": "EC", "crv": "P-256", "x": base64url(&point[1..33]), "y": base64url(&point[33..])})
+        match self {
+            Self::P256(key) => {
+                let point = key.public_key().as_ref();
+                json!({"kty": "EC", "crv": "P-256", "x": base64url(&point[1..33]), "y": base64url(&point[33..])})
+            }
+            Self::Ed25519(key) => {
+                json!({"kty": "OKP", "crv": "Ed25519", "x": base64url(key.public_key().as_ref())})
+            }
+        }
     }
 
+    /// RFC 7638: the members in the order of their names, which is how `json!` writes them.
     pub(crate) fn thumbprint(&self) -> String {
-        let jwk = self.jwk();
-        let text = format!(
-            r#"{{"crv":"P-256","kty":"EC","x":{},"y":{}}}"#,
-            jwk["x"], jwk["y"]
-        );
-        sha256(text.as_bytes())
+        sha256(self.jwk().to_string().as_bytes())
     }
 
     pub(crate) fn id(&self) -> String {
         format!("pop-{}", self.thumbprint())
+    }
+
+    pub(crate) fn sign_bytes(&self, signed: &[u8]) -> Vec<u8> {
+        match self {
+            Self::P256(key) => {
+                let signature = key.sign(&SystemRandom::new(), signed);
+                signature.unwrap().as_ref().to_vec()
+            }
+            Self::Ed25519(key) => key.sign(signed).as_ref().to_vec(),
+        }
     }
 
     pub(crate) fn sign(&self, header: &Value, payload: &Value) -> String {
@@ -82,13 +111,13 @@ impl Key {
             base64url(header.to_string().as_bytes()),
             base64url(payload.to_string().as_bytes())
         );
-        let signature = self.0.sign(&SystemRandom::new(), signed.as_bytes());
-        format!("{signed}.{}", base64url(signature.unwrap().as_ref()))
+        let signature = self.sign_bytes(signed.as_bytes());
+        format!("{signed}.{}", base64url(&signature))
     }
 
     pub(crate) fn proof(&self, url: &str, nonce: Option<&str>, token: Option<&str>) -> String {
         let header =
-            json!({"typ": "dpop+jwt", "alg": "ES256", "kid": self.id(), "jwk": self.jwk()});
+            json!({"typ": "dpop+jwt", "alg": self.alg(), "kid": self.id(), "jwk": self.jwk()});
         let mut payload = json!({"htm": "POST", "htu": url, "jti": random(), "iat": now()});
         if let Some(nonce) = nonce {
             payload["nonce"] = json!(nonce);
@@ -114,6 +143,18 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    pub(crate) async fn read(response: reqwest::Response) -> Result<Self, reqwest::Error> {
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let body = response.bytes().await?;
+        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        Ok(Self {
+            status,
+            headers,
+            body,
+        })
+    }
+
     /// What went wrong, or `ok`.
     pub(crate) fn reason(&self) -> &str {
         if self.status == 200 {
@@ -212,16 +253,7 @@ impl Client {
         &self,
         request: reqwest::RequestBuilder,
     ) -> Result<Answer, reqwest::Error> {
-        let response = request.send().await?;
-        let status = response.status().as_u16();
-        let headers = response.headers().clone();
-        let body = response.bytes().await?;
-        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        Ok(Answer {
-            status,
-            headers,
-            body,
-        })
+        Answer::read(request.send().await?).await
     }
 
     pub(crate) async fn begin(&self, extra: &Value) -> Answer {

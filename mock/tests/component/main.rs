@@ -11,6 +11,8 @@
 mod client;
 mod control;
 mod device;
+mod dpop_matrix;
+mod evidence;
 mod faults;
 mod leases;
 mod page;

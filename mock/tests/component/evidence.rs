@@ -1,0 +1,13 @@
+//! How much a run counts. Unit tests and these read it here.
+
+/// What `AEGIS_EVIDENCE=long` multiplies counts by; a run then takes minutes, not seconds.
+const LONG: usize = 100;
+
+/// `count`, or a hundred times that where `AEGIS_EVIDENCE=long` asks for a long run: the same code
+/// with larger numbers.
+pub(crate) fn scaled(count: usize) -> usize {
+    match std::env::var("AEGIS_EVIDENCE").as_deref() {
+        Ok("long") => count * LONG,
+        _ => count,
+    }
+}
