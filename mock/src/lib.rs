@@ -7,7 +7,7 @@
 //!
 //! Start reading at [`spawn`]; [`Background`] is the same for a program without a runtime. A request goes through `web` (headers, raw body,
 //! faults), `access` (token and proof), then `identity` or `broker`; `state`
-//! holds all that is remembered; `page` is where a person approves. Lenience must be asked for, in the policy or
+//! holds all that is remembered; `check` lists what is checked; `page` is where a person approves. Lenience must be asked for, in the policy or
 //! by [`Mock::fault`].
 
 mod access;

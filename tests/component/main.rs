@@ -20,4 +20,5 @@ mod mcp;
 mod proofs;
 mod requirements;
 mod secrets;
+mod selectors;
 mod transport;

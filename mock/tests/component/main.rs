@@ -17,4 +17,5 @@ mod faults;
 mod leases;
 mod page;
 mod proofs;
+mod selector_matrix;
 mod surface;

@@ -91,7 +91,7 @@ pub(super) fn numbers_of_proofs() -> Vec<Row> {
         .in_body(),
         bad(
             "proof-type-mtls",
-            "OA-19",
+            "DP-1",
             ProofKind,
             member("proofType", json!("mtls")),
         )
@@ -105,7 +105,7 @@ pub(super) fn numbers_of_proofs() -> Vec<Row> {
         .in_body(),
         bad(
             "proof-with-fingerprint",
-            "OA-19",
+            "DP-1",
             ProofOneKind,
             member("mtlsFingerprint", json!(base64url(&[1; 32]))),
         )
