@@ -1,9 +1,9 @@
 //! Commands whose output is a terminal.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
@@ -110,4 +110,40 @@ fn read(controller: &OwnedFd, mut so_far: impl FnMut(&[u8])) -> String {
         so_far(&shown);
     }
     String::from_utf8(shown).unwrap()
+}
+
+/// Ctrl-C reaches a command under `exec` once: from the terminal, and not from us as well.
+#[test]
+fn an_interrupt_of_the_terminal_is_heard_once() {
+    const SCRIPT: &str = "trap 'echo heard' INT; trap 'echo over; exit 3' USR1; echo up; \
+        until read x; do :; done; kill -USR1 $PPID; while :; do read x; done";
+    let house = House::new();
+    let _daemon = house.daemon();
+    house.log_in();
+    let (controller, terminal) = terminal();
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "--wait"]).arg(&house.broker);
+    command.args(["exec", "--use", SELECTOR, "--", "sh", "-c", SCRIPT]);
+    house.surround(&mut command);
+    command
+        .stdin(terminal.try_clone().unwrap())
+        .stdout(terminal)
+        .stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut keys = File::from(controller.try_clone().unwrap());
+    let (mut interrupted, mut answered) = (false, false);
+    let shown = read(&controller, |shown| {
+        if !interrupted && contains(shown, "up") {
+            keys.write_all(b"\x03").unwrap();
+            interrupted = true;
+        }
+        if !answered && contains(shown, "heard") {
+            keys.write_all(b"go\n").unwrap();
+            answered = true;
+        }
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(3), "{shown}");
+    assert_eq!(shown.matches("heard").count(), 1, "{shown}");
+    assert!(shown.contains("over"), "{shown}");
 }

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
+use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use rustix::termios::tcgetpgrp;
 use tokio::process::{Child, Command};
@@ -83,9 +84,11 @@ fn ended_is_fine(error: rustix::io::Errno) -> io::Result<()> {
     Err(error.into())
 }
 
-/// Whether a terminal tells our whole process group.
+/// Whether our terminal, whatever standard input is, tells our whole process group.
 fn is_in_foreground() -> bool {
-    tcgetpgrp(io::stdin()).is_ok_and(|foreground| foreground == getpgrp())
+    let terminal = open("/dev/tty", OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
+    let foreground = terminal.and_then(tcgetpgrp);
+    foreground.is_ok_and(|foreground| foreground == getpgrp())
 }
 
 /// All signals of both kinds, in one place.
