@@ -12,6 +12,7 @@ use crate::clock::Moment;
 use crate::dpop::{self, Claimed};
 use crate::errors::{Reason, Refusal};
 use crate::journal::{Carrier, RequestRecord};
+use crate::web::Refused;
 
 /// What is known of a try before its message is decoded.
 #[derive(Debug)]
@@ -142,8 +143,11 @@ impl Call {
     }
 }
 
-/// The call behind a handler's context.
+/// The call behind a handler's context, or why it was refused before.
 pub(crate) fn of(context: &RequestContext) -> Result<std::sync::Arc<Call>, ConnectError> {
+    if let Some(Refused(error)) = context.extensions().get::<Refused>() {
+        return Err(error.clone());
+    }
     context
         .extensions()
         .get::<std::sync::Arc<Call>>()

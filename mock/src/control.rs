@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -18,7 +18,7 @@ use crate::identity::DEMO_UID;
 use crate::policy::Policy;
 use crate::schema::Method;
 use crate::state::Shared;
-use crate::web::is_loopback_name;
+use crate::web::{host, is_loopback_name};
 
 /// Why a control command could not be obeyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +33,9 @@ pub enum ControlError {
     #[error("the user is not a member of the tenant")]
     NotAMember,
 }
+
+/// More calls than a test makes. A fault that is not wanted any more ends with `reset`.
+const MAX_COUNT: u32 = 1000;
 
 #[derive(Clone)]
 struct Control {
@@ -65,19 +68,23 @@ pub(crate) fn router(shared: Arc<Shared>, token: Arc<str>, port: u16) -> Router 
 }
 
 async fn admit(State(control): State<Control>, request: Request, next: Next) -> Response {
-    match check(&control, request.headers()) {
+    let mut response = match check(&control, &request) {
         Ok(()) => next.run(request).await,
         Err((status, why)) => refuse(status, why),
-    }
+    };
+    let no_store = HeaderValue::from_static("no-store");
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, no_store);
+    response
 }
 
 /// Only this machine, only the holder of the token, never a browser.
-fn check(control: &Control, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+fn check(control: &Control, request: &Request) -> Result<(), (StatusCode, &'static str)> {
+    let headers = request.headers();
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = header(header::HOST).unwrap_or_default();
-    if !is_loopback_name(&host.to_ascii_lowercase(), Some(control.port))
-        || headers.contains_key(header::ORIGIN)
-    {
+    let here = host(request).is_some_and(|host| is_loopback_name(&host, Some(control.port)));
+    if !here || headers.contains_key(header::ORIGIN) {
         return Err((StatusCode::FORBIDDEN, "not from here"));
     }
     let token = header(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
@@ -163,6 +170,12 @@ fn once() -> u32 {
 async fn fault(State(control): State<Control>, Json(fault): Json<SetFault>) -> Response {
     if !Method::is_offered(&fault.method) {
         return refuse(StatusCode::NOT_FOUND, "no such method");
+    }
+    if !(1..=MAX_COUNT).contains(&fault.count) {
+        return refuse(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "count is not in 1 to 1000",
+        );
     }
     let mut state = control.shared.state();
     state.faults.set(&fault.method, fault.kind, fault.count);

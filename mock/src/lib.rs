@@ -7,7 +7,7 @@
 //!
 //! Start reading at [`spawn`]; [`Background`] is the same for a program without a runtime. A request goes through `web` (headers, raw body,
 //! faults), `access` (token and proof), then `identity` or `broker`; `state`
-//! holds all that is remembered; `check` lists what is checked; `page` is where a person approves. Lenience must be asked for, in the policy or
+//! holds all that is remembered, and `revocations` what outlives the process; `check` lists what is checked; `page` is where a person approves. Lenience must be asked for, in the policy or
 //! by [`Mock::fault`].
 
 mod access;
@@ -32,6 +32,7 @@ mod jwk;
 mod page;
 mod policy;
 mod proto;
+mod revocations;
 mod schema;
 mod scope;
 mod server;
@@ -47,6 +48,8 @@ pub use check::Check;
 pub use control::ControlError;
 pub use fault::FaultKind;
 pub use journal::{Carrier, RequestRecord};
-pub use policy::PolicyError;
+pub use page::PageCheck;
+pub use policy::{MAX_POLICY_BYTES, PolicyError};
+pub use revocations::StateFileError;
 pub use server::{Mock, Options, SpawnError, spawn};
 pub use state::SecretRecord;

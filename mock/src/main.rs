@@ -1,11 +1,12 @@
 //! `aegis-mock`: the bundled Aegis server as a process.
 
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use aegis_mock::{Options, SpawnError};
+use aegis_mock::{MAX_POLICY_BYTES, Options, SpawnError};
 use clap::Parser;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +27,9 @@ struct Arguments {
     /// Policy file; without one a demo policy holds
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// File in which revocations survive a restart; without one they end with the server
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +65,7 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
     let policy_toml = match arguments.policy {
-        Some(path) => Some(std::fs::read_to_string(path).map_err(Failure::Policy)?),
+        Some(path) => Some(read_policy(&path).map_err(Failure::Policy)?),
         None => None,
     };
     let mut terminate = signal(SignalKind::terminate())?;
@@ -70,6 +74,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         listen: arguments.listen,
         control: arguments.control,
         policy_toml,
+        state: arguments.state,
         ..Options::default()
     })
     .await?;
@@ -92,4 +97,15 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     mock.stop().await;
     Ok(())
+}
+
+/// The text of a policy file, as far as one may be long.
+fn read_policy(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(path)?.take(MAX_POLICY_BYTES.saturating_add(1));
+    io::BufReader::new(file).read_to_string(&mut text)?;
+    if u64::try_from(text.len()).is_ok_and(|length| length <= MAX_POLICY_BYTES) {
+        return Ok(text);
+    }
+    Err(io::ErrorKind::FileTooLarge.into())
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::check::{Check, Checks};
 use crate::scope;
@@ -10,7 +11,12 @@ use crate::scope;
 /// The built-in policy is the documented sample.
 const BUILT_IN: &str = include_str!("../../config/aegis-mock.toml");
 
+/// The longest policy file that is read, in bytes. The sample has an eighth of it.
+pub const MAX_POLICY_BYTES: u64 = 64 * 1024;
+
 const MAX_SESSION: u32 = 8 * 60 * 60;
+/// More calls a minute than any machine makes.
+const MAX_CALLS: u32 = 1_000_000;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +43,7 @@ pub(crate) struct Policy {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Server {
     pub(crate) nonce: NonceMode,
+    #[serde(deserialize_with = "bounded::<_, 1, 60>")]
     pub(crate) interval_seconds: u32,
     pub(crate) allow_providerless_scopes: bool,
 }
@@ -63,8 +70,11 @@ pub(crate) enum NonceMode {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Throttle {
     pub(crate) enabled: bool,
+    #[serde(deserialize_with = "bounded::<_, 1, MAX_CALLS>")]
     pub(crate) per_principal_minute: u32,
+    #[serde(deserialize_with = "bounded::<_, 1, MAX_CALLS>")]
     pub(crate) per_tenant_minute: u32,
+    #[serde(deserialize_with = "bounded::<_, 1, MAX_CALLS>")]
     pub(crate) begin_per_address_minute: u32,
 }
 
@@ -117,7 +127,7 @@ impl Default for Strictness {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Tenant {
     pub(crate) id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "scopes")]
     pub(crate) default_scopes: Vec<String>,
 }
 
@@ -128,7 +138,10 @@ pub(crate) struct User {
     pub(crate) tenants: Vec<String>,
     #[serde(default)]
     pub(crate) role: Option<String>,
-    #[serde(default = "max_session")]
+    #[serde(
+        default = "max_session",
+        deserialize_with = "bounded::<_, 1, MAX_SESSION>"
+    )]
     pub(crate) max_session_seconds: u32,
 }
 
@@ -161,10 +174,11 @@ impl Action {
 struct Grant {
     principal: String,
     actions: Vec<Action>,
+    #[serde(deserialize_with = "selector")]
     selector: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded_if_there::<_, 30, 3600>")]
     max_ttl_seconds: Option<u32>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded_if_there::<_, 1, 10>")]
     max_redemptions: Option<u32>,
 }
 
@@ -173,15 +187,42 @@ struct Grant {
 struct Denial {
     principal: String,
     actions: Vec<Action>,
+    #[serde(deserialize_with = "selector")]
     selector: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "RawCredential")]
 pub(crate) struct Credential {
     selector: String,
     pub(crate) kind: CredentialKind,
     pub(crate) fields: BTreeMap<String, String>,
+}
+
+/// One whose fields may not be those of its kind.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCredential {
+    #[serde(deserialize_with = "selector")]
+    selector: String,
+    kind: CredentialKind,
+    fields: BTreeMap<String, String>,
+}
+
+impl TryFrom<RawCredential> for Credential {
+    type Error = &'static str;
+
+    fn try_from(raw: RawCredential) -> Result<Self, Self::Error> {
+        let credential = Self {
+            selector: raw.selector,
+            kind: raw.kind,
+            fields: raw.fields,
+        };
+        if !credential.is_complete() {
+            return Err("the fields are not those of the kind");
+        }
+        Ok(credential)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -226,15 +267,43 @@ impl CredentialKind {
     }
 }
 
-/// A policy file that cannot be used.
+/// A policy file that cannot be used: no TOML, an unknown key, or a value that is of the wrong
+/// type or out of its bounds. It names the line.
 #[derive(Debug, thiserror::Error)]
-pub enum PolicyError {
-    /// Not TOML, an unknown key or a value of the wrong type.
-    #[error("policy file: {0}")]
-    Toml(#[from] toml::de::Error),
-    /// A value that makes no sense.
-    #[error("policy file: {0}")]
-    Invalid(&'static str),
+#[error("policy file: {0}")]
+pub struct PolicyError(#[from] toml::de::Error);
+
+/// A number from `LEAST` to `MOST`.
+fn bounded<'de, D: Deserializer<'de>, const LEAST: u32, const MOST: u32>(
+    deserializer: D,
+) -> Result<u32, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    u32::try_from(number)
+        .ok()
+        .filter(|number| (LEAST..=MOST).contains(number))
+        .ok_or_else(|| D::Error::custom(format_args!("{number} is not in {LEAST} to {MOST}")))
+}
+
+fn bounded_if_there<'de, D: Deserializer<'de>, const LEAST: u32, const MOST: u32>(
+    deserializer: D,
+) -> Result<Option<u32>, D::Error> {
+    bounded::<D, LEAST, MOST>(deserializer).map(Some)
+}
+
+fn selector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let selector = String::deserialize(deserializer)?;
+    if scope::is_selector(&selector) {
+        return Ok(selector);
+    }
+    Err(D::Error::custom("the selector is malformed"))
+}
+
+fn scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let scopes = Vec::<String>::deserialize(deserializer)?;
+    if scopes.iter().all(|one| scope::check(one, false).is_ok()) {
+        return Ok(scopes);
+    }
+    Err(D::Error::custom("a default scope is malformed"))
 }
 
 impl Policy {
@@ -243,44 +312,7 @@ impl Policy {
     /// # Errors
     /// Where the text is no policy; nothing is guessed.
     pub(crate) fn parse(text: Option<&str>) -> Result<Self, PolicyError> {
-        let policy: Self = toml::from_str(text.unwrap_or(BUILT_IN))?;
-        policy.check()?;
-        Ok(policy)
-    }
-
-    fn check(&self) -> Result<(), PolicyError> {
-        let grants = self.grants.iter().map(|grant| &grant.selector);
-        let denials = self.denials.iter().map(|denial| &denial.selector);
-        let credentials = self.credentials.iter().map(|c| &c.selector);
-        if !grants
-            .chain(denials)
-            .chain(credentials)
-            .all(|selector| scope::is_selector(selector))
-        {
-            return Err(PolicyError::Invalid("a selector is malformed"));
-        }
-        if !(1..=60).contains(&self.server.interval_seconds) {
-            return Err(PolicyError::Invalid("interval_seconds is not in 1 to 60"));
-        }
-        let sessions = self.users.iter().map(|user| user.max_session_seconds);
-        if !sessions.into_iter().all(|s| (1..=MAX_SESSION).contains(&s)) {
-            return Err(PolicyError::Invalid(
-                "max_session_seconds is not in 1 to 28800",
-            ));
-        }
-        let default_scopes = self.tenants.iter().flat_map(|t| &t.default_scopes);
-        if default_scopes
-            .into_iter()
-            .any(|s| scope::check(s, false).is_err())
-        {
-            return Err(PolicyError::Invalid("a default scope is malformed"));
-        }
-        if !self.credentials.iter().all(Credential::is_complete) {
-            return Err(PolicyError::Invalid(
-                "a credential lacks fields of its kind",
-            ));
-        }
-        Ok(())
+        Ok(toml::from_str(text.unwrap_or(BUILT_IN))?)
     }
 
     pub(crate) fn tenant(&self, id: &str) -> Option<&Tenant> {
@@ -402,6 +434,84 @@ mod tests {
         assert_eq!(in_file, in_code);
     }
 
+    /// What the comments above a key say of it: bounds and default.
+    fn said_of<'a>(lines: &[&'a str], at: usize) -> String {
+        let above = lines[..at].iter().rev();
+        let mut comment: Vec<&'a str> = above
+            .take_while(|line| line.starts_with('#'))
+            .copied()
+            .collect();
+        comment.reverse();
+        comment.join(" ").replace("# ", "")
+    }
+
+    /// The number between these words.
+    fn number(text: &str, before: &str, after: &str) -> Option<i64> {
+        let (_, rest) = text.split_once(before)?;
+        let (digits, _) = rest.split_once(after)?;
+        digits.parse().ok()
+    }
+
+    fn with(lines: &[&str], at: usize, line: &str) -> String {
+        let mut lines = lines.to_vec();
+        lines[at] = line;
+        lines.join("\n")
+    }
+
+    /// Each key is explained where it first occurs, and each switch and number with its default,
+    /// which is what holds without the line; each number with its bounds, which hold.
+    #[test]
+    fn every_key_is_documented_with_its_default_and_bounds_and_they_hold() {
+        let lines: Vec<&str> = BUILT_IN.lines().collect();
+        let mut seen = BTreeSet::new();
+        let (mut numbers, mut switches) = (0, 0);
+        for (at, line) in lines.iter().enumerate() {
+            let Some((key, value)) = line.split_once(" = ") else {
+                continue;
+            };
+            if line.starts_with('#') || !seen.insert(key) {
+                continue;
+            }
+            let said = said_of(&lines, at);
+            assert!(!said.is_empty(), "{key} is not explained");
+            let same = |text: &str| {
+                let policy = |text| toml::Value::try_from(Policy::parse(Some(text)).unwrap());
+                policy(text).unwrap() == policy(BUILT_IN).unwrap()
+            };
+            if value == "true" || value == "false" {
+                switches += 1;
+                assert!(said.contains(&format!("Default: {value}.")), "{key}");
+                assert!(same(&with(&lines, at, "")), "{key}");
+            }
+            let Ok(here) = value.parse::<i64>() else {
+                continue;
+            };
+            numbers += 1;
+            let least = number(&said, "From ", " to ").unwrap_or_else(|| panic!("{key}: {said}"));
+            let most = number(&said, &format!("From {least} to "), ".").unwrap();
+            if let Some(default) = number(&said, "Default: ", ".") {
+                assert_eq!(here, default, "{key}");
+                assert!(same(&with(&lines, at, "")), "{key}");
+            } else {
+                assert!(said.contains("Default: no limit of its own."), "{key}");
+            }
+            for fits in [least, most] {
+                let text = with(&lines, at, &format!("{key} = {fits}"));
+                assert!(Policy::parse(Some(&text)).is_ok(), "{key} = {fits}");
+            }
+            for wrong in [least - 1, most + 1, i64::MIN, i64::MAX] {
+                let text = with(&lines, at, &format!("{key} = {wrong}"));
+                let error = Policy::parse(Some(&text)).unwrap_err().to_string();
+                assert!(error.contains(&format!("line {},", at + 1)), "{error}");
+                assert!(
+                    error.contains(&format!("not in {least} to {most}")),
+                    "{error}"
+                );
+            }
+        }
+        assert_eq!((numbers, switches), (7, 11));
+    }
+
     #[test]
     fn an_empty_file_is_strict_and_permits_nothing() {
         let policy = Policy::parse(Some("")).unwrap();
@@ -436,7 +546,8 @@ mod tests {
             ),
         ];
         for (name, text) in rows {
-            assert!(Policy::parse(Some(text)).is_err(), "{name}");
+            let error = Policy::parse(Some(text)).unwrap_err().to_string();
+            assert!(error.contains("at line "), "{name}: {error}");
         }
     }
 

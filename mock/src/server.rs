@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +29,9 @@ use crate::encoding::random_secret;
 use crate::fault::FaultKind;
 use crate::identity::DEMO_UID;
 use crate::journal::RequestRecord;
-use crate::page;
+use crate::page::{self, PageCheck};
 use crate::policy::{Policy, PolicyError};
+use crate::revocations::{StateFile, StateFileError};
 use crate::state::{SecretRecord, Shared};
 use crate::web::{self, CloseConnection, Peer};
 use crate::wire;
@@ -56,16 +58,24 @@ pub struct Options {
     /// A check that is not made, so that a test can show that it would be missed. Nothing but a
     /// program that embeds the server can ask for this.
     pub leave_out: Option<Check>,
+    /// A file in which revocations outlive the server; its folder is made where it is missing. With
+    /// none, they end with everything else.
+    pub state: Option<PathBuf>,
+    /// For the tests of the tests: a check that the approval page leaves out. No file, no argument
+    /// and no control command can ask for it.
+    pub page_without: Option<PageCheck>,
 }
 
 impl Default for Options {
-    /// Any free loopback port, no control API, the demo policy.
+    /// Any free loopback port, no control API, the demo policy, no state file, every check.
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             control: None,
             policy_toml: None,
             leave_out: None,
+            state: None,
+            page_without: None,
         }
     }
 }
@@ -88,6 +98,9 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
+    /// The state file cannot be used.
+    #[error(transparent)]
+    State(#[from] StateFileError),
     /// It has no thread to run on.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
@@ -99,17 +112,27 @@ pub enum SpawnError {
 /// Starts a server on the current runtime.
 ///
 /// # Errors
-/// Where the policy cannot be used or an address not be listened on. Nothing
+/// Where the policy or the state file cannot be used or an address not be listened on. Nothing
 /// listens then.
 pub async fn spawn(options: Options) -> Result<Mock, SpawnError> {
     let policy = Policy::parse(options.policy_toml.as_deref())?;
+    let (state_file, revoked) = match &options.state {
+        Some(path) => {
+            let (file, revoked) = StateFile::open(path)?;
+            (Some(file), revoked)
+        }
+        None => (None, Vec::new()),
+    };
     let (listener, address) = listen(options.listen).await?;
     let control = match options.control {
         Some(address) => Some(listen(address).await?),
         None => None,
     };
 
-    let shared = Arc::new(Shared::new(url_of(address)?, policy));
+    let mut shared = Shared::new(url_of(address)?, policy, state_file);
+    shared.page_without = options.page_without;
+    shared.state().leases.restore(revoked);
+    let shared = Arc::new(shared);
     let stop = watch::Sender::new(false);
     let checks = Checks::without(options.leave_out);
     let app = web::router(Arc::clone(&shared), checks, stop.subscribe());

@@ -15,8 +15,9 @@ use crate::fault::Faults;
 use crate::identity::device::Logins;
 use crate::identity::tokens::{Signer, Tokens};
 use crate::journal::Journal;
-use crate::page::{Password, Sessions};
+use crate::page::{PageCheck, Password, Sessions};
 use crate::policy::Policy;
+use crate::revocations::StateFile;
 use crate::throttle::Throttle;
 
 /// A secret that was handed out, for leak scans.
@@ -46,6 +47,10 @@ pub(crate) struct Shared {
     pub(crate) journal: Journal,
     /// Of everybody who signs in at the page.
     pub(crate) password: Password,
+    /// Where revocations outlive this process, if they do.
+    pub(crate) state_file: Option<StateFile>,
+    /// What a test has left out of the page.
+    pub(crate) page_without: Option<PageCheck>,
     // One lock for everything makes each step of a call one point in time. It
     // is held for table look-ups and a signature, never across an await.
     state: Mutex<State>,
@@ -93,13 +98,15 @@ impl State {
 }
 
 impl Shared {
-    pub(crate) fn new(api: Url, policy: Policy) -> Self {
+    pub(crate) fn new(api: Url, policy: Policy, state_file: Option<StateFile>) -> Self {
         Self {
             api,
             clock: Clock::start(),
             signer: Signer::generate(),
             journal: Journal::new(),
             password: Password::generate(),
+            state_file,
+            page_without: None,
             state: Mutex::new(State::new(policy)),
         }
     }
@@ -108,7 +115,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets everything but the policy and the password.
+    /// Forgets everything but the policy and the password. The state file stays as it is until the
+    /// next revocation.
     pub(crate) fn reset(&self) {
         let mut state = self.state();
         *state = State::new(state.policy.clone());

@@ -30,7 +30,8 @@ use crate::fault::FaultKind;
 use crate::identity::Identity;
 use crate::journal::{Carrier, RequestRecord};
 use crate::json::Json;
-use crate::page;
+use crate::page::{self, PageCheck};
+use crate::policy::Strictness;
 use crate::proto::{BrokerServiceExt as _, IdentityGatewayServiceExt as _};
 use crate::schema::Method as Rpc;
 use crate::state::Shared;
@@ -44,10 +45,17 @@ const MAX_DEADLINE: Duration = Duration::from_secs(30);
 /// What the journal calls a use of material.
 const WHOAMI: &str = "whoami";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+/// What comes before a message of gRPC: flags and length.
+const GRPC_PREFIX: usize = 5;
 
 /// In an answer's extensions: close the connection instead.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CloseConnection;
+
+/// In a request's extensions: it was refused before it got to its handler.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused(pub(crate) ConnectError);
 
 /// In a request's extensions: who sent it.
 #[derive(Clone, Copy, Debug)]
@@ -95,8 +103,15 @@ async fn surround(
     next: axum::middleware::Next,
 ) -> Response {
     let strict = web.shared.state().policy.strictness.clone();
-    let is_rpc = request.uri().path().starts_with("/aegis.");
-    let mut response = if strict.host && !is_rpc && !is_our_host(&web.shared, &request) {
+    let path = request.uri().path();
+    let is_page = path.starts_with("/device");
+    // The RPCs word both refusals themselves, and the page that of a foreign `Origin`.
+    let is_rpc = path.starts_with("/aegis.");
+    let asks_host = strict.host && !(is_page && web.shared.page_lacks(PageCheck::Host));
+    let asks_origin = strict.origin && !is_page;
+    let foreign = (asks_host && !is_our_host(&web.shared, &request))
+        || (asks_origin && says_origin(&request) == Some(false));
+    let mut response = if foreign && !is_rpc {
         StatusCode::FORBIDDEN.into_response()
     } else {
         next.run(request).await
@@ -114,7 +129,7 @@ fn is_our_host(shared: &Shared, request: &Request) -> bool {
     host(request).is_some_and(|host| is_loopback_name(&host, shared.api.port_or_known_default()))
 }
 
-/// The host that was called: `:authority` or `Host`, one of them, once.
+/// The host that was called: `:authority` or `Host`, once, and the same where both are there.
 pub(crate) fn host(request: &Request) -> Option<String> {
     let mut values = request.headers().get_all(header::HOST).iter();
     let first = values.next();
@@ -123,9 +138,23 @@ pub(crate) fn host(request: &Request) -> Option<String> {
     }
     match (request.uri().authority(), first) {
         (Some(authority), None) => Some(authority.as_str().to_ascii_lowercase()),
-        (_, Some(host)) => host.to_str().ok().map(str::to_ascii_lowercase),
+        (None, Some(host)) => host.to_str().ok().map(str::to_ascii_lowercase),
+        (Some(authority), Some(host)) => host
+            .to_str()
+            .ok()
+            .filter(|host| host.eq_ignore_ascii_case(authority.as_str()))
+            .map(str::to_ascii_lowercase),
         (None, None) => None,
     }
+}
+
+/// Whether a browser says that the page it was on is of the server it now asks: with one `Origin`,
+/// which is the host that was called. `None` where it says nothing.
+pub(crate) fn says_origin(request: &Request) -> Option<bool> {
+    let mut origins = request.headers().get_all(header::ORIGIN).iter();
+    let origin = origins.next()?.to_str().ok();
+    let ours = host(request).map(|host| format!("http://{host}"));
+    Some(origins.next().is_none() && origin.is_some() && origin == ours.as_deref())
 }
 
 /// Whether `host` is this port of the machine itself, so that no name that
@@ -196,7 +225,12 @@ async fn rpc(web: Web, request: Request) -> Response {
     let request_id = random_id("req_");
     let path = request.uri().path().to_owned();
     let mut response = if let Some(method) = Rpc::by_path(&path) {
-        offered(&web, method, &request_id, request).await
+        let tongue = Tongue::of(request.headers());
+        let frame = (tongue == Some(Tongue::Grpc)).then(|| empty_grpc_call(&request));
+        match offered(&web, tongue, method, &request_id, request).await {
+            Ok(response) => response,
+            Err(error) => word(&web, frame, error).await,
+        }
     } else {
         let name = path.rsplit('/').next().unwrap_or_default();
         let name: String = name.chars().take(64).collect();
@@ -256,16 +290,75 @@ fn bare_record(
     }
 }
 
-async fn offered(web: &Web, method: Rpc, request_id: &str, request: Request) -> Response {
+/// How a caller speaks: what the content type says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tongue {
+    /// Connect, the message as JSON.
+    Json,
+    /// Connect, the message in binary.
+    Proto,
+    /// gRPC: one message in binary behind five bytes of flags and length.
+    Grpc,
+}
+
+impl Tongue {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+        match content_type.to_ascii_lowercase().as_str() {
+            "application/json"
+            | "application/json; charset=utf-8"
+            | "application/json;charset=utf-8" => Some(Self::Json),
+            "application/proto" => Some(Self::Proto),
+            "application/grpc" | "application/grpc+proto" => Some(Self::Grpc),
+            _ => None,
+        }
+    }
+}
+
+/// A refusal in the caller's own words. Those of gRPC are put together by the library: it is
+/// given a call without a message, whose handler finds the refusal in the call's place.
+async fn word(web: &Web, grpc: Option<Request>, error: ConnectError) -> Response {
+    let Some(mut request) = grpc else {
+        return error.into_response();
+    };
+    request.extensions_mut().insert(Refused(error));
+    let answer: Result<_, Infallible> = web.connect.clone().oneshot(request).await;
+    match answer {
+        Ok(answer) => answer.map(Body::new),
+        Err(never) => match never {},
+    }
+}
+
+/// The same call without its message.
+fn empty_grpc_call(request: &Request) -> Request {
+    let mut empty = Request::new(Body::from(&[0; GRPC_PREFIX][..]));
+    *empty.method_mut() = Method::POST;
+    *empty.version_mut() = request.version();
+    request.uri().clone_into(empty.uri_mut());
+    let content_type = HeaderValue::from_static("application/grpc");
+    empty
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
+    empty
+}
+
+/// An answer, or what is to be told instead.
+async fn offered(
+    web: &Web,
+    tongue: Option<Tongue>,
+    method: Rpc,
+    request_id: &str,
+    request: Request,
+) -> Result<Response, ConnectError> {
     let shared = &web.shared;
     let at = shared.clock.real();
     let refuse = |error: ConnectError, reason: Option<Reason>| {
         let name = method.name().to_owned();
         note(shared, at, name, request_id, error.code.as_str(), reason);
-        error.into_response()
+        Err(error)
     };
-    let binary = match check_head(shared, &request) {
-        Ok(binary) => binary,
+    let tongue = match check_head(shared, tongue, &request) {
+        Ok(tongue) => tongue,
         Err(Unfit::Refused(refusal)) => {
             let reason = refusal.reason;
             if reason == Some(Reason::InsecureUserHeader) {
@@ -280,7 +373,7 @@ async fn offered(web: &Web, method: Rpc, request_id: &str, request: Request) -> 
         let refusal = Refusal::new(Reason::BodyTooLarge, "body is larger than 64 KiB");
         return refuse(refusal.into_error(request_id), Some(Reason::BodyTooLarge));
     };
-    let body_proof = match check_body(web, method, binary, &body) {
+    let body_proof = match check_body(web, method, tongue, &body) {
         Ok(proof) => proof,
         Err(refusal) => {
             let reason = refusal.reason;
@@ -333,22 +426,22 @@ async fn offered(web: &Web, method: Rpc, request_id: &str, request: Request) -> 
             let mut stopping = web.stopping.clone();
             // An error means that the server is gone: that ends the wait, too.
             drop(stopping.wait_for(|stopping| *stopping).await);
-            return close();
+            return Ok(close());
         }
         Some(kind @ FaultKind::CloseBefore) => {
             shared
                 .journal
                 .push(call.record("closed", Some(kind.as_str())));
-            return close();
+            return Ok(close());
         }
-        _ => return serve(web, &call, request).await,
+        _ => return Ok(serve(web, &call, request).await),
     };
     let error = call.refuse(refusal);
     let reason = call.trace().reason;
     shared
         .journal
         .push(call.record(error.code.as_str(), reason));
-    error.into_response()
+    Err(error)
 }
 
 /// Records a request that was refused before anybody knew whose it is.
@@ -382,8 +475,8 @@ async fn serve(web: &Web, call: &Arc<Call>, mut request: Request) -> Response {
     {
         response.headers_mut().insert(header::DATE, date);
     }
-    let ok = response.status() == StatusCode::OK;
-    let fault = if ok {
+    // Not the status: gRPC answers 200 to everything.
+    let fault = if trace.result == Some("ok") {
         shared.state().faults.take(
             call.method,
             &[
@@ -442,17 +535,17 @@ impl From<Refusal> for Unfit {
     }
 }
 
-/// Checks method and headers; whether the body is binary.
-fn check_head(shared: &Shared, request: &Request) -> Result<bool, Unfit> {
+/// Checks method and headers.
+fn check_head(shared: &Shared, tongue: Option<Tongue>, request: &Request) -> Result<Tongue, Unfit> {
     let strict = shared.state().policy.strictness.clone();
     if strict.host && !is_our_host(shared, request) {
         return Err(Refusal::new(Reason::HostRefused, "not the host of this server").into());
     }
     let headers = request.headers();
-    if strict.origin
-        && let Some(origin) = headers.get(header::ORIGIN)
-        && origin != crate::wire::origin(&shared.api).as_str()
-    {
+    let ours = crate::wire::origin(&shared.api);
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let foreign = origins.next().is_some_and(|origin| origin != ours.as_str());
+    if strict.origin && (foreign || origins.next().is_some()) {
         return Err(Refusal::new(Reason::OriginRefused, "not for other origins").into());
     }
     if request.method() != Method::POST {
@@ -461,46 +554,20 @@ fn check_head(shared: &Shared, request: &Request) -> Result<bool, Unfit> {
         error.response_headers_mut().insert(header::ALLOW, post);
         return Err(Unfit::Http(error));
     }
-    let content_type = headers.get(header::CONTENT_TYPE);
-    let content_type = content_type.and_then(|value| value.to_str().ok());
-    let binary = match content_type.map(str::to_ascii_lowercase).as_deref() {
-        Some(
-            "application/json"
-            | "application/json; charset=utf-8"
-            | "application/json;charset=utf-8",
-        ) => false,
-        Some("application/proto") => true,
-        _ => {
-            let error =
-                ConnectError::unsupported_media_type("application/json or application/proto");
-            return Err(Unfit::Http(error));
-        }
+    let Some(tongue) = tongue else {
+        let known = "application/json, application/proto or application/grpc";
+        return Err(Unfit::Http(ConnectError::unsupported_media_type(known)));
     };
-    if headers
-        .get(header::CONTENT_ENCODING)
-        .is_some_and(|encoding| encoding != "identity")
+    if [header::CONTENT_ENCODING, GRPC_ENCODING]
+        .iter()
+        .filter_map(|name| headers.get(name))
+        .any(|encoding| encoding != "identity")
     {
         return Err(Refusal::bare(ErrorCode::Unimplemented, "no encoding but identity").into());
     }
-    let version = headers.get("connect-protocol-version");
-    if version.is_some_and(|version| version != "1")
-        || (strict.protocol_version && version.is_none())
-    {
-        return Err(Refusal::new(
-            Reason::ProtocolVersionMissing,
-            "Connect-Protocol-Version: 1 is required",
-        )
-        .into());
-    }
-    if let Some(timeout) = headers.get("connect-timeout-ms") {
-        let digits = timeout.as_bytes();
-        if !(1..=10).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
-            return Err(
-                Refusal::new(Reason::TypeMismatch, "timeout is at most 10 digits")
-                    .field("Connect-Timeout-Ms")
-                    .into(),
-            );
-        }
+    match tongue {
+        Tongue::Json | Tongue::Proto => check_connect(&strict, headers)?,
+        Tongue::Grpc => check_grpc(headers)?,
     }
     if headers.contains_key("x-aegis-insecure-user") {
         return Err(Refusal::new(
@@ -509,20 +576,79 @@ fn check_head(shared: &Shared, request: &Request) -> Result<bool, Unfit> {
         )
         .into());
     }
-    Ok(binary)
+    Ok(tongue)
+}
+
+/// The two headers of Connect's own.
+fn check_connect(strict: &Strictness, headers: &HeaderMap) -> Result<(), Refusal> {
+    let version = headers.get("connect-protocol-version");
+    if version.is_some_and(|version| version != "1")
+        || (strict.protocol_version && version.is_none())
+    {
+        return Err(Refusal::new(
+            Reason::ProtocolVersionMissing,
+            "Connect-Protocol-Version: 1 is required",
+        ));
+    }
+    let timeout = headers.get("connect-timeout-ms").map(HeaderValue::as_bytes);
+    if timeout.is_some_and(|digits| !is_number(digits, 10)) {
+        return Err(
+            Refusal::new(Reason::TypeMismatch, "timeout is at most 10 digits")
+                .field("Connect-Timeout-Ms"),
+        );
+    }
+    Ok(())
+}
+
+/// The timeout of gRPC: a number and a unit.
+fn check_grpc(headers: &HeaderMap) -> Result<(), Refusal> {
+    let timeout = headers.get("grpc-timeout").map(HeaderValue::as_bytes);
+    let fits = match timeout {
+        None => true,
+        Some([digits @ .., unit]) => b"HMSmun".contains(unit) && is_number(digits, 8),
+        Some([]) => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::TypeMismatch,
+        "timeout is at most 8 digits and a unit",
+    )
+    .field("grpc-timeout"))
+}
+
+fn is_number(digits: &[u8], longest: usize) -> bool {
+    (1..=longest).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit)
+}
+
+/// The one message of a gRPC call, which is not compressed.
+fn grpc_message(body: &[u8]) -> Option<&[u8]> {
+    let (prefix, message) = body.split_first_chunk::<GRPC_PREFIX>()?;
+    let [0, length @ ..] = *prefix else {
+        return None;
+    };
+    (usize::try_from(u32::from_be_bytes(length)) == Ok(message.len())).then_some(message)
 }
 
 /// Checks the raw body; the proof in it, for the journal.
 fn check_body(
     web: &Web,
     method: Rpc,
-    binary: bool,
+    tongue: Tongue,
     body: &Bytes,
 ) -> Result<Option<String>, Refusal> {
     let strict = web.shared.state().policy.strictness.field_names && web.checks.make(Check::Body);
-    if binary {
+    let message = match tongue {
+        Tongue::Json => None,
+        Tongue::Proto => Some(&**body),
+        Tongue::Grpc => Some(grpc_message(body).ok_or_else(|| {
+            Refusal::new(Reason::TypeMismatch, "body is not one plain gRPC message")
+        })?),
+    };
+    if let Some(message) = message {
         if strict {
-            method.check_proto(body)?;
+            method.check_proto(message)?;
         }
         return Ok(None);
     }

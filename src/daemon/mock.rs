@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aegis_mock::Mock;
@@ -10,6 +11,9 @@ use crate::model::{
     SelectorPattern, Target, TenantId,
 };
 
+/// The bundled server's state file, in the folder that the audit log's is in.
+const REVOCATIONS: &str = "mock-revocations";
+
 /// The bundled server in this process, for `--mock`. Stops when dropped.
 #[derive(Debug)]
 pub(super) struct BundledServer {
@@ -17,15 +21,16 @@ pub(super) struct BundledServer {
 }
 
 /// Starts the bundled server where the plan wants it, and points the plan at it. The server runs
-/// until what is returned is dropped.
+/// until what is returned is dropped; what it revoked is kept beside the audit log.
 ///
 /// # Errors
-/// `internal` when it cannot listen.
+/// `internal` when it cannot listen, or what it revoked before cannot be read.
 pub(super) async fn join(mut plan: Plan) -> Result<(Plan, Option<BundledServer>), Refusal> {
     if !plan.mock {
         return Ok((plan, None));
     }
-    let server = BundledServer::start().await?;
+    let revocations = plan.config.audit_dir.with_file_name(REVOCATIONS);
+    let server = BundledServer::start(revocations).await?;
     let profile = &mut plan.config.profile;
     profile.base_url = server.url().clone();
     profile.allow_insecure_loopback = true;
@@ -44,10 +49,11 @@ impl BundledServer {
     /// Starts it on free loopback ports.
     ///
     /// # Errors
-    /// `internal` when it cannot listen.
-    async fn start() -> Result<Self, Refusal> {
+    /// `internal` when it cannot listen, or the file with its revocations cannot be used.
+    async fn start(revocations: PathBuf) -> Result<Self, Refusal> {
         let mock = aegis_mock::spawn(aegis_mock::Options {
             control: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 0))),
+            state: Some(revocations),
             ..aegis_mock::Options::default()
         })
         .await

@@ -396,6 +396,35 @@ fn the_bundled_server_comes_with_all_it_needs() {
     }
 }
 
+/// What the bundled server revoked outlives SIGKILL of the daemon it is in, and where that cannot
+/// be read nothing starts.
+#[test]
+fn what_the_bundled_server_revoked_is_kept() {
+    let house = House::new();
+    house.make_runtime();
+    let daemon = house.start(&mut house.command(&["daemon", "--mock"]), "info");
+    let log = fs::read_to_string(house.path("daemon.log")).unwrap();
+    let shown = house.json(&["login", "--no-wait"]);
+    approve_as_the_log_says(&house, &log, &find(&shown, "user_code").unwrap());
+    assert!(house.run(&["login"]).status.success());
+    let created = house.json(&["lease", "create", SELECTOR]);
+    let lease = find(&created, "lease_id").unwrap();
+    house.json(&["lease", "revoke", &lease]);
+    daemon.kill();
+    let kept = house.path(".local/state/aegis-broker/mock-revocations");
+    let whole = fs::read_to_string(&kept).unwrap();
+    assert_eq!(whole.matches("\"lease\":").count(), 1, "{whole}");
+
+    let daemon = house.start(&mut house.command(&["daemon", "--mock"]), "info");
+    assert!(daemon.stop().success());
+    assert_eq!(fs::read_to_string(&kept).unwrap(), whole);
+    fs::write(&kept, whole.replacen("\"lease\"", "\"Lease\"", 1)).unwrap();
+    let refused = house.run(&["daemon", "--mock"]);
+    assert!(!refused.status.success());
+    let told = text(&refused);
+    assert!(told.contains("mock-revocations: it is damaged"), "{told}");
+}
+
 /// Approves that code the way the log of a daemon with the bundled server says.
 pub(crate) fn approve_as_the_log_says(house: &House, log: &str, user_code: &str) {
     let (_, rest) = log.split_once("Bearer ").expect("how to approve");

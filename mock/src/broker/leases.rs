@@ -178,9 +178,26 @@ pub(crate) struct Leases {
     ended: BTreeSet<(Moment, String)>,
     materials: HashMap<Hash, Vec<Issued>>,
     by_idempotency_key: HashMap<String, Remembered>,
+    /// Revoked in an earlier life of the server, by hash of their ids: nobody has named them yet.
+    restored: HashMap<Hash, Lease>,
 }
 
 impl Leases {
+    /// All that was revoked before this server started.
+    pub(crate) fn restore(&mut self, leases: Vec<(Hash, Lease)>) {
+        self.restored = leases.into_iter().collect();
+    }
+
+    /// The revoked leases that are still known, with the hashes of their ids.
+    pub(crate) fn revoked(&self, now: Moment) -> impl Iterator<Item = (Hash, &Lease)> {
+        let named = self.by_id.values();
+        let named = named.map(|lease| (sha256(lease.id.as_bytes()), lease));
+        let nameless = self.restored.iter().map(|(hash, lease)| (*hash, lease));
+        named
+            .chain(nameless)
+            .filter(move |(_, lease)| lease.revoked_at.is_some() && !lease.is_forgotten(now))
+    }
+
     pub(crate) fn insert(&mut self, lease: Lease) {
         self.running.insert((lease.expires_at, lease.id.clone()));
         self.order.insert((lease.created_at, lease.id.clone()));
@@ -189,6 +206,12 @@ impl Leases {
 
     /// A lease of whatever tenant.
     pub(crate) fn find(&mut self, id: &str, now: Moment) -> Option<&mut Lease> {
+        if !self.restored.is_empty()
+            && let Some(mut lease) = self.restored.remove(&sha256(id.as_bytes()))
+        {
+            id.clone_into(&mut lease.id);
+            self.insert(lease);
+        }
         self.by_id
             .get_mut(id)
             .filter(|lease| !lease.is_forgotten(now))

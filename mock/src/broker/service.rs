@@ -81,7 +81,12 @@ impl BrokerService for Broker {
         request: ServiceRequest<'_, RevokeCredentialLeaseRequest>,
     ) -> ServiceResult<RevokeCredentialLeaseResponse> {
         let call = call::of(&context)?;
-        let answer = self.0.revoke(&call, &request.to_owned_message());
+        let mut answer = self.0.revoke(&call, &request.to_owned_message());
+        if answer.is_ok()
+            && let Err(unsaved) = self.0.save_revocations().await
+        {
+            answer = Err(unsaved);
+        }
         self.0.hand_out_nonce(&call, answer.is_ok());
         self.0.finish(&call, "lease.revoke", answer)
     }

@@ -251,6 +251,7 @@ impl Shared {
                 user_code: &request.user_code,
                 uid: &uid,
                 peer: call.peer,
+                most: self.guesses(MAX_GUESSES),
             };
             guess.find(&mut state.logins, &mut state.throttle, &state.policy, now)?
         } else {
@@ -326,6 +327,7 @@ impl Shared {
             user_code,
             uid,
             peer,
+            most: self.guesses(MAX_GUESSES),
         };
         let login = guess.find(&mut state.logins, &mut state.throttle, &state.policy, now)?;
         Ok((login.wish.clone(), login.standing(now)))
@@ -567,6 +569,8 @@ struct Guess<'a> {
     user_code: &'a str,
     uid: &'a str,
     peer: IpAddr,
+    /// How often that address may be wrong in a minute.
+    most: u32,
 }
 
 impl Guess<'_> {
@@ -581,14 +585,14 @@ impl Guess<'_> {
     ) -> Result<&'a mut Login, Refusal> {
         let guesses = format!("guess {}", self.peer);
         throttle
-            .check(&guesses, MAX_GUESSES, now)
+            .check(&guesses, self.most, now)
             .map_err(rate_limited)?;
         let login = logins.by_user_code(self.user_code);
         if let Some(login) = login.filter(|login| may_decide(policy, self.uid, login)) {
             return Ok(login);
         }
         throttle
-            .count(guesses, MAX_GUESSES, now)
+            .count(guesses, self.most, now)
             .map_err(rate_limited)?;
         Err(unknown_code())
     }

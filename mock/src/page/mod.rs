@@ -27,12 +27,30 @@ use crate::errors::{Reason, Refusal};
 use crate::identity::device::{Standing, Wish};
 use crate::policy::Policy;
 use crate::state::Shared;
-use crate::web::{Peer, host, identify, note};
+use crate::web::{Peer, identify, note, says_origin};
 
 use html::Html;
 use session::{Form, Stage};
 
 pub(crate) use session::{Password, Sessions};
+
+/// What keeps the page from being used against who sits in front of it. A test that shows one of
+/// them must fail where it is left out, or it shows nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageCheck {
+    /// The token in each form.
+    FormToken,
+    /// The headers that forbid framing.
+    Framing,
+    /// That a request names this machine as its `Host`.
+    Host,
+    /// That a form comes from a page of this server.
+    Origin,
+    /// `HttpOnly` and `SameSite` of the cookie.
+    Cookie,
+    /// The limit of wrong codes and passwords.
+    Guesses,
+}
 
 const ENTRY: &str = "/device";
 const SIGN_IN: &str = "/device/sign-in";
@@ -71,6 +89,9 @@ const HEADERS: [(header::HeaderName, &str); 8] = [
     (header::X_DNS_PREFETCH_CONTROL, "off"),
 ];
 
+/// Those of them that keep the page out of frames, and what they forbid besides.
+const FRAMING: [header::HeaderName; 2] = [header::CONTENT_SECURITY_POLICY, header::X_FRAME_OPTIONS];
+
 /// Where a person signs in and approves, below the server's address.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
@@ -107,8 +128,8 @@ async fn protect(State(shared): State<Arc<Shared>>, mut request: Request, next: 
     let id = random_id("req_");
     let sent = (request.method() != Method::GET && request.method() != Method::HEAD)
         .then(|| request.uri().path().trim_start_matches('/').to_owned());
-    let strict = shared.state().policy.strictness.origin;
-    let mut response = if sent.is_some() && strict && !is_from_here(&request) {
+    let strict = shared.state().policy.strictness.origin && !shared.page_lacks(PageCheck::Origin);
+    let mut response = if strict && !is_from_here(&request) {
         refuse(
             StatusCode::FORBIDDEN,
             "Not from here",
@@ -126,16 +147,23 @@ async fn protect(State(shared): State<Arc<Shared>>, mut request: Request, next: 
         let value = HeaderValue::from_static(value);
         response.headers_mut().insert(name, value);
     }
+    if shared.page_lacks(PageCheck::Framing) {
+        for name in FRAMING {
+            response.headers_mut().remove(name);
+        }
+    }
     identify(&mut response, &id);
     response
 }
 
-/// Whether the browser says that the page it was on is ours. `Host` has been checked before.
+/// Whether the browser says that the page it was on is ours: it must with a form, and it must not
+/// say otherwise when it looks. `Host` has been checked before.
 fn is_from_here(request: &Request) -> bool {
-    let mut origins = request.headers().get_all(header::ORIGIN).iter();
-    let origin = origins.next().and_then(|origin| origin.to_str().ok());
-    let ours = host(request).map(|host| format!("http://{host}"));
-    origins.next().is_none() && origin.is_some() && origin == ours.as_deref()
+    let looks = request.method() == Method::GET || request.method() == Method::HEAD;
+    match says_origin(request) {
+        Some(ours) => ours,
+        None => looks,
+    }
 }
 
 /// What the journal says of a form.
@@ -206,7 +234,12 @@ fn cookie(shared: &Shared, headers: &HeaderMap) -> Option<String> {
 fn set_cookie(response: &mut Response, shared: &Shared, id: &str) {
     let name = cookie_name(shared);
     let over = if id.is_empty() { "; Max-Age=0" } else { "" };
-    let cookie = format!("{name}={id}; Path={ENTRY}; HttpOnly; SameSite=Strict{over}");
+    let kept = if shared.page_lacks(PageCheck::Cookie) {
+        ""
+    } else {
+        "; HttpOnly; SameSite=Strict"
+    };
+    let cookie = format!("{name}={id}; Path={ENTRY}{kept}{over}");
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
@@ -246,8 +279,34 @@ fn person(shared: &Shared, headers: &HeaderMap, form: Form) -> Option<Person> {
 fn take(shared: &Shared, headers: &HeaderMap, form: Form, token: &str) -> Option<Person> {
     let id = cookie(shared, headers)?;
     let now = shared.clock.now();
-    let taken = shared.state().sessions.take(&id, form, token, now);
+    let mut state = shared.state();
+    let token = shared.judged(&state.sessions, &id, form, token);
+    let taken = state.sessions.take(&id, form, &token, now);
+    drop(state);
     taken.and_then(|_session| person(shared, headers, form))
+}
+
+impl Shared {
+    /// Whether a test has left that out.
+    pub(crate) fn page_lacks(&self, check: PageCheck) -> bool {
+        self.page_without == Some(check)
+    }
+
+    /// How often somebody may guess wrongly in a minute.
+    pub(crate) fn guesses(&self, most: u32) -> u32 {
+        if self.page_lacks(PageCheck::Guesses) {
+            return u32::MAX;
+        }
+        most
+    }
+
+    /// The token to judge a form by: the one that came with it.
+    fn judged(&self, sessions: &Sessions, id: &str, form: Form, token: &str) -> String {
+        if self.page_lacks(PageCheck::FormToken) {
+            return sessions.token(id, form);
+        }
+        token.to_owned()
+    }
 }
 
 fn address(peer: Option<Extension<Peer>>) -> IpAddr {
@@ -320,7 +379,8 @@ async fn sign_in(
     };
     let now = shared.clock.now();
     let mut state = shared.state();
-    if !state.sessions.accepts(&id, Form::SignIn, &form.form_token) {
+    let token = shared.judged(&state.sessions, &id, Form::SignIn, &form.form_token);
+    if !state.sessions.accepts(&id, Form::SignIn, &token) {
         return out_of_date();
     }
     let code = form.user_code.as_deref().and_then(user_code);
@@ -330,12 +390,13 @@ async fn sign_in(
         let page = views::sign_in(&form.form_token, &form.name, code.as_deref(), Some(words));
         wait(show(StatusCode::TOO_MANY_REQUESTS, page), seconds)
     };
-    if let Err(seconds) = state.throttle.check(&tries, MAX_TRIES, now) {
+    let most = shared.guesses(MAX_TRIES);
+    if let Err(seconds) = state.throttle.check(&tries, most, now) {
         return limited(seconds);
     }
     let uid = uid_of(&state.policy, &form.name).filter(|_| shared.password.is(&form.password));
     let Some(uid) = uid.map(str::to_owned) else {
-        if let Err(seconds) = state.throttle.count(tries, MAX_TRIES, now) {
+        if let Err(seconds) = state.throttle.count(tries, most, now) {
             return limited(seconds);
         }
         let entry = Entry {

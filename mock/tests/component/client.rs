@@ -188,9 +188,14 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(mock: &Mock) -> Self {
+        Self::at(mock.api().as_str())
+    }
+
+    /// Of the server at that address.
+    pub(crate) fn at(base: &str) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self {
-            base: mock.api().as_str().trim_end_matches('/').to_owned(),
+            base: base.trim_end_matches('/').to_owned(),
             key: Key::generate(),
             token: String::new(),
             nonce: None,
@@ -205,14 +210,19 @@ impl Client {
 
     pub(crate) async fn of_person(mock: &Mock, uid: &str, scopes: &[String]) -> Self {
         let mut client = Self::new(mock);
-        let answer = client.begin(&json!({ "requestedScopes": scopes })).await;
-        assert_eq!(answer.reason(), "ok", "{}", answer.body);
-        mock.approve_as(uid, answer.text("/userCode")).unwrap();
-        let answer = client.exchange(answer.text("/deviceCode")).await;
-        assert_eq!(answer.text("/status"), "success");
-        answer.text("/brokerToken").clone_into(&mut client.token);
-        client.nonce = answer.header("dpop-nonce").map(str::to_owned);
+        let codes = client.begin(&json!({ "requestedScopes": scopes })).await;
+        assert_eq!(codes.reason(), "ok", "{}", codes.body);
+        mock.approve_as(uid, codes.text("/userCode")).unwrap();
+        client.take_token(codes.text("/deviceCode")).await;
         client
+    }
+
+    /// Exchanges a code that is approved.
+    pub(crate) async fn take_token(&mut self, device_code: &str) {
+        let answer = self.exchange(device_code).await;
+        assert_eq!(answer.text("/status"), "success");
+        answer.text("/brokerToken").clone_into(&mut self.token);
+        self.nonce = answer.header("dpop-nonce").map(str::to_owned);
     }
 
     /// One that may do everything with these targets.

@@ -9,18 +9,18 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::client::{Client, GCP, policy};
 
-struct Control {
+pub(crate) struct Control {
     base: String,
     token: String,
     http: reqwest::Client,
 }
 
 impl Control {
-    fn of(mock: &Mock) -> Self {
+    pub(crate) fn of(mock: &Mock) -> Self {
         Self::new(mock.control().unwrap().as_str(), mock.control_token())
     }
 
-    fn new(base: &str, token: &str) -> Self {
+    pub(crate) fn new(base: &str, token: &str) -> Self {
         Self {
             base: format!("{}/_ctl", base.trim_end_matches('/')),
             token: token.to_owned(),
@@ -28,22 +28,31 @@ impl Control {
         }
     }
 
-    async fn post(&self, path: &str, body: Value) -> u16 {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> u16 {
+        self.send(path, body).await.status().as_u16()
+    }
+
+    /// What is said to a command.
+    pub(crate) async fn told(&self, path: &str, body: Value) -> String {
+        self.send(path, body).await.text().await.unwrap()
+    }
+
+    async fn send(&self, path: &str, body: Value) -> reqwest::Response {
         let request = self.http.post(format!("{}/{path}", self.base));
         let request = request.bearer_auth(&self.token);
         let request = request.header("content-type", "application/json");
-        let response = request.body(body.to_string()).send().await;
-        response.unwrap().status().as_u16()
+        request.body(body.to_string()).send().await.unwrap()
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let request = self.http.get(format!("{}/{path}", self.base));
         let response = request.bearer_auth(&self.token).send().await.unwrap();
         serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
     }
 }
 
-async fn spawn() -> Mock {
+/// A server that can be told what to do.
+pub(crate) async fn spawn() -> Mock {
     let control = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     aegis_mock::spawn(Options {
         control,
@@ -145,6 +154,23 @@ async fn nobody_else_is_obeyed_and_nothing_unknown() {
     let unknown = json!({"method": "Nonsense", "kind": "stall"});
     assert_eq!(control.post("fault", unknown).await, 404);
     let unknown = json!({"method": "CreateCredentialLease", "kind": "nonsense"});
+    assert_eq!(control.post("fault", unknown).await, 422);
+    for count in [
+        json!(0),
+        json!(1001),
+        json!(u32::MAX),
+        json!(u64::MAX),
+        json!(-1),
+        json!("1"),
+    ] {
+        let many = json!({"method": "CreateCredentialLease", "kind": "internal", "count": count});
+        assert_eq!(control.post("fault", many).await, 422, "{count}");
+    }
+    for count in [1, 1000] {
+        let fits = json!({"method": "CreateCredentialLease", "kind": "stall", "count": count});
+        assert_eq!(control.post("fault", fits).await, 200);
+    }
+    let unknown = json!({"method": "CreateCredentialLease", "kind": "stall", "often": 1});
     assert_eq!(control.post("fault", unknown).await, 422);
     assert_eq!(control.post("policy", json!({"toml": "[x]"})).await, 400);
     assert_eq!(control.post("nonsense", json!({})).await, 404);

@@ -307,20 +307,6 @@ async fn another_key_cannot_exchange_the_code() {
 }
 
 #[tokio::test]
-async fn begin_is_limited_per_address() {
-    let mock = spawn_with("[throttle]\nbegin_per_address_minute = 2\n").await;
-    let client = Client::new(&mock);
-    for _ in 0..2 {
-        assert_eq!(client.begin(&json!({})).await.status, 200);
-    }
-    let answer = client.begin(&json!({})).await;
-    assert_eq!((answer.status, answer.reason()), (429, "rate_limited"));
-    assert!(answer.header("retry-after").is_some());
-    mock.advance(Duration::from_mins(1));
-    assert_eq!(client.begin(&json!({})).await.status, 200);
-}
-
-#[tokio::test]
 async fn a_person_approves_with_an_id_token() {
     let mock = spawn().await;
     let client = Client::new(&mock);

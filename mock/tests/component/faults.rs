@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use aegis_mock::FaultKind;
+use aegis_mock::{FaultKind, Mock};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::client::{Client, GCP, spawn};
+use crate::client::{Answer, Client, GCP, spawn};
+use crate::control::{self, Control};
 
 const CREATE: &str = "CreateCredentialLease";
 const REDEEM: &str = "RedeemCredentialLease";
@@ -52,7 +53,7 @@ async fn a_ledger_that_fails_lets_nothing_happen() {
     let mock = spawn().await;
     let fails = |method| mock.fault(method, FaultKind::AuditUnavailable, 1);
     let mut client = Client::new(&mock);
-    let refused = |answer: &crate::client::Answer| {
+    let refused = |answer: &Answer| {
         assert_eq!((answer.status, answer.reason()), (503, "audit_unavailable"));
         assert_eq!(answer.text("/code"), "unavailable");
     };
@@ -264,4 +265,120 @@ async fn a_skewed_clock_refuses_proofs_and_dates_its_answers_so() {
     );
     assert!(skewed.header("date").unwrap().ends_with(" GMT"));
     assert_eq!(client.create(GCP, &json!({})).await.reason(), "ok");
+}
+
+/// Every kind by the name that control knows it by, the call it is shown at, and what is seen.
+const NAMES: [(&str, &str, &str); 18] = [
+    ("unavailable", CREATE, "unavailable, 0 leases"),
+    ("internal", CREATE, "internal, 0 leases"),
+    ("rate_limited", CREATE, "rate_limited, 0 leases"),
+    ("audit_unavailable", CREATE, "audit_unavailable, 0 leases"),
+    ("stall", CREATE, "stalled, 0 leases"),
+    ("close_before", CREATE, "closed, 0 leases"),
+    ("close_after_commit", CREATE, "closed, 1 leases"),
+    ("nonce_once", CREATE, "use_dpop_nonce, 0 leases"),
+    ("nonce_always", CREATE, "use_dpop_nonce, 0 leases"),
+    ("clock_skew", CREATE, "proof_invalid, 0 leases"),
+    ("bad_json", CREATE, "no JSON, 1 leases"),
+    ("huge_body", CREATE, "16 MiB, 1 leases"),
+    ("short_expiry", CREATE, "ok for 1 s, 1 leases"),
+    ("wrong_target", REDEEM, "another target"),
+    ("slow_down", EXCHANGE, "slow_down"),
+    ("approved_first", EXCHANGE, "approved"),
+    ("wrong_thumbprint", EXCHANGE, "another key"),
+    ("wider_scope", EXCHANGE, "4 scopes"),
+];
+
+/// The table has every kind there is: control names them to who asks for another.
+#[tokio::test]
+async fn no_kind_is_forgotten() {
+    let mock = control::spawn().await;
+    let unknown = json!({"method": CREATE, "kind": "nonsense"});
+    let told = Control::of(&mock).told("fault", unknown).await;
+    let (_, list) = told.split_once("expected one of ").unwrap();
+    let mut known: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    let mut named = NAMES.map(|(name, ..)| name);
+    known.sort_unstable();
+    named.sort_unstable();
+    assert_eq!(known, named);
+}
+
+/// The first thing about a lease's answer that is not as it should be.
+async fn created(mock: &Mock, client: &Client) -> String {
+    let target = json!({"target": {"provider": GCP[0], "app": GCP[1], "account": GCP[2]}});
+    let stalled = mock.wait_for_request(|request| request.result == "stalled");
+    let answer = tokio::select! {
+        answer = client.try_send(client.request(CREATE, &target)) => answer,
+        _ = stalled => return format!("stalled, {} leases", mock.leases().len()),
+    };
+    let leases = mock.leases();
+    let seen = match answer {
+        Err(_closed) => "closed".to_owned(),
+        Ok(answer) if answer.status != 200 => answer.reason().to_owned(),
+        Ok(answer) if answer.body.is_null() => "no JSON".to_owned(),
+        Ok(answer) if answer.body["status"].is_string() => {
+            format!("{} MiB", answer.text("/status").len() >> 20)
+        }
+        Ok(_) => {
+            let lives = leases[0].expires_at.duration_since(leases[0].created_at);
+            format!("ok for {} s", lives.unwrap().as_secs())
+        }
+    };
+    format!("{seen}, {} leases", leases.len())
+}
+
+async fn redeemed(client: &Client, lease: &str) -> String {
+    let answer = client.redeem(lease).await;
+    if answer.text("/lease/target/account") == GCP[2] {
+        return "the target".to_owned();
+    }
+    "another target".to_owned()
+}
+
+async fn exchanged(client: &Client, device_code: &str) -> String {
+    let answer = client.exchange(device_code).await;
+    let status = answer.text("/status");
+    if status != "success" {
+        return status.to_owned();
+    }
+    let scopes = answer.body["tokenInfo"]["grantedScopes"]
+        .as_array()
+        .unwrap();
+    if answer.text("/tokenInfo/thumbprint") != client.key.thumbprint() {
+        return "another key".to_owned();
+    }
+    format!("{} scopes", scopes.len())
+}
+
+/// `aegis.md` 15: no kind is missing, each has the effect that its name says, and each wears off.
+#[tokio::test]
+async fn every_kind_is_known_by_its_name_and_does_what_it_says() {
+    for (name, method, expected) in NAMES {
+        let mock = control::spawn().await;
+        let control = Control::of(&mock);
+        let client = Client::logged_in(&mock, &[GCP]).await;
+        let begun = client.begin(&json!({})).await;
+        mock.approve(begun.text("/userCode")).unwrap();
+        let device_code = begun.text("/deviceCode");
+        let lease = match method {
+            REDEEM => client.lease(GCP, &json!({"maxRedemptions": 2})).await,
+            _ => String::new(),
+        };
+        let fault = json!({"method": method, "kind": name});
+        assert_eq!(control.post("fault", fault).await, 200, "{name}");
+        let ask = async || match method {
+            REDEEM => redeemed(&client, &lease).await,
+            EXCHANGE => exchanged(&client, device_code).await,
+            _ => created(&mock, &client).await,
+        };
+        assert_eq!(ask().await, expected, "{name}");
+        if name == "nonce_always" {
+            assert_eq!(ask().await, expected, "{name}");
+            continue;
+        }
+        // Once, as was asked for. What was consumed yields no second token.
+        if !matches!(name, "stall" | "wrong_thumbprint" | "wider_scope") {
+            assert_ne!(ask().await, expected, "{name}");
+        }
+    }
 }

@@ -348,23 +348,6 @@ async fn ended_leases_stay_listed_for_a_day() {
     assert!(mock.leases().is_empty());
 }
 
-#[tokio::test]
-async fn calls_are_limited_per_principal() {
-    let mock = spawn_with("[throttle]\nper_principal_minute = 2\n").await;
-    let client = Client::logged_in(&mock, &[GCP]).await;
-    for _ in 0..2 {
-        assert_eq!(client.create(GCP, &json!({})).await.reason(), "ok");
-    }
-    let answer = client.create(GCP, &json!({})).await;
-    assert_eq!((answer.status, answer.reason()), (429, "rate_limited"));
-    let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
-    assert!((1..=60).contains(&after));
-    assert_eq!(
-        answer.body["details"][0]["debug"]["retryAfterSeconds"],
-        after
-    );
-}
-
 /// Each event's hash covers the one before.
 #[tokio::test]
 async fn everything_that_happens_to_a_lease_is_in_the_chain() {

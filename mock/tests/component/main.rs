@@ -9,13 +9,18 @@
 )]
 
 mod client;
+mod clock;
 mod control;
 mod device;
 mod dpop_matrix;
 mod evidence;
 mod faults;
 mod leases;
+mod listeners;
 mod page;
 mod proofs;
 mod selector_matrix;
+mod state;
+mod strictness;
 mod surface;
+mod throttles;

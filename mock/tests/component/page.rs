@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aegis_mock::{FaultKind, Mock};
+use aegis_mock::{FaultKind, Mock, Options, PageCheck};
 use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
 use serde_json::json;
@@ -113,6 +113,11 @@ impl Browser {
             ("password", password),
         ];
         self.submit("sign-in", &fields).await
+    }
+
+    async fn sign_in_anew(&mut self, mock: &Mock) -> Page {
+        self.cookie = None;
+        self.sign_in("demo", mock.demo_password()).await
     }
 
     async fn signed_in(mock: &Mock) -> Self {
@@ -756,4 +761,76 @@ async fn the_password_is_another_at_each_start_and_nowhere_in_what_is_handed_out
     let answer = browser.sign_in("demo", one.demo_password()).await;
     assert_eq!(answer.status, 422);
     assert!(!format!("{other:?}").contains(other.demo_password()));
+}
+
+const CHECKS: [PageCheck; 6] = [
+    PageCheck::FormToken,
+    PageCheck::Framing,
+    PageCheck::Host,
+    PageCheck::Origin,
+    PageCheck::Cookie,
+    PageCheck::Guesses,
+];
+
+/// Whether that check holds: an attack on it comes to nothing.
+async fn holds(check: PageCheck, mock: &Mock) -> bool {
+    let (_client, user_code, _) = begin(mock).await;
+    let (mut browser, token) = Browser::reviewing(mock, &user_code).await;
+    let undecided = || mock.pending_user_codes().contains(&user_code);
+    match check {
+        PageCheck::FormToken => {
+            browser.decide("", "approve").await;
+            undecided()
+        }
+        PageCheck::Framing => {
+            let page = browser.open("/device/review").await;
+            let policy = page.header("content-security-policy");
+            policy.contains("frame-ancestors 'none'") && page.header("x-frame-options") == "DENY"
+        }
+        PageCheck::Host => {
+            let rebound = browser.get("/device/review").header("host", "evil.example");
+            browser.send(rebound).await.status == 403
+        }
+        PageCheck::Origin => {
+            let fields = [("form_token", token.as_str()), ("decision", "approve")];
+            let foreign = browser.bare_form("decision", &fields);
+            browser.send(foreign.header("origin", "null")).await;
+            undecided()
+        }
+        PageCheck::Cookie => {
+            let answer = browser.sign_in_anew(mock).await;
+            let cookie = answer.header("set-cookie");
+            cookie.contains("; HttpOnly") && cookie.contains("; SameSite=Strict")
+        }
+        PageCheck::Guesses => {
+            for _ in 0..5 {
+                browser.enter("BBBB-BBBB").await;
+            }
+            let right = browser.enter(&user_code).await.status;
+            mock.advance(Duration::from_mins(1));
+            right == 429
+        }
+    }
+}
+
+/// What shows that the page is safe would show it if it were not: with one check left out the
+/// attack on it succeeds, and no other does.
+#[tokio::test]
+async fn without_a_check_the_attack_on_it_succeeds() {
+    for left_out in [None].into_iter().chain(CHECKS.map(Some)) {
+        let mock = aegis_mock::spawn(Options {
+            page_without: left_out,
+            ..Options::default()
+        })
+        .await
+        .unwrap();
+        for check in CHECKS {
+            let expected = left_out != Some(check);
+            assert_eq!(
+                holds(check, &mock).await,
+                expected,
+                "{check:?} without {left_out:?}"
+            );
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Client, GCP, spawn, spawn_with};
+use crate::client::{Client, spawn};
 
 const BEGIN: &str = "BeginMcpOauthDeviceAuthorization";
 
@@ -214,18 +214,6 @@ async fn bodies_are_bounded_and_exact() {
 }
 
 #[tokio::test]
-async fn leniency_must_be_asked_for() {
-    let mock = spawn_with("[strictness]\nprotocol_version = false\nnonce_required = false\nttl_range = false\nfield_names = false\nno_store = false\n").await;
-    let mut client = Client::logged_in(&mock, &[GCP]).await;
-    client.nonce = None;
-    let answer = client
-        .create(GCP, &json!({"requestedTtlSeconds": 1, "extra": 1}))
-        .await;
-    assert_eq!(answer.reason(), "ok", "{}", answer.body);
-    assert_eq!(answer.header("cache-control"), None);
-}
-
-#[tokio::test]
 async fn what_is_not_offered_says_so() {
     let mock = spawn().await;
     let client = Client::new(&mock);
@@ -249,11 +237,8 @@ async fn what_is_not_offered_says_so() {
     assert_eq!(jwks["keys"][0]["alg"], "ES256");
 }
 
-/// The other encoding, made by hand: fields 1, 4 and 6 (1 to 4).
-#[tokio::test]
-async fn binary_messages_are_answered_in_binary() {
-    let mock = spawn().await;
-    let client = Client::new(&mock);
+/// A Begin in the other encoding, made by hand: fields 1, 4 and 6 (1 to 4).
+fn binary_begin(client: &Client) -> Vec<u8> {
     let field = |number: u8, value: &[u8]| {
         let mut bytes = vec![number << 3 | 2, u8::try_from(value.len()).unwrap()];
         bytes.extend_from_slice(value);
@@ -268,12 +253,20 @@ async fn binary_messages_are_answered_in_binary() {
         member(4, "y"),
     ]
     .concat();
-    let body = [
+    [
         field(1, b"business-default"),
         field(4, client.key.id().as_bytes()),
         field(6, &key),
-    ];
-    let mut request = client.post(BEGIN).body(body.concat()).build().unwrap();
+    ]
+    .concat()
+}
+
+#[tokio::test]
+async fn binary_messages_are_answered_in_binary() {
+    let mock = spawn().await;
+    let client = Client::new(&mock);
+    let request = client.post(BEGIN).body(binary_begin(&client));
+    let mut request = request.build().unwrap();
     request
         .headers_mut()
         .insert("content-type", "application/proto".parse().unwrap());
@@ -282,4 +275,112 @@ async fn binary_messages_are_answered_in_binary() {
     assert_eq!(response.headers()["content-type"], "application/proto");
     let body = response.bytes().await.unwrap();
     assert!(body.windows(4).any(|window| window == b"mdc_"));
+}
+
+/// gRPC: as strict as Connect, refused in its own words. CN-3.
+#[tokio::test]
+async fn grpc_calls_are_judged_alike() {
+    let mock = spawn().await;
+    let client = Client::new(&mock);
+    let http = reqwest::Client::builder().http2_prior_knowledge();
+    let http = http.no_proxy().build().unwrap();
+    let framed = |flags: u8, message: &[u8]| {
+        let length = u32::try_from(message.len()).unwrap();
+        [&[flags][..], &length.to_be_bytes(), message].concat()
+    };
+    let message = binary_begin(&client);
+    let good = framed(0, &message);
+    let post = |body: Vec<u8>| {
+        let request = http.post(client.url(BEGIN)).body(body);
+        let request = request.header("content-type", "application/grpc");
+        request.header("te", "trailers")
+    };
+    let response = post(good.clone()).send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "application/grpc+proto");
+    assert!(
+        response.headers()["x-request-id"]
+            .to_str()
+            .unwrap()
+            .starts_with("req_")
+    );
+    // What went well says so in trailers.
+    assert!(!response.headers().contains_key("grpc-status"));
+    let body = response.bytes().await.unwrap();
+    assert_eq!(usize::from(body[4]), body.len() - 5);
+    assert!(body.windows(4).any(|window| window == b"mdc_"));
+
+    let large = framed(0, &vec![0; 65_536]);
+    let unknown = framed(0, &[&message[..], &[0x78, 0x01]].concat());
+    let evil = "https://evil.example";
+    let (mismatch, invalid) = ("type_mismatch", "3");
+    let rows = [
+        ("compressed", post(framed(1, &message)), invalid, mismatch),
+        ("two", post([&good[..], &good].concat()), invalid, mismatch),
+        (
+            "cut",
+            post(good[..good.len() - 1].to_vec()),
+            invalid,
+            mismatch,
+        ),
+        ("nothing", post(Vec::new()), invalid, mismatch),
+        ("no message", post(framed(0, &[])), invalid, "field_missing"),
+        ("unknown field", post(unknown), invalid, "unknown_field"),
+        ("large", post(large), "8", "body_too_large"),
+        (
+            "gzip",
+            post(good.clone()).header("grpc-encoding", "gzip"),
+            "12",
+            "",
+        ),
+        (
+            "timeout without unit",
+            post(good.clone()).header("grpc-timeout", "10"),
+            invalid,
+            mismatch,
+        ),
+        (
+            "9 digits",
+            post(good.clone()).header("grpc-timeout", "100000000m"),
+            invalid,
+            mismatch,
+        ),
+        (
+            "foreign origin",
+            post(good.clone()).header("origin", evil),
+            "7",
+            "origin_refused",
+        ),
+        (
+            "insecure user",
+            post(good.clone()).header("x-aegis-insecure-user", "u-demo"),
+            "16",
+            "insecure_user_header",
+        ),
+    ];
+    for (name, request, status, reason) in rows {
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{name}");
+        assert_eq!(answer.headers()["grpc-status"], status, "{name}");
+        let noted = mock.requests().pop().unwrap();
+        assert_eq!(noted.reason.as_deref().unwrap_or(""), reason, "{name}");
+        assert_eq!(
+            answer.headers()["x-request-id"],
+            *noted.request_id,
+            "{name}"
+        );
+    }
+    assert_eq!(mock.pending_user_codes().len(), 1);
+    // The longest that may be said is heard.
+    let patient = post(good).header("grpc-timeout", "99999999H");
+    assert!(
+        !patient
+            .send()
+            .await
+            .unwrap()
+            .headers()
+            .contains_key("grpc-status")
+    );
+    let web = http.post(client.url(BEGIN)).body(Vec::new());
+    let web = web.header("content-type", "application/grpc-web+proto");
+    assert_eq!(web.send().await.unwrap().status(), 415);
 }
