@@ -243,4 +243,34 @@ mod tests {
             })
         );
     }
+
+    /// CN-2: the table of Connect and of gRPC, all sixteen of them.
+    #[test]
+    fn each_code_has_its_statuses() {
+        let table = [
+            (ErrorCode::Canceled, "canceled", 499, 1),
+            (ErrorCode::Unknown, "unknown", 500, 2),
+            (ErrorCode::InvalidArgument, "invalid_argument", 400, 3),
+            (ErrorCode::DeadlineExceeded, "deadline_exceeded", 504, 4),
+            (ErrorCode::NotFound, "not_found", 404, 5),
+            (ErrorCode::AlreadyExists, "already_exists", 409, 6),
+            (ErrorCode::PermissionDenied, "permission_denied", 403, 7),
+            (ErrorCode::ResourceExhausted, "resource_exhausted", 429, 8),
+            (ErrorCode::FailedPrecondition, "failed_precondition", 400, 9),
+            (ErrorCode::Aborted, "aborted", 409, 10),
+            (ErrorCode::OutOfRange, "out_of_range", 400, 11),
+            (ErrorCode::Unimplemented, "unimplemented", 501, 12),
+            (ErrorCode::Internal, "internal", 500, 13),
+            (ErrorCode::Unavailable, "unavailable", 503, 14),
+            (ErrorCode::DataLoss, "data_loss", 500, 15),
+            (ErrorCode::Unauthenticated, "unauthenticated", 401, 16),
+        ];
+        for (code, word, status, grpc) in table {
+            let error = Refusal::bare(code, "no").into_error("req_1");
+            let body: serde_json::Value = serde_json::from_slice(&error.to_json()).unwrap();
+            assert_eq!(body["code"], word);
+            assert_eq!(error.http_status().as_u16(), status, "{word}");
+            assert_eq!(code.grpc_code(), grpc, "{word}");
+        }
+    }
 }

@@ -319,7 +319,13 @@ impl Tongue {
 /// given a call without a message, whose handler finds the refusal in the call's place.
 async fn word(web: &Web, grpc: Option<Request>, error: ConnectError) -> Response {
     let Some(mut request) = grpc else {
-        return error.into_response();
+        // The library's own conversion leaves the headers out.
+        let headers = error.response_headers().clone();
+        let mut response = error.into_response();
+        for (name, value) in &headers {
+            response.headers_mut().insert(name, value.clone());
+        }
+        return response;
     };
     request.extensions_mut().insert(Refused(error));
     let answer: Result<_, Infallible> = web.connect.clone().oneshot(request).await;

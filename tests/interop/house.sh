@@ -3,6 +3,7 @@
 #
 #   needs python3         the check fails where it is missing
 #   start                 a daemon that is ready, and nobody logged in
+#   serve                 the bundled server by itself, for who needs no daemon
 #   log_in                as the bundled server's demo user
 #   whoami MATERIAL       the HTTP status that the material opens at the provider
 #   block LANGUAGE FILE   the first code block of that language on a page
@@ -56,6 +57,17 @@ start() {
     fi
   done
   fail 'the daemon does not serve'
+}
+
+serve() {
+  needs jq
+  local line out
+  exec {out}< <(exec "$MOCK" --listen 127.0.0.1:0 --control 127.0.0.1:0 2>"$house/daemon.log")
+  daemon=$!
+  read -r -t 60 -u "$out" line || fail 'the bundled server does not start'
+  api=$(jq --raw-output .api <<<"$line")/
+  control=$(jq --raw-output .control <<<"$line")/
+  control_token=$(jq --raw-output .control_token <<<"$line")
 }
 
 log_in() {

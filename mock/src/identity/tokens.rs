@@ -149,3 +149,50 @@ impl Tokens {
         (token, record)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(now: Moment) -> TokenRecord {
+        TokenRecord {
+            principal: "user:u".to_owned(),
+            tenant_id: "t".to_owned(),
+            scopes: Vec::new(),
+            role: None,
+            jkt: "k".to_owned(),
+            pop_key_id: "pop".to_owned(),
+            session_id: "ses_1".to_owned(),
+            session_expires_at: now.plus(REMEMBERED),
+            expires_at: now.plus(Duration::from_mins(10)),
+        }
+    }
+
+    /// OA-21: for the API and nobody else, named by 128 random bits and more, signed, and kept as
+    /// a hash. That the answers with tokens are not stored is with the other headers.
+    #[test]
+    fn a_token_is_unguessable_for_one_audience_and_kept_hashed() {
+        let (signer, now) = (Signer::generate(), Moment::from_unix_millis(0));
+        let mut tokens = Tokens::default();
+        let (one, _) = tokens.issue(&signer, "i", record(now), now);
+        let (other, _) = tokens.issue(&signer, "i", record(now), now);
+        assert_ne!(one, other);
+        let claims = [&one, &other].map(|token| signer.verify("at+jwt", token).unwrap());
+        for claims in &claims {
+            assert_eq!(claims["aud"], "aegis-api");
+            assert_eq!(claims["cnf"], json!({"jkt": "k"}));
+            let jti = claims["jti"].as_str().unwrap();
+            // 26 characters of five random bits each.
+            assert!(crate::encoding::is_id(jti, "tok_"), "{jti}");
+        }
+        assert_ne!(claims[0]["jti"], claims[1]["jti"]);
+        // A token of another kind or of another server is none.
+        assert!(signer.verify("JWT", &one).is_none());
+        assert!(Signer::generate().verify("at+jwt", &one).is_none());
+        assert!(tokens.find(&sha256(one.as_bytes())).is_some());
+        assert!(tokens.find(&sha256(&one.as_bytes()[1..])).is_none());
+        let kept = format!("{tokens:?}");
+        assert!(kept.contains("user:u"), "the search is blind");
+        assert!(!kept.contains(&one) && !kept.contains(&other));
+    }
+}

@@ -306,6 +306,28 @@ async fn another_key_cannot_exchange_the_code() {
     assert_eq!(answer.text("/status"), "success");
 }
 
+/// OA-21: an ID token is for the console, a broker token for the API; neither is taken for the
+/// other. And whatever answers with a token or a code is not to be stored.
+#[tokio::test]
+async fn a_token_for_another_audience_is_none() {
+    let mock = spawn().await;
+    let mut client = Client::new(&mock);
+    let begun = client.begin(&json!({})).await;
+    assert_eq!(begun.header("cache-control"), Some("no-store"));
+    mock.approve(begun.text("/userCode")).unwrap();
+    let success = client.exchange(begun.text("/deviceCode")).await;
+    assert_eq!(success.header("cache-control"), Some("no-store"));
+    success.text("/brokerToken").clone_into(&mut client.token);
+    let request = client
+        .post("ApproveMcpOauthDeviceAuthorization")
+        .bearer_auth(&client.token)
+        .body(json!({"userCode": begun.text("/userCode"), "approve": true}).to_string());
+    assert_eq!(client.send(request).await.reason(), "token_invalid");
+    client.token = mock.demo_id_token();
+    let answer = client.create(GCP, &json!({})).await;
+    assert_eq!(answer.reason(), "token_invalid");
+}
+
 #[tokio::test]
 async fn a_person_approves_with_an_id_token() {
     let mock = spawn().await;

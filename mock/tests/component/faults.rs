@@ -30,6 +30,8 @@ async fn refusals_on_demand_do_nothing_and_wear_off() {
             assert_eq!(answer.status, status);
             let told = answer.body["details"][0]["debug"]["reason"].as_str();
             assert_eq!(told.unwrap_or(answer.text("/code")), code);
+            let wait = (kind == FaultKind::RateLimited).then_some("1");
+            assert_eq!(answer.header("retry-after"), wait);
             assert!(
                 answer
                     .text("/details/0/debug/requestId")

@@ -137,6 +137,8 @@ async fn a_request_is_refused_for_its_headers() {
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{name}");
         let id = answer.header("x-request-id").unwrap();
         assert!(id.starts_with("req_") && id.len() >= 30, "{name}");
+        let challenged = answer.header("www-authenticate").is_some();
+        assert_eq!(challenged, status == 401, "{name}");
     }
     assert_eq!(mock.requests().len(), 20);
     let audited = mock.audit();
@@ -233,6 +235,8 @@ async fn what_is_not_offered_says_so() {
     assert_eq!(get("healthz").await, (200, "ok\n".to_owned()));
     assert_eq!(get("nothing").await.0, 404);
     assert_eq!(get(&Client::path(BEGIN)[1..]).await.0, 405);
+    let got = reqwest::get(client.url(BEGIN)).await.unwrap();
+    assert_eq!(got.headers()["allow"], "POST");
     let jwks: Value = serde_json::from_str(&get(".well-known/jwks.json").await.1).unwrap();
     assert_eq!(jwks["keys"][0]["alg"], "ES256");
 }
