@@ -299,7 +299,7 @@ fn scopes(scopes: &[String]) -> Html {
     }
     let head = ["Credential", "Actions"].map(|words| label("th", &[("scope", "col")], words));
     let rows = actions.iter().map(|(credential, actions)| {
-        let credential = [label("code", &[], credential)];
+        let credential = [element("code", &[], breakable(credential))];
         element(
             "tr",
             &[],
@@ -317,6 +317,17 @@ fn scopes(scopes: &[String]) -> Html {
             element("tbody", &[], rows),
         ],
     )
+}
+
+/// A credential that a narrow screen breaks between its parts.
+fn breakable(credential: &str) -> Vec<Html> {
+    let parts = credential.split_inclusive('/');
+    let mut pieces: Vec<Html> = parts
+        .flat_map(|part| [text(part), void("wbr", &[])])
+        .collect();
+    // None at the end.
+    drop(pieces.pop());
+    pieces
 }
 
 /// Credential and action of `credential.lease.ACTION:provider:P:app:A:account:C`.
@@ -410,7 +421,10 @@ mod tests {
         let row = |credential: &str, actions: &str| {
             format!("<tr><th scope=\"row\"><code>{credential}</code></th><td>{actions}</td></tr>")
         };
-        assert!(page.contains(&row("gcp/billing-prod/deploy-bot", "create, redeem")));
+        assert!(page.contains(&row(
+            "gcp/<wbr>billing-prod/<wbr>deploy-bot",
+            "create, redeem"
+        )));
         assert!(page.contains(&row("spiffe.bootstrap", "everything")));
     }
 

@@ -217,7 +217,7 @@ async fn a_person_signs_in_compares_and_approves() {
         code,
         "Broker on host-01",
         "business-default",
-        "gcp/billing-prod/deploy-bot",
+        "gcp/<wbr>billing-prod/<wbr>deploy-bot",
         "create, redeem, revoke",
         &client.key.thumbprint(),
         "<dd>demo</dd>",

@@ -29,6 +29,57 @@ NAME, PASSWORD = os.environ["name"], os.environ["password"]
 PICTURES = os.environ.get("PICTURES", HOUSE)
 
 
+# What keeps a person from reading or using the page that is shown, in words. A text needs 4.5 times
+# the brightness of its ground, or the reverse (WCAG 2.2, 1.4.3), a control's edge three times
+# (1.4.11); what is focused one after the other stands below or beside it.
+BARRIERS = """
+const barriers = [];
+const barrier = (words, one) => barriers.push(`${words}: ${one.outerHTML.slice(0, 120)}`);
+const channels = (colour) => colour.match(/[0-9.]+/g).map(Number);
+const ground = (one) => {
+  for (; one; one = one.parentElement) {
+    const [r, g, b, alpha = 1] = channels(getComputedStyle(one).backgroundColor);
+    if (alpha === 1) return [r, g, b];
+  }
+  return [255, 255, 255];
+};
+const brightness = (colour) => colour.slice(0, 3)
+  .map((part) => part / 255)
+  .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0);
+const contrast = (one, other) => {
+  const [dark, bright] = [brightness(one), brightness(other)].sort((a, b) => a - b);
+  return (bright + 0.05) / (dark + 0.05);
+};
+const shown = [...document.body.querySelectorAll('*')].filter((one) => one.getClientRects().length);
+for (const one of shown) {
+  const style = getComputedStyle(one);
+  const says = one.value || [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  if (says && contrast(channels(style.color), ground(one)) < 4.5) barrier('faint', one);
+  if (one.matches('input, button.main, button.other') &&
+      contrast(channels(style.borderTopColor), ground(one.parentElement)) < 3) barrier('faint edge', one);
+  if (says && parseFloat(style.fontSize) < 14) barrier('small', one);
+  if (one.matches('input') && !(one.labels.length === 1 && one.labels[0].textContent.trim())) barrier('no label', one);
+  for (const id of (one.getAttribute('aria-describedby') ?? '').split(' ').filter(Boolean))
+    if (!document.getElementById(id)) barrier('described by nothing', one);
+  if (one.hasAttribute('tabindex')) barrier('an order of its own', one);
+}
+const reached = shown.filter((one) => one.matches('a[href], button, input'));
+reached.forEach((one, at) => {
+  const [here, next] = [one, reached[at + 1]].map((one) => one?.getBoundingClientRect());
+  if (here.height < 24) barrier('too low to be hit', one);
+  if (next && next.bottom <= here.top) barrier('after what is below it', reached[at + 1]);
+});
+const headings = [...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map((one) => one.tagName);
+if (headings[0] !== 'H1' || headings.slice(1).some((one) => one !== 'H2')) barriers.push(`headings ${headings}`);
+if (document.documentElement.lang !== 'en') barriers.push('no language');
+if (document.querySelectorAll('main').length !== 1) barriers.push('no main part');
+if (!document.title.includes(document.querySelector('h1')?.textContent)) barriers.push(`title ${document.title}`);
+if (document.documentElement.scrollWidth > document.documentElement.clientWidth) barriers.push('wider than the window');
+return barriers;
+"""
+
+
 def want(holds, words):
     if not holds:
         sys.exit(f"wanted: {words}")
@@ -104,6 +155,21 @@ class Browser:
         """Waits for the page with that heading."""
         here = seen.text_to_be_present_in_element((By.TAG_NAME, "h1"), heading)
         self.until(here, f"no page {heading}")
+        # A page of our own, whichever it is, can be read and used.
+        if self.driver.current_url.startswith("http"):
+            barriers = self.barriers()
+            want(barriers == [], f"{heading} can be used: {barriers}")
+
+    def barriers(self):
+        """What keeps a person from using the page."""
+        return self.driver.execute_script(BARRIERS)
+
+    def narrow(self, width):
+        """As wide as a small telephone; no window gets that narrow."""
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+        )
 
     def text(self):
         return self.driver.find_element(By.TAG_NAME, "body").text
@@ -160,7 +226,7 @@ class Browser:
         with open(path, "rb") as file:
             head = file.read(24)
         width, height = struct.unpack(">II", head[16:24])
-        want(head[:8] == b"\x89PNG\r\n\x1a\n" and width > 300 and height > 300, "a picture")
+        want(head[:8] == b"\x89PNG\r\n\x1a\n" and width >= 300 and height > 300, "a picture")
 
     def complaints(self):
         """What the browser holds against the pages, but for the icon that there is none of."""
@@ -314,17 +380,64 @@ def without_scripts():
     subprocess.run([BROKER, "logout"], check=True, capture_output=True, timeout=LIMIT)
 
 
+def denies_with_the_keyboard_alone():
+    """The address without the code, a slip in it, and the other answer."""
+    command = Command("login", "--json")
+    with Browser() as browser:
+        browser.driver.get(command.address)
+        browser.on("Sign in")
+        keys = lambda *keys: webdriver.ActionChains(browser.driver).send_keys(*keys).perform()
+        focused = lambda: browser.driver.switch_to.active_element
+        keys(NAME, Keys.TAB, PASSWORD, Keys.ENTER)
+        browser.on("Enter the code")
+        want(focused().get_attribute("id") == "user_code", "the code first")
+        keys("BBBB", Keys.ENTER)
+        browser.says("No login has that code")
+        want(focused().get_attribute("id") == "user_code", "the code again")
+        whole = webdriver.ActionChains(browser.driver).key_down(Keys.CONTROL)
+        whole.send_keys("a").key_up(Keys.CONTROL).perform()
+        keys(command.code.lower().replace("-", ""), Keys.ENTER)
+        browser.on("Approve this login?")
+        order = tab_to(browser, keys, focused, "Deny")
+        want(order == ["Approve", "Deny"], f"after Approve: {order}")
+        keys(Keys.SPACE)
+        browser.on("Denied")
+    want(command.refused() == "access_denied", command.said)
+
+
 def on_a_narrow_dark_screen():
-    """For the pictures, and that nothing has to be scrolled sideways."""
+    """As wide as a small telephone: nothing has to be scrolled sideways, and all can be read."""
     command = Command("login", "--json")
     with Browser("--force-dark-mode", "--force-prefers-color-scheme=dark") as browser:
-        browser.driver.set_window_size(500, 1000)
-        browser.review(command)
-        browser.picture("11-narrow")
-        wide = browser.driver.find_element(By.TAG_NAME, "html")
-        want(wide.get_property("scrollWidth") <= wide.get_property("clientWidth"), "no scrolling")
+        browser.narrow(320)
+        # The control: barriers are found.
+        bad = (
+            "<body style='background:white'><h2>x</h2><p style='color:gray;font-size:9px'>faint</p>"
+            "<input style='border:1px solid silver' tabindex=1><div style='width:999px'>wide</div>"
+        )
+        browser.driver.get(f"data:text/html,{bad}")
+        found = " ".join(browser.barriers())
+        for words in (
+            "faint: ", "faint edge", "small", "no label", "an order of its own", "headings H2",
+            "no language", "no main part", "wider than the window",
+        ):
+            want(words in found, f"{words} in {found}")
+        browser.driver.get(command.address)
+        browser.on("Sign in")
+        browser.picture("11-narrow-sign-in")
+        browser.sign_in(command.address)
+        browser.enter("BBBB-BBBB")
+        browser.says("No login has that code")
+        browser.on("Enter the code")
+        browser.picture("11-narrow-wrong-code")
+        browser.enter(command.code)
+        browser.on("Approve this login?")
+        browser.picture("11-narrow-question")
+        browser.driver.execute_script("scrollTo(0, document.body.scrollHeight)")
+        browser.picture("11-narrow-question-end")
         browser.press("Deny")
         browser.on("Denied")
+        browser.picture("11-narrow-denied")
     want(command.refused() == "access_denied", command.said)
 
 
@@ -401,6 +514,7 @@ for story in (
     guesses,
     expires,
     with_the_keyboard_alone,
+    denies_with_the_keyboard_alone,
     without_scripts,
     on_a_narrow_dark_screen,
     is_not_framed,
