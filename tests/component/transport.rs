@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 
 use crate::world::{
-    BEGIN, CREATE, DEPLOY, EXCHANGE, REDEEM, REVOKE, World, claim, code, create, get, secret,
-    user_code,
+    BEGIN, CREATE, DEPLOY, EXCHANGE, READER, REDEEM, REVOKE, World, claim, code, create, get,
+    secret, user_code,
 };
 
 /// A call of the core's lasts no longer than this.
@@ -266,6 +266,46 @@ async fn a_lost_answer_to_redeem_replaces_the_lease_once() {
             .count();
         assert_eq!(uncertain, usize::try_from(lost).unwrap(), "{name}");
     }
+}
+
+/// LM: the server's own throttle. A wait that ends within the call is waited out, exactly as long as
+/// `Retry-After` says and a little; a longer one is told to the caller, whose next try succeeds.
+#[tokio::test(start_paused = true)]
+async fn a_throttle_is_waited_for_as_long_as_it_says() {
+    let policy = include_str!("../../config/aegis-mock.toml");
+    let policy = policy.replace("per_principal_minute = 600", "per_principal_minute = 2");
+    let world = World::new().await;
+    let (_daemon, connection) = world.logged_in().await;
+    world.mock.set_policy(&policy).unwrap();
+    // Two calls, made and redeemed: the minute is used up.
+    get(&connection, DEPLOY).await.unwrap();
+    let refused = get(&connection, READER).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::RateLimited);
+    let wait = refused.retry_after.unwrap();
+    assert!(
+        wait > Duration::from_secs(25) && wait <= Duration::from_mins(1),
+        "{wait:?}"
+    );
+    assert_eq!(server_tries(&world), ["ok", "resource_exhausted"]);
+
+    world.after(Duration::from_secs(40)).await;
+    get(&connection, READER).await.unwrap();
+    assert_eq!(
+        server_tries(&world),
+        ["ok", "resource_exhausted", "resource_exhausted", "ok"]
+    );
+    let tries = world.tries(CREATE);
+    let waited = tries[3].at.duration_since(tries[2].at).unwrap();
+    assert!(
+        waited >= Duration::from_secs(19) && waited < Duration::from_secs(22),
+        "{waited:?}"
+    );
+}
+
+/// What the server said to each try to make a lease.
+fn server_tries(world: &World) -> Vec<String> {
+    let tries = world.tries(CREATE).into_iter();
+    tries.map(|request| request.result).collect()
 }
 
 /// LM: whatever is wrong with an answer, the caller hears of it, and not after the deadline.

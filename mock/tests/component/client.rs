@@ -193,7 +193,16 @@ impl Client {
 
     /// Of the server at that address.
     pub(crate) fn at(base: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self::over(base, reqwest::Client::builder())
+    }
+
+    /// The same without HTTP/1.1.
+    pub(crate) fn at_http2(base: &str) -> Self {
+        Self::over(base, reqwest::Client::builder().http2_prior_knowledge())
+    }
+
+    fn over(base: &str, http: reqwest::ClientBuilder) -> Self {
+        let http = http.no_proxy().build().unwrap();
         Self {
             base: base.trim_end_matches('/').to_owned(),
             key: Key::generate(),

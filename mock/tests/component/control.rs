@@ -5,9 +5,10 @@ use std::process::Stdio;
 
 use aegis_mock::{Mock, Options};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
 use crate::client::{Client, GCP, policy};
+use crate::state::log_in;
 
 pub(crate) struct Control {
     base: String,
@@ -202,6 +203,68 @@ async fn the_program_says_where_it_listens_and_stops_when_told() {
         .await;
     assert!(sent.unwrap().success());
     assert!(child.wait().await.unwrap().success());
+}
+
+/// HY-4, HY-9: whatever is logged at the finest level, by us or by what we are built of, no secret is
+/// in it; neither in JSON nor over HTTP/2, whose library logs its frames.
+#[tokio::test]
+async fn nothing_secret_is_in_the_log() {
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_aegis-mock"))
+        .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
+        .env("RUST_LOG", "trace")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = child.stderr.take().unwrap();
+    let log = tokio::spawn(async move {
+        let mut text = Vec::new();
+        log.read_to_end(&mut text).await.map(|_| text)
+    });
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines.next_line().await.unwrap().unwrap();
+    let line: Value = serde_json::from_str(&line).unwrap();
+    let text = |name: &str| line[name].as_str().unwrap().to_owned();
+    let mut clients = vec![Client::at(&text("api")), Client::at_http2(&text("api"))];
+    let mut proofs = Vec::new();
+    for client in &mut clients {
+        log_in(client, &line).await;
+        let lease = client.lease(GCP, &json!({})).await;
+        let redeemed = client.redeem(&lease).await;
+        let secret = redeemed.text("/credential/gcpAccessToken/accessToken");
+        assert_eq!(client.whoami("gcp", secret).await, 200);
+        // The other carrier.
+        let method = "RevokeCredentialLease";
+        let nonce = client.nonce.as_deref();
+        let proof = client
+            .key
+            .proof(&client.url(method), nonce, Some(&client.token));
+        let body = json!({"tenantId": "business-default", "leaseId": lease, "reason": "released"});
+        let request = client
+            .post(method)
+            .header("authorization", format!("DPoP {}", client.token))
+            .header("dpop", &proof)
+            .body(body.to_string());
+        assert_eq!(client.send(request).await.reason(), "ok");
+        proofs.push(proof);
+    }
+    let control = Control::new(&text("control"), &text("control_token"));
+    let secrets = control.get("secrets").await;
+    let secrets = secrets["secrets"].as_array().unwrap();
+    assert_eq!(secrets.len(), 6);
+    child.kill().await.unwrap();
+    let log = String::from_utf8(log.await.unwrap().unwrap()).unwrap();
+    assert!(
+        log.contains("TRACE") && log.contains("h2::"),
+        "the log is blind"
+    );
+    let secrets = secrets.iter().map(|one| one["value"].as_str().unwrap());
+    let ours = [text("control_token"), text("demo_password")];
+    let ours = ours.iter().chain(&proofs).map(String::as_str);
+    for secret in secrets.chain(ours) {
+        assert!(!log.contains(secret), "{secret}");
+    }
 }
 
 #[tokio::test]

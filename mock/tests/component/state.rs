@@ -271,7 +271,7 @@ fn command(state: &Path) -> Command {
 }
 
 /// Approves over control, as from another process.
-async fn log_in(client: &mut Client, addresses: &Value) {
+pub(crate) async fn log_in(client: &mut Client, addresses: &Value) {
     let text = |name: &str| addresses[name].as_str().unwrap();
     let control = Control::new(text("control"), text("control_token"));
     let codes = client.begin(&everything()).await;
