@@ -512,6 +512,21 @@ mod tests {
         assert_eq!((numbers, switches), (7, 11));
     }
 
+    /// `aegis.md` 13.
+    #[test]
+    fn the_numbers_of_the_contract_hold_by_default() {
+        let limits = Throttle::default();
+        let found = [
+            limits.per_principal_minute,
+            limits.per_tenant_minute,
+            limits.begin_per_address_minute,
+            Server::default().interval_seconds,
+            max_session(),
+        ];
+        assert_eq!(found, [600, 3000, 30, 5, 8 * 60 * 60]);
+        assert!(limits.enabled);
+    }
+
     #[test]
     fn an_empty_file_is_strict_and_permits_nothing() {
         let policy = Policy::parse(Some("")).unwrap();

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aegis_mock::Mock;
+use aegis_mock::{Mock, SpawnError, StateFileError};
 use url::Url;
 
 use super::build::Plan;
@@ -24,7 +24,8 @@ pub(super) struct BundledServer {
 /// until what is returned is dropped; what it revoked is kept beside the audit log.
 ///
 /// # Errors
-/// `internal` when it cannot listen, or what it revoked before cannot be read.
+/// `internal` when it cannot listen. `io_error` when the file with what it revoked cannot be used,
+/// `already_running` when another daemon's server uses it.
 pub(super) async fn join(mut plan: Plan) -> Result<(Plan, Option<BundledServer>), Refusal> {
     if !plan.mock {
         return Ok((plan, None));
@@ -49,7 +50,7 @@ impl BundledServer {
     /// Starts it on free loopback ports.
     ///
     /// # Errors
-    /// `internal` when it cannot listen, or the file with its revocations cannot be used.
+    /// As [`join`].
     async fn start(revocations: PathBuf) -> Result<Self, Refusal> {
         let mock = aegis_mock::spawn(aegis_mock::Options {
             control: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 0))),
@@ -57,10 +58,7 @@ impl BundledServer {
             ..aegis_mock::Options::default()
         })
         .await
-        .map_err(|error| {
-            Refusal::new(ErrorCode::Internal)
-                .with_message(&format!("the bundled server does not start: {error}"))
-        })?;
+        .map_err(|error| no_server(&error))?;
         Ok(Self { mock })
     }
 
@@ -78,6 +76,19 @@ impl BundledServer {
             self.mock.control_token()
         )
     }
+}
+
+fn no_server(error: &SpawnError) -> Refusal {
+    let code = match error {
+        SpawnError::State(StateFileError::InUse { .. }) => ErrorCode::AlreadyRunning,
+        SpawnError::State(_) => ErrorCode::Io,
+        SpawnError::Policy(_)
+        | SpawnError::NotLoopback(_)
+        | SpawnError::Listen { .. }
+        | SpawnError::Thread(_)
+        | SpawnError::Url(_) => ErrorCode::Internal,
+    };
+    Refusal::new(code).with_error(error)
 }
 
 /// What the bundled server's demo user is granted, and so what `--mock` offers.

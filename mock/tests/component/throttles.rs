@@ -152,27 +152,14 @@ async fn without_throttles_nobody_waits() {
     throttled(&guess().await);
 }
 
-/// The numbers of the contract are those in force: the call after the last is refused.
+/// The number of the contract is the one in force: the call after the last is refused. The other
+/// two would take a loaded machine longer than their minute; a test of the policy has them.
 #[tokio::test]
-async fn the_numbers_of_the_contract_hold() {
+async fn thirty_logins_may_be_begun_in_a_minute() {
     let mock = spawn_with("").await;
-    let begun = Client::new(&mock);
+    let client = Client::new(&mock);
     for _ in 0..30 {
-        accepted(&begun.begin(&json!({})).await);
+        accepted(&client.begin(&json!({})).await);
     }
-    throttled(&begun.begin(&json!({})).await);
-    mock.advance(Duration::from_mins(1));
-    let client = person(&mock, "u-demo").await;
-    let nothing = json!({"leaseId": "lse_00000000000000000000000000", "reason": "released"});
-    let mut counted = 0;
-    let answer = loop {
-        let answer = client.call("RevokeCredentialLease", &nothing).await;
-        if answer.reason() != "lease_not_found" {
-            break answer;
-        }
-        counted += 1;
-        assert!(counted <= 600);
-    };
-    assert_eq!(counted, 600);
-    throttled(&answer);
+    throttled(&client.begin(&json!({})).await);
 }
