@@ -434,6 +434,29 @@ mod tests {
         assert_eq!(in_file, in_code);
     }
 
+    /// The reader names every key it knows, also those that are left out where they are unset.
+    #[test]
+    fn the_sample_file_has_every_key_that_is_read() {
+        let sample = BUILT_IN.parse::<toml::Table>().unwrap();
+        let known = |text: &str| -> BTreeSet<String> {
+            let error = Policy::parse(Some(text)).unwrap_err().to_string();
+            let (_, keys) = error.split_once("unknown field `zz`, expected").unwrap();
+            let keys = keys.split('`').skip(1).step_by(2);
+            keys.map(str::to_owned).collect()
+        };
+        let parts = known("zz = 1");
+        assert_eq!(parts, sample.keys().cloned().collect());
+        for part in parts {
+            let (header, tables) = match sample[&part].as_array() {
+                Some(tables) => (format!("[[{part}]]"), tables.clone()),
+                None => (format!("[{part}]"), vec![sample[&part].clone()]),
+            };
+            let tables = tables.iter().map(|table| table.as_table().unwrap());
+            let shown: BTreeSet<String> = tables.flat_map(toml::Table::keys).cloned().collect();
+            assert_eq!(known(&format!("{header}\nzz = 1\n")), shown, "{part}");
+        }
+    }
+
     /// What the comments above a key say of it: bounds and default.
     fn said_of<'a>(lines: &[&'a str], at: usize) -> String {
         let above = lines[..at].iter().rev();
