@@ -115,14 +115,17 @@ fn read(controller: &OwnedFd, mut so_far: impl FnMut(&[u8])) -> String {
 /// Ctrl-C reaches a command under `exec` once: from the terminal, and not from us as well.
 #[test]
 fn an_interrupt_of_the_terminal_is_heard_once() {
-    const SCRIPT: &str = "trap 'echo heard' INT; trap 'echo over; exit 3' USR1; echo up; \
+    const SCRIPT: &str = "exec </dev/tty; trap 'echo heard' INT; trap 'echo over; exit 3' USR1; echo up; \
         until read x; do :; done; kill -USR1 $PPID; while :; do read x; done";
     let house = House::new();
     let _daemon = house.daemon();
     house.log_in();
     let (controller, terminal) = terminal();
     let mut command = Command::new("setsid");
-    command.args(["--ctty", "--wait"]).arg(&house.broker);
+    // Standard input is no terminal: the one that controls us counts.
+    let piped = "exec \"$@\" </dev/null";
+    command.args(["--ctty", "--wait", "sh", "-c", piped, "sh"]);
+    command.arg(&house.broker);
     command.args(["exec", "--use", SELECTOR, "--", "sh", "-c", SCRIPT]);
     house.surround(&mut command);
     command
