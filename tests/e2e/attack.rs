@@ -11,12 +11,21 @@ use rustix::process::{Signal, kill_process};
 
 use super::house::{House, NOBODY, Peer, SELECTOR};
 
+/// Where this program is started to attach itself to a process.
+const TRACED: &str = "AEGIS_E2E_TRACED";
+
 /// HY-1: another process of the same ordinary user cannot read the daemon's memory, environment,
-/// maps or descriptors. The control: the same attempts on a process that did nothing for itself
-/// succeed.
+/// maps or descriptors, nor trace it. The control: the same attempts on a process that did nothing
+/// for itself succeed.
 #[test]
 fn another_process_of_the_same_user_cannot_look_inside() {
+    if let Some(pid) = std::env::var_os(TRACED) {
+        let pid = Pid::from_raw(pid.to_str().unwrap().parse().unwrap());
+        ptrace::seize(pid, ptrace::Options::empty()).unwrap();
+        return;
+    }
     let house = House::of_nobody();
+    let program = house.copy_of(&std::env::current_exe().unwrap());
     let daemon = house.daemon();
     house.log_in();
     house.json(&["get", SELECTOR]);
@@ -28,8 +37,16 @@ fn another_process_of_the_same_user_cannot_look_inside() {
     let mut sleep = Command::new("sleep");
     house.surround(&mut sleep);
     let mut open = sleep.arg("600").spawn().unwrap();
+    let trace = |pid: u32| {
+        let mut command = Command::new(&program);
+        house.surround(&mut command);
+        let name = "attack::another_process_of_the_same_user_cannot_look_inside";
+        let command = command.args(["--exact", name]).env(TRACED, pid.to_string());
+        command.output().unwrap().status.success()
+    };
     let attempts = |pid: u32| {
         [
+            ("trace", trace(pid)),
             ("environ", attempt("cat", &[format!("/proc/{pid}/environ")])),
             ("maps", attempt("cat", &[format!("/proc/{pid}/maps")])),
             ("descriptors", attempt("ls", &[format!("/proc/{pid}/fd")])),

@@ -11,7 +11,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use aegis_mock::{Background, Options};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, Uid, kill_process};
+use rustix::thread::set_thread_res_uid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -22,8 +23,8 @@ pub(crate) const SELECTOR: &str = "gcp/billing-prod/deploy-bot";
 /// Long enough for a debug build on a busy machine, short enough to end a hung test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Somebody who is not root, whatever the tests run as.
-pub(crate) const NOBODY: u32 = 65534;
+/// Somebody who is not root and has no entry in any list of users, whatever the tests run as.
+pub(crate) const NOBODY: u32 = 54_321;
 
 const SERVER_POLICY: &str = r#"
 [server]
@@ -124,27 +125,34 @@ impl House {
             .prefix("aegis-e2e-")
             .tempdir()
             .unwrap();
-        let house = Self {
-            broker: folder.path().join("aegis-broker-binary"),
+        let mut house = Self {
+            broker: PathBuf::from(BROKER),
             server,
             folder,
             uid,
         };
-        // A copy, because another user may not be able to enter the build folder. Made by a process
-        // of its own: whatever another test starts meanwhile would inherit our open file for a
-        // moment, and a file that is open for writing cannot be executed.
-        let copied = Command::new("cp").arg(BROKER).arg(&house.broker).status();
-        assert!(copied.unwrap().success());
-        fs::set_permissions(&house.broker, fs::Permissions::from_mode(0o755)).unwrap();
+        house.broker = house.copy_of(&house.broker);
         house.write("config.toml", &house.config());
         house.write("policy.toml", &policy("allow"));
-        if let Some(uid) = uid {
+        if uid.is_some() {
             for path in ["", "config.toml", "policy.toml"] {
-                let path = house.folder.path().join(path);
-                std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap();
+                house.hand_over(&house.path(path));
             }
         }
         house
+    }
+
+    /// A copy of a program, because another user may not be able to enter the build folder. Made by
+    /// a process of its own: whatever another test starts meanwhile would inherit our open file for
+    /// a moment, and a file that is open for writing cannot be executed.
+    pub(crate) fn copy_of(&self, program: &Path) -> PathBuf {
+        let mut name = program.file_name().unwrap().to_owned();
+        name.push("-copy");
+        let copy = self.folder.path().join(name);
+        let copied = Command::new("cp").arg(program).arg(&copy).status();
+        assert!(copied.unwrap().success());
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        copy
     }
 
     /// The configuration for the bundled server.
@@ -224,9 +232,7 @@ impl House {
         if !self.runtime().exists() {
             fs::create_dir(self.runtime()).unwrap();
             fs::set_permissions(self.runtime(), fs::Permissions::from_mode(0o700)).unwrap();
-            if let Some(uid) = self.uid {
-                std::os::unix::fs::chown(self.runtime(), Some(uid), Some(uid)).unwrap();
-            }
+            self.hand_over(&self.runtime());
         }
     }
 
@@ -261,10 +267,11 @@ impl House {
             .append(true)
             .open(self.path("daemon.log"))
             .unwrap();
+        let out = fs::File::create(self.path("daemon.out")).unwrap();
         let mut child = command
             .env("NOTIFY_SOCKET", &notify)
             .env("RUST_LOG", level)
-            .stdout(Stdio::null())
+            .stdout(out)
             .stderr(log)
             .spawn()
             .unwrap();
@@ -284,6 +291,13 @@ impl House {
         }
     }
 
+    /// Gives a file to this house's user.
+    pub(crate) fn hand_over(&self, path: &Path) {
+        if let Some(uid) = self.uid {
+            std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap();
+        }
+    }
+
     /// Logs in as the demo user: shown, approved, waited for.
     pub(crate) fn log_in(&self) {
         let shown = self.run(&["login", "--no-wait", "--json"]);
@@ -297,7 +311,23 @@ impl House {
 
     /// One request over the socket, for its answer.
     pub(crate) fn ask(&self, method: &str, params: &Value) -> Value {
-        self.connect().ask(method, params)
+        self.connect_as_user().ask(method, params)
+    }
+
+    /// A connection of this house's user, whoever the tests run as.
+    fn connect_as_user(&self) -> Peer {
+        let Some(uid) = self.uid.map(Uid::from_raw) else {
+            return self.connect();
+        };
+        // The kernel keeps the user of the thread that connects.
+        let connecting = std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| {
+                set_thread_res_uid(uid, uid, uid).unwrap();
+                self.connect()
+            });
+            connecting.join()
+        });
+        connecting.unwrap()
     }
 
     pub(crate) fn connect(&self) -> Peer {

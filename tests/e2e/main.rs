@@ -9,6 +9,15 @@
     reason = "a failed setup should abort the test"
 )]
 
+/// As in the shipped program (`src/main.rs`): this one becomes a daemon too, whose memory is looked
+/// through.
+#[global_allocator]
+static ALLOC: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
+    zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
+#[path = "../evidence/mod.rs"]
+mod evidence;
+
 mod attack;
 
 mod attack_server;
@@ -31,6 +40,8 @@ mod lifecycle;
 mod line_client;
 
 mod mcp;
+
+mod memory;
 
 mod pages;
 
