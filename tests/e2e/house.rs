@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
-use aegis_mock::{Background, Options};
-use rustix::process::{Pid, Signal, Uid, kill_process};
+use aegis_mock::{Background, Options, RequestRecord};
+use rustix::process::{Pid, Resource, Rlimit, Signal, Uid, kill_process, prlimit};
 use rustix::thread::set_thread_res_uid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -88,12 +88,15 @@ impl Server {
         })
     }
 
-    /// Waits until the journal has a matching call.
+    /// Waits until the journal has such a call.
     pub(crate) fn wait_for(&self, method: &str, result: &str) {
+        self.wait_for_call(|call| call.method == method && call.result == result);
+    }
+
+    /// Waits until the journal has a matching call.
+    pub(crate) fn wait_for_call(&self, matches: impl Fn(&RequestRecord) -> bool) {
         self.block_on(async {
-            let seen = self
-                .mock
-                .wait_for_request(|call| call.method == method && call.result == result);
+            let seen = self.mock.wait_for_request(matches);
             tokio::time::timeout(PATIENCE, seen).await.unwrap();
         });
     }
@@ -439,6 +442,21 @@ impl Daemon {
     /// SIGTERM, and the end of it.
     pub(crate) fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
+        self.child.wait().unwrap()
+    }
+
+    /// From now on the kernel ends it at the first byte of a file beyond this length.
+    pub(crate) fn limit_files_to(&self, length: u64) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let limit = Rlimit {
+            current: Some(length),
+            maximum: None,
+        };
+        prlimit(pid, Resource::Fsize, limit).unwrap();
+    }
+
+    /// Waits for an end that it comes to by itself.
+    pub(crate) fn ended(mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
 
