@@ -187,34 +187,6 @@ fn any_bytes_leave_the_daemon_alive() {
     house.material();
 }
 
-/// PE-8, IN-3: equal ids on many connections never cross.
-#[test]
-fn equal_ids_on_a_hundred_connections_do_not_cross() {
-    let house = House::new();
-    let _daemon = house.daemon();
-    let mut peers: Vec<_> = (0..100).map(|_| house.connect()).collect();
-    for round in 0..5 {
-        for (index, peer) in peers.iter_mut().enumerate() {
-            let (method, params) = if index % 2 == 0 {
-                ("broker.status", json!({}))
-            } else {
-                (
-                    "lease.redeem",
-                    json!({ "lease_id": format!("lse_{index}") }),
-                )
-            };
-            let line = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
-            peer.send(format!("{line}\n").as_bytes());
-        }
-        for (index, peer) in peers.iter_mut().enumerate() {
-            let answer = peer.receive().unwrap();
-            assert_eq!(answer["id"], 7);
-            let is_status = answer["result"]["product"] == "aegis-broker";
-            assert_eq!(is_status, index % 2 == 0, "round {round}: {answer}");
-        }
-    }
-}
-
 /// LM: one process gets half of the connections; the next one is told so, on both sockets, those
 /// that are there stay served, room comes back, and other processes do not notice.
 #[test]

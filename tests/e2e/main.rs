@@ -28,6 +28,8 @@ mod commands;
 
 mod crash;
 
+mod crowd;
+
 mod demo;
 mod exec;
 
