@@ -20,7 +20,7 @@ const SHORT_TOKEN: Duration = Duration::from_secs(1);
 
 /// What a caller is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+pub(crate) enum Told {
     /// It worked.
     Done,
     /// The lease is over here, and the issuer has not confirmed it.
@@ -57,7 +57,7 @@ const TABLE: [(Kind, [Told; 5]); 18] = [
 ];
 
 /// What a caller of one column's call asks for.
-async fn ask(world: &World, connection: &Connection, method: &str) -> (Told, String) {
+pub(crate) async fn ask(world: &World, connection: &Connection, method: &str) -> (Told, String) {
     match method {
         BEGIN => told(connection.login_begin(None).await),
         EXCHANGE => {
@@ -105,7 +105,7 @@ fn told<T: std::fmt::Debug>(answer: Result<T, Refusal>) -> (Told, String) {
 }
 
 /// Logs in where nobody is, and gets a credential that works.
-async fn works_again(world: &World, connection: &Connection, name: &str) {
+pub(crate) async fn works_again(world: &World, connection: &Connection, name: &str) {
     let status = connection.status().await.unwrap();
     if !is_logged_in(&status.login) {
         connection.login_cancel(None).await.unwrap();

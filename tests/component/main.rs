@@ -9,12 +9,18 @@
     reason = "helpers of tests: a failed setup should abort the test"
 )]
 
+#[path = "../evidence/mod.rs"]
+mod evidence;
+
+mod liar;
+
 mod world;
 
 mod audit;
 mod costs;
 mod faults;
 mod leases;
+mod lies;
 mod login;
 mod mcp;
 mod proofs;

@@ -34,6 +34,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::evidence::canaries::{Canaries, in_every_form, plain};
+
+/// What a proof is called.
+const PROOF: &str = "proof";
+
 pub(crate) const BEGIN: &str = "BeginMcpOauthDeviceAuthorization";
 pub(crate) const EXCHANGE: &str = "ExchangeMcpOauthDeviceAuthorization";
 pub(crate) const CREATE: &str = "CreateCredentialLease";
@@ -295,30 +300,39 @@ impl World {
     }
 
     /// Everything that may not be seen anywhere, with what it is called: what the server handed
-    /// out, and the proofs it was sent.
+    /// out, and the signatures of the proofs it was sent.
     pub(crate) fn canaries(&self) -> Vec<(String, String)> {
         let secrets = self.mock.secrets();
         let secrets = secrets
             .into_iter()
             .map(|secret| (secret.kind, secret.value));
         let proofs = self.mock.requests();
-        let proofs = proofs
-            .into_iter()
-            .filter_map(|request| Some(("proof".to_owned(), request.proof?)));
-        secrets.chain(proofs).collect()
+        let signatures = proofs.into_iter().filter_map(|request| {
+            let proof = request.proof?;
+            let (_, signature) = proof.rsplit_once('.')?;
+            Some((PROOF.to_owned(), signature.to_owned()))
+        });
+        secrets.chain(signatures).collect()
     }
 
     /// HY-4, DG-9: none of the server's secrets is in the audit folder, in what was logged at
-    /// TRACE by anybody since this world began, or in `texts`.
+    /// TRACE by anybody since this world began, or in `texts`, in any form or piece.
     pub(crate) fn assert_nothing_secret_in(&self, texts: &str) {
         let canaries = self.canaries();
+        let forms = canaries.iter().flat_map(|(kind, secret)| {
+            // A proof is in base64 already.
+            if kind == PROOF {
+                vec![plain(kind, secret)]
+            } else {
+                in_every_form(kind, secret)
+            }
+        });
+        let search = Canaries::new(forms.collect());
         // The control: the same search finds each of them where they are.
         let all: String = canaries.iter().map(|(_, secret)| secret.as_str()).collect();
-        assert_eq!(
-            leaks(&canaries, all.as_bytes()).len(),
-            canaries.len(),
-            "the search is blind"
-        );
+        let seen = search.seen_in(all.as_bytes());
+        let seen: usize = seen.values().map(|sighting| sighting.whole).sum();
+        assert_eq!(seen, canaries.len(), "the search is blind");
         let logged = log()[self.logged_before..].to_vec();
         assert!(
             String::from_utf8_lossy(&logged).contains("aegis_broker::aegis::transport"),
@@ -330,20 +344,10 @@ impl World {
             ("answers", texts.as_bytes().to_vec()),
         ];
         for (place, bytes) in rows {
-            let found = leaks(&canaries, &bytes);
-            assert!(found.is_empty(), "{place} holds {found:?}");
+            let seen = search.seen_in(&bytes);
+            assert!(seen.is_empty(), "{place} holds {seen:?}");
         }
     }
-}
-
-/// The names of the canaries that `haystack` holds: their last 16 bytes, plain or in base64.
-pub(crate) fn leaks(canaries: &[(String, String)], haystack: &[u8]) -> Vec<String> {
-    let haystack = String::from_utf8_lossy(haystack);
-    let found = canaries.iter().filter(|(_, secret)| {
-        let (_, tail) = secret.split_at(secret.len() - 16);
-        haystack.contains(tail) || haystack.contains(&URL_SAFE_NO_PAD.encode(secret))
-    });
-    found.map(|(kind, _)| kind.clone()).collect()
 }
 
 /// The demo policy with other settings; nobody is throttled.

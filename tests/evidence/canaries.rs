@@ -10,6 +10,9 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 /// The shortest piece of a secret that counts: what one vector register holds.
 pub(crate) const PIECE: usize = 16;
 
+/// Of a piece, so many bytes are looked up at once.
+const FIRST: usize = 8;
+
 const MASK: u8 = 0x5a;
 
 /// A name, and a secret that nobody can read.
@@ -29,9 +32,9 @@ pub(crate) type Sightings = BTreeMap<String, Sighting>;
 /// What is looked for.
 pub(crate) struct Canaries {
     needles: Vec<Masked>,
-    /// By its first two bytes, each place in a needle where a piece can begin.
-    starts: HashMap<[u8; 2], Vec<(usize, usize)>>,
-    /// Whether a piece can begin so.
+    /// By its first bytes, each place in a needle where a piece can begin.
+    starts: HashMap<[u8; FIRST], Vec<(usize, usize)>>,
+    /// Whether a piece can begin with these two, which is known without a hash.
     can_begin: Vec<bool>,
 }
 
@@ -42,9 +45,10 @@ impl Canaries {
         for (needle, (name, masked)) in needles.iter().enumerate() {
             assert!(masked.len() >= PIECE, "{name} is too short to be found");
             for (offset, piece) in masked.windows(PIECE).enumerate() {
-                let first = [piece[0] ^ MASK, piece[1] ^ MASK];
+                let first = *piece.first_chunk::<FIRST>().unwrap();
                 starts.entry(first).or_default().push((needle, offset));
-                can_begin[usize::from(u16::from_le_bytes(first))] = true;
+                let two = [first[0] ^ MASK, first[1] ^ MASK];
+                can_begin[usize::from(u16::from_le_bytes(two))] = true;
             }
         }
         Self {
@@ -65,8 +69,8 @@ impl Canaries {
                 at += ZEROS.len() - 1;
                 continue;
             }
-            let first = [bytes[at], bytes[at + 1]];
-            if !self.can_begin[usize::from(u16::from_le_bytes(first))] {
+            let two = [bytes[at], bytes[at + 1]];
+            if !self.can_begin[usize::from(u16::from_le_bytes(two))] {
                 at += 1;
                 continue;
             }
@@ -77,7 +81,11 @@ impl Canaries {
 
     /// How many bytes of a needle these begin with, at least a piece of it; else 0.
     fn run_at(&self, bytes: &[u8], seen: &mut Sightings) -> usize {
-        let starts = self.starts.get(&[bytes[0], bytes[1]]);
+        let first = bytes
+            .first_chunk::<FIRST>()
+            .unwrap()
+            .map(|byte| byte ^ MASK);
+        let starts = self.starts.get(&first);
         let runs = starts.into_iter().flatten().map(|(needle, offset)| {
             let rest = &self.needles[*needle].1[*offset..];
             let equal = |(byte, masked): &(&u8, &u8)| **byte ^ MASK == **masked;
