@@ -279,13 +279,14 @@ impl House {
             .spawn()
             .unwrap();
         let mut message = [0; 256];
-        let Ok(length) = ready.recv(&mut message) else {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            panic!(
-                "not ready: {}",
-                fs::read_to_string(self.path("daemon.log")).unwrap()
-            );
+        let length = match hear(&ready, &mut message) {
+            Ok(length) => length,
+            Err(error) => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                let log = fs::read_to_string(self.path("daemon.log")).unwrap();
+                panic!("not ready: {error}: {log}");
+            }
         };
         assert!(message[..length].starts_with(b"READY=1"));
         Daemon {
@@ -358,6 +359,16 @@ impl House {
             .as_str()
             .unwrap_or_else(|| panic!("{answer}"))
             .to_owned()
+    }
+}
+
+/// The next datagram. The kernel may interrupt a wait that has a limit, for no signal of anybody's.
+fn hear(socket: &UnixDatagram, message: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match socket.recv(message) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
     }
 }
 
@@ -434,7 +445,7 @@ impl Daemon {
         self.signal(Signal::HUP);
         for word in ["RELOADING=1", "READY=1"] {
             let mut message = [0; 256];
-            let length = self.notify.recv(&mut message).unwrap();
+            let length = hear(&self.notify, &mut message).unwrap();
             assert!(message[..length].starts_with(word.as_bytes()), "{word}");
         }
     }
