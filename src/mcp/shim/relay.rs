@@ -110,29 +110,43 @@ fn relay(
     daemon: &UnixStream,
     (rest, linger): (Rest, Duration),
 ) -> io::Result<Relayed> {
-    let (client_over, client_side) = io::pipe()?;
+    // Who left is told in a byte, since either thread may be the one that finds out.
+    let (over, tell) = io::pipe()?;
     let (daemon_over, daemon_side) = io::pipe()?;
+    let tell_too = tell.try_clone()?;
     let (to_daemon, from_daemon) = (daemon.try_clone()?, daemon.try_clone()?);
     let (said, heard) = (rest.to_daemon, rest.to_client);
     thread::Builder::new()
         .name("to-daemon".to_owned())
         .spawn(move || {
-            drop(write_all(&to_daemon, &said).and_then(|()| pump(&input, &to_daemon)));
-            drop(client_side);
+            let left = match pump(&said, &input, &to_daemon) {
+                Broken::From => CLIENT,
+                Broken::To => DAEMON,
+            };
+            drop(write_all(&tell, &[left]));
         })?;
     thread::Builder::new()
         .name("to-client".to_owned())
         .spawn(move || {
-            drop(write_all(&output, &heard).and_then(|()| pump(&from_daemon, &output)));
+            let left = match pump(&heard, &from_daemon, &output) {
+                Broken::From => DAEMON,
+                Broken::To => CLIENT,
+            };
+            drop(write_all(&tell_too, &[left]));
             drop(daemon_side);
         })?;
     let mut ended = Relayed::ClientLeft;
     let deadline = if let Some(deadline) = rest.linger {
         deadline
     } else {
-        let mut ends = vec![client_over.as_fd(), daemon_over.as_fd()];
+        let mut ends = vec![over.as_fd()];
         ends.extend(parent.map(AsFd::as_fd));
-        if matches!(wait(&ends, None)?[..], [false, true, ..]) {
+        let mut left = [CLIENT];
+        // Else the parent is gone.
+        if wait(&ends, None)?.first() == Some(&true) {
+            read(&over, &mut left)?;
+        }
+        if left == [DAEMON] {
             ended = Relayed::DaemonLeft;
         }
         // Fails only where the daemon is gone, which the next wait sees.
@@ -143,14 +157,29 @@ fn relay(
     Ok(ended)
 }
 
-/// Moves bytes until `from` ends or `to` breaks.
-fn pump(from: &impl AsFd, to: &impl AsFd) -> io::Result<()> {
+const CLIENT: u8 = b'c';
+const DAEMON: u8 = b'd';
+
+/// Which side of a direction ended it.
+enum Broken {
+    From,
+    To,
+}
+
+/// Moves what is left from before, then bytes until `from` ends or `to` breaks.
+fn pump(rest: &[u8], from: &impl AsFd, to: &impl AsFd) -> Broken {
+    if write_all(to, rest).is_err() {
+        return Broken::To;
+    }
     let mut buffer = vec![0; BUFFER];
     loop {
-        let length = read(from, &mut buffer)?;
-        match buffer.get(..length).unwrap_or_default() {
-            [] => return Ok(()),
-            bytes => write_all(to, bytes)?,
+        let length = read(from, &mut buffer).unwrap_or_default();
+        let bytes = buffer.get(..length).unwrap_or_default();
+        if bytes.is_empty() {
+            return Broken::From;
+        }
+        if write_all(to, bytes).is_err() {
+            return Broken::To;
         }
     }
 }
@@ -249,6 +278,29 @@ mod tests {
         drop(ends.daemon);
         let ended = ends.over.recv_timeout(PATIENCE).unwrap();
         assert!(matches!(ended, Relayed::DaemonLeft), "{ended:?}");
+    }
+
+    /// A client that hears no more has left, and a daemon that hears no more: whichever direction
+    /// finds out.
+    #[test]
+    fn who_left_is_found_out_by_either_direction() {
+        let ends = relayed(None, Duration::from_millis(1));
+        ends.client.shutdown(Shutdown::Read).unwrap();
+        let mut daemon = ends.daemon.try_clone().unwrap();
+        let speaking = thread::spawn(move || while daemon.write(&[0; 4096]).is_ok() {});
+        let ended = ends.over.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(ended, Relayed::ClientLeft), "{ended:?}");
+        ends.daemon.shutdown(Shutdown::Both).unwrap();
+        speaking.join().unwrap();
+
+        let ends = relayed(None, PATIENCE);
+        let mut client = ends.client.try_clone().unwrap();
+        let speaking = thread::spawn(move || while client.write(&[0; 4096]).is_ok() {});
+        drop(ends.daemon);
+        let ended = ends.over.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(ended, Relayed::DaemonLeft), "{ended:?}");
+        ends.client.shutdown(Shutdown::Both).unwrap();
+        speaking.join().unwrap();
     }
 
     /// T2: a daemon that does not end is not waited for without a limit, even where the client
