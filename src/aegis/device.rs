@@ -420,7 +420,7 @@ fn token_life(
     let ours = reply.sent.unix;
     let server_now: UnixTime = match (relative, reply.date) {
         (Some(_), Some(date)) => date.min(ours),
-        (None, Some(date)) => date,
+        (None, Some(_)) => reply.server_now(),
         (_, None) => ours,
     };
     let [token_end, session_end] = ends.map(|end| end.map(|end| server_now.until(end.0)));

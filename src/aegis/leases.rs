@@ -22,7 +22,6 @@ use crate::model::{
     CleanText, LeaseId, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS, MIN_LEASE_TTL, Material,
     Selector,
 };
-use crate::time::UnixTime;
 
 /// Lifetimes that may be asked for, and what any material is believed to live at most.
 const TTL: RangeInclusive<Duration> = MIN_LEASE_TTL..=MAX_LEASE_TTL;
@@ -114,7 +113,7 @@ fn created(
     let end = lease.expires_at.ok_or(bad("expires_at"))?.0;
     let begin = lease
         .created_at
-        .map_or_else(|| server_now(reply), |created| created.0);
+        .map_or_else(|| reply.server_now(), |created| created.0);
     let life = begin.until(end).min(request.ttl);
     if life.is_zero() {
         return Err(bad("expires_at"));
@@ -180,7 +179,7 @@ fn redeemed(
         .map(|end| end.0)
         .min()
         .ok_or(bad("expires_at"))?;
-    let life = server_now(reply).until(end).min(*TTL.end());
+    let life = reply.server_now().until(end).min(*TTL.end());
     if life.is_zero() {
         return Err(bad("expires_at"));
     }
@@ -276,9 +275,4 @@ fn call<'a>(rpc: Rpc, session: &'a Session, encode: &'a super::transport::Encode
         encode,
         deadline: deadline(),
     }
-}
-
-/// The server's clock, where it shows one: its points in time are seen from there.
-fn server_now(reply: &Reply) -> UnixTime {
-    reply.date.unwrap_or(reply.sent.unix)
 }

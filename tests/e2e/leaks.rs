@@ -392,7 +392,7 @@ fn a_life(at: &mut Looked<'_>) {
     }
     at.fault("RedeemCredentialLease", FaultKind::ShortExpiry);
     assert!(at.get()["result"].is_object());
-    two_seconds_pass(at);
+    a_second_passes(at);
     at.holds_no(&[MATERIAL], "an expiry");
     if at.subject.panic() {
         let leases = at.ask("lease.list");
@@ -421,11 +421,11 @@ fn a_life(at: &mut Looked<'_>) {
     at.holds_no(&ALL, "a token's end, and a renewal that was denied");
 }
 
-/// Twice the server asks for a second before the next try, and the broker obeys. What lives for one
-/// is over then, however a clock that shows whole seconds was read.
-fn two_seconds_pass(at: &Looked<'_>) {
+/// The server asks for a second before the next try, and the broker obeys: what lives for one is
+/// over then (LC-2).
+fn a_second_passes(at: &Looked<'_>) {
     let mock = &at.house.server.mock;
-    mock.fault("CreateCredentialLease", FaultKind::RateLimited, 2);
+    mock.fault("CreateCredentialLease", FaultKind::RateLimited, 1);
     let made = at
         .house
         .ask("lease.create", &json!({ "selector": SELECTOR }));
