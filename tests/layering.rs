@@ -45,6 +45,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     // `audit`, not only its verification: `audit show` reads the log where no daemon runs.
     // `time`: the countdown of a login, and the time that each step of the demonstration takes.
+    // The policy: `policy check` and `explain` decide as the core does, without a daemon.
     (
         "cli",
         &[
@@ -52,6 +53,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "mcp::shim",
             "socket::client",
             "audit",
+            "broker::lint",
+            "broker::policy",
             "config",
             "model",
             "secret",
@@ -76,6 +79,7 @@ const PURE: &[&str] = &[
     "src/broker/decisions.rs",
     "src/broker/denials.rs",
     "src/broker/explain.rs",
+    "src/broker/lint.rs",
     "src/model/",
     "src/secret/",
     "src/time/mod.rs",

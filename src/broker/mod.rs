@@ -6,7 +6,7 @@
 //!
 //! Read in this order: `event`, `effect`, `state` with its two halves `session` and `serve`, then
 //! what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `decisions`), what they tell of it
-//! (`explain`), then `ports`, `actor`, `handle`.
+//! (`explain`, `lint`), then `ports`, `actor`, `handle`.
 
 pub mod event;
 
@@ -19,6 +19,8 @@ mod session;
 mod serve;
 
 pub mod policy;
+
+pub mod lint;
 
 pub mod login;
 

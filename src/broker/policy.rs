@@ -111,15 +111,20 @@ impl Policy {
     }
 }
 
-fn matches(rule: &Rule, question: Question<'_>, action: Action) -> bool {
+/// Whether a rule is about that, whoever asks.
+pub(super) fn covers(rule: &Rule, selector: &Selector, action: Action, exposure: Exposure) -> bool {
     // A deny rule holds for every exposure; the others let out at most what they say.
-    let exposed = rule.effect == Effect::Deny || question.exposure <= rule.expose;
+    let exposed = rule.effect == Effect::Deny || exposure <= rule.expose;
     exposed
         && rule.actions.contains(&action)
         && rule
             .selectors
             .iter()
-            .any(|pattern| pattern.matches(question.selector))
+            .any(|pattern| pattern.matches(selector))
+}
+
+fn matches(rule: &Rule, question: Question<'_>, action: Action) -> bool {
+    covers(rule, question.selector, action, question.exposure)
         && (rule.peers.is_empty()
             || rule
                 .peers

@@ -30,6 +30,8 @@ mod mcp;
 
 mod output;
 
+mod policy;
+
 mod render;
 
 mod status;
@@ -84,6 +86,9 @@ enum Command {
     /// Work with leases
     #[command(subcommand)]
     Lease(lease::Command),
+    /// Look at the policy file
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Look at the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -138,6 +143,7 @@ pub fn run() -> ExitCode {
         Command::Status => status::run(&context),
         Command::Get(arguments) => get::run(&context, arguments),
         Command::Lease(command) => lease::run(&context, command),
+        Command::Policy(command) => policy::run(&context, command),
         Command::Audit(command) => audit::run(&context, command),
         #[cfg(feature = "mock")]
         Command::Demo(_) if context.socket.is_some() => Err(makes_its_own_socket()),

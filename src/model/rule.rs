@@ -1,3 +1,4 @@
+use std::fmt;
 use std::time::Duration;
 
 use super::{Action, CleanText, Exposure, PeerFacts, Selector, SelectorError, is_segment};
@@ -104,6 +105,12 @@ impl SelectorPattern {
         })
     }
 
+    /// Whether it covers selectors of every provider.
+    pub fn is_of_any_provider(&self) -> bool {
+        let [provider, _, _] = &self.parts;
+        provider.is_none()
+    }
+
     /// Whether it covers that selector.
     pub fn matches(&self, selector: &Selector) -> bool {
         let (provider, app, account) = selector.parts();
@@ -111,6 +118,16 @@ impl SelectorPattern {
             .iter()
             .zip([provider, app, account])
             .all(|(pattern, part)| pattern.as_deref().is_none_or(|wanted| wanted == part))
+    }
+}
+
+impl fmt::Display for SelectorPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [provider, app, account] = self
+            .parts
+            .each_ref()
+            .map(|part| part.as_deref().unwrap_or("*"));
+        write!(f, "{provider}/{app}/{account}")
     }
 }
 

@@ -47,6 +47,8 @@ mod memory;
 
 mod pages;
 
+mod policy;
+
 mod shim;
 
 mod shim_start;
