@@ -1,7 +1,16 @@
 //! The parts of a request, one at a time: `cargo bench --bench micro`.
 //!
-//! Only what the library shows: the frame decoder and the wire format are private to the socket
-//! door and are measured, with everything else, by `latency`.
+//! What the library shows, and two small private files that lean on nothing else of it and are
+//! compiled in here. The wire format is private to the socket door and is measured, with
+//! everything else, by `latency`.
+
+#[path = "../src/socket/frame.rs"]
+#[expect(dead_code, reason = "the daemon uses more of it")]
+mod frame;
+
+#[path = "../src/dpop/thumbprint.rs"]
+#[expect(dead_code, unused_imports, reason = "its tests run elsewhere")]
+mod thumbprint;
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -82,6 +91,9 @@ fn proofs(criterion: &mut Criterion) {
     group.bench_function("key and thumbprint", |bencher| {
         bencher.iter(ProofKey::generate);
     });
+    group.bench_function("thumbprint", |bencher| {
+        bencher.iter(|| thumbprint::ec_p256(black_box(key.x()), black_box(key.y())));
+    });
     group.bench_function("token hash", |bencher| {
         let token = SecretString::copy_from(&"x".repeat(900));
         bencher.iter(|| TokenHash::of(black_box(&token)));
@@ -97,6 +109,23 @@ fn selectors(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// A request as long as a usual one, as it comes off the socket.
+fn frames(criterion: &mut Criterion) {
+    let line = format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"credential.get\",\"params\":{{\"selector\":\"{SELECTOR}\"}}}}\n"
+    );
+    let mut decoder = frame::LineDecoder::default();
+    let mut whole = true;
+    criterion.bench_function("frame", |bencher| {
+        bencher.iter(|| {
+            decoder.push(black_box(line.as_bytes()));
+            whole &= matches!(decoder.next_line(), Ok(Some(_)));
+            whole &= matches!(decoder.next_line(), Ok(None));
+        });
+    });
+    assert!(whole, "a line did not come out as it went in");
 }
 
 fn rule(id: &str, pattern: &str) -> Result<Rule, Failed> {
@@ -398,5 +427,5 @@ fn later() -> Timestamp {
     begin().boot.plus(Duration::from_mins(5))
 }
 
-criterion_group!(benches, proofs, selectors, decisions, core, log);
+criterion_group!(benches, proofs, selectors, frames, decisions, core, log);
 criterion_main!(benches);

@@ -4,7 +4,8 @@ use std::process::Command;
 /// Whatever ends a run early.
 pub(crate) type Failed = Box<dyn std::error::Error>;
 
-/// Measures credential requests, proofs and the door for models beside their floors.
+/// Measures credential requests, proofs, starts and the door for models beside their floors, and
+/// what an idle and a busy daemon holds on to.
 #[derive(Debug, clap::Parser)]
 #[command(name = "cargo bench --bench latency --")]
 pub(crate) struct Arguments {
@@ -24,6 +25,17 @@ pub(crate) struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "1,16,128",
           value_parser = clap::value_parser!(u16).range(1..=200))]
     pub(crate) conns: Vec<u16>,
+    /// Measure cached requests beside the agents that are installed here, too.
+    #[arg(long)]
+    pub(crate) peers: bool,
+    /// How long processes are left alone to see what they do.
+    #[arg(long, default_value_t = 10, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub(crate) idle: u16,
+    /// Requests of the long run, for each number of connections.
+    #[arg(long, default_value_t = 100_000, value_name = "REQUESTS",
+          value_parser = clap::value_parser!(u32).range(100..=100_000_000))]
+    pub(crate) soak: u32,
     /// Another build of the daemon than the one beside this tool.
     #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_aegis-broker"), hide_default_value = true)]
     pub(crate) bin: PathBuf,

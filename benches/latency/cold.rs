@@ -13,7 +13,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::args::Failed;
-use crate::household::write;
+use crate::house::write;
 
 /// How long a daemon may take to end on a busy machine.
 const ENDED_WITHIN: Duration = Duration::from_secs(20);

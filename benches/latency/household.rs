@@ -1,164 +1,142 @@
-//! The bundled server, the daemon, the floor, and the folder they live in.
+//! Everything that a run needs, each part started when it is first wanted.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::os::unix::process::CommandExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use aegis_broker::model::{LoginPhase, Selector};
-use aegis_broker::socket::client::Client;
-use aegis_mock::{Background, Mock, Options};
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Failed, Part};
+use crate::cli::Commands;
 use crate::cold::Cold;
-use crate::load::{self, Exchange};
+use crate::floor::Floor;
+use crate::house::{Furniture, House, SELECTOR};
+use crate::lease::Leases;
+use crate::load::{self, Exchange, Run};
 use crate::mcp::Models;
+use crate::peers::{Peer, Peers};
+use crate::scale::Scale;
+use crate::stall::Stall;
+use crate::start::Starts;
 
-/// How long the daemon may take to be ready on a busy machine.
-const READY_WITHIN: Duration = Duration::from_secs(20);
-
-const SELECTOR: &str = "gcp/billing-prod/deploy-bot";
-
-/// A token as long as a real one, so that a reply is about as long as a real one.
-fn server_policy() -> String {
-    format!(
-        r#"
-[server]
-interval_seconds = 1
-[[tenant]]
-id = "business-default"
-[[user]]
-uid = "u-demo"
-tenants = ["business-default"]
-role = "org_admin"
-[[grant]]
-principal = "user:u-demo"
-actions = ["create", "redeem", "revoke"]
-selector = "provider:gcp:app:billing-prod:account:deploy-bot"
-[[credential]]
-selector = "provider:gcp:app:billing-prod:account:deploy-bot"
-kind = "gcp_access_token"
-fields = {{ access_token = "mock-gcp-{{random}}-{}", service_account_email = "deploy-bot@billing-prod.example", project_id = "billing-prod" }}
-"#,
-        "x".repeat(300)
-    )
-}
-
-fn config(mock: &Mock) -> String {
-    format!(
-        r#"[profiles.bench]
-base_url = "{}"
-tenant_id = "business-default"
-allow_insecure_loopback = true
-client_display_name = "aegis-broker bench"
-token_ttl = "15m"
-
-[[profiles.bench.target]]
-selector = "{SELECTOR}"
-ttl = "14m"
-"#,
-        mock.api()
-    )
-}
-
-fn broker_policy() -> String {
-    format!(
-        r#"[[rule]]
-id = "bench"
-effect = "allow"
-selectors = ["{SELECTOR}"]
-expose = "reveal"
-"#
-    )
-}
-
-/// Everything that runs. Dropped, it is ended and the folder is gone.
+/// Dropped, all of it is ended.
 #[derive(Debug)]
 pub(crate) struct Household {
     models: Option<Models>,
+    leases: Option<Leases>,
+    commands: Option<Commands>,
+    starts: Option<Starts>,
+    stall: Option<Stall>,
+    scale: Option<Scale>,
+    peers: Peers,
     bin: PathBuf,
-    daemon: Daemon,
     floor: Option<Floor>,
     exchange: Exchange,
-    server: Background,
     interrupted: Arc<AtomicBool>,
-    folder: tempfile::TempDir,
+    house: House,
 }
 
 impl Household {
-    /// Starts server and daemon, logs in, approves, and makes one lease whose material is held.
+    /// Starts the house that most rows are measured in.
     pub(crate) fn start(bin: &Path) -> Result<Self, Failed> {
-        let folder = tempfile::Builder::new()
-            .prefix("aegis-broker-bench-")
-            .tempdir()?;
-        let server = start_server()?;
-        let interrupted = watch_for_signals(server.runtime())?;
-        write(&folder.path().join("config.toml"), &config(&server.mock))?;
-        write(&folder.path().join("policy.toml"), &broker_policy())?;
-        let daemon = Daemon::start(bin, folder.path())?;
-        log_in(&daemon.socket, &server.mock)?;
-        let exchange = Exchange::learn(load::connect(&daemon.socket)?, &request())?;
+        let house = House::start(bin, Furniture::PLAIN)?;
+        let interrupted = watch_for_signals(house.server().runtime())?;
+        let exchange = Exchange::learn(load::connect(house.daemon().0)?, &request())?;
         Ok(Self {
             models: None,
+            leases: None,
+            commands: None,
+            starts: None,
+            stall: None,
+            scale: None,
+            peers: Peers::default(),
             bin: bin.to_owned(),
-            daemon,
             floor: None,
             exchange,
-            server,
             interrupted,
-            folder,
+            house,
         })
     }
 
+    /// Renews the logins that are no longer fresh.
+    pub(crate) fn keep_logged_in(&mut self) -> Result<(), Failed> {
+        self.house.keep_logged_in()?;
+        if let Some(leases) = &mut self.leases {
+            leases.keep_logged_in()?;
+        }
+        if let Some(scale) = &mut self.scale {
+            scale.keep_logged_in()?;
+        }
+        Ok(())
+    }
+
+    /// What a cached request is, and what comes back.
     pub(crate) fn exchange(&self) -> &Exchange {
         &self.exchange
     }
 
     pub(crate) fn daemon(&self) -> (&Path, u32) {
-        (&self.daemon.socket, self.daemon.child.id())
+        self.house.daemon()
     }
 
-    /// The floor, started when it is first wanted. It answers with what the daemon answered.
+    /// The floor. It answers with what the daemon answered.
     pub(crate) fn floor(&mut self) -> Result<(&Path, u32), Failed> {
-        let floor = match self.floor.take() {
-            Some(floor) => floor,
-            None => self.start_floor()?,
-        };
-        let floor = self.floor.insert(floor);
-        Ok((&floor.socket, floor.child.id()))
+        let floor = or_made(&mut self.floor, || {
+            let socket = self.house.folder().join("floor.sock");
+            Floor::start(Part::Jsonrpc, &socket, &self.exchange.answer())
+        })?;
+        Ok((floor.socket(), floor.id()))
     }
 
-    fn start_floor(&self) -> Result<Floor, Failed> {
-        let mut result = self.exchange.result().as_bytes().to_vec();
-        result.push(b'\n');
-        let socket = self.folder.path().join("floor.sock");
-        Floor::start(Part::Jsonrpc, &socket, &result)
-    }
-
-    /// The door for models, prepared when it is first wanted.
+    /// The door for models.
     pub(crate) fn models(&mut self) -> Result<&Models, Failed> {
-        let models = match self.models.take() {
-            Some(models) => models,
-            None => self.open_door()?,
-        };
-        Ok(self.models.insert(models))
+        let house = &self.house;
+        or_made(&mut self.models, || {
+            let config = Furniture::PLAIN.config(&house.server().mock);
+            let cold = Cold::prepare(house.folder().join("cold"), &config)?;
+            let (socket, daemon) = house.daemon();
+            let socket = socket.with_file_name("mcp.sock");
+            Models::prepare(&self.bin, (&socket, daemon), house.folder(), cold)
+        })
+        .map(|models| &*models)
     }
 
-    fn open_door(&self) -> Result<Models, Failed> {
-        let folder = self.folder.path();
-        let cold = Cold::prepare(folder.join("cold"), &config(&self.server.mock))?;
-        let socket = self.daemon.socket.with_file_name("mcp.sock");
-        let daemon = (socket.as_path(), self.daemon.child.id());
-        Models::prepare(&self.bin, daemon, folder, cold)
+    /// Leases made and ended.
+    pub(crate) fn leases(&mut self) -> Result<&mut Leases, Failed> {
+        or_made(&mut self.leases, || Leases::prepare(&self.bin))
+    }
+
+    /// Commands as whole processes.
+    pub(crate) fn commands(&mut self) -> Result<&Commands, Failed> {
+        let house = &self.house;
+        or_made(&mut self.commands, || {
+            Commands::prepare(&self.bin, house.daemon().0, house.folder())
+        })
+        .map(|commands| &*commands)
+    }
+
+    /// Daemons that are started.
+    pub(crate) fn starts(&mut self) -> Result<&mut Starts, Failed> {
+        or_made(&mut self.starts, || {
+            Starts::prepare(&self.bin, &self.house, &self.exchange)
+        })
+    }
+
+    /// A daemon whose issuer stalls.
+    pub(crate) fn stall(&mut self) -> Result<&mut Stall, Failed> {
+        or_made(&mut self.stall, || Stall::prepare(&self.bin))
+    }
+
+    /// A daemon that holds much, and one that holds little.
+    pub(crate) fn scale(&mut self) -> Result<&mut Scale, Failed> {
+        or_made(&mut self.scale, || Scale::prepare(&self.bin))
+    }
+
+    /// Requests to an agent that others made.
+    pub(crate) fn peer(&mut self, peer: Peer, requests: u32) -> Result<Run, Failed> {
+        self.peers.run(peer, self.house.folder(), requests)
     }
 
     /// Whether somebody pressed Ctrl-C.
@@ -170,47 +148,38 @@ impl Household {
     pub(crate) fn stop(mut self) -> Result<(), Failed> {
         drop(self.floor.take());
         drop(self.models.take());
-        self.daemon.stop()?;
-        Ok(self.folder.close()?)
+        drop(std::mem::take(&mut self.peers));
+        if let Some(leases) = self.leases.take() {
+            leases.stop()?;
+        }
+        if let Some(stall) = self.stall.take() {
+            stall.stop()?;
+        }
+        if let Some(scale) = self.scale.take() {
+            scale.stop()?;
+        }
+        self.house.stop()
     }
 }
 
-fn request() -> Vec<u8> {
+/// What is there, made first where nothing is.
+fn or_made<T>(
+    place: &mut Option<T>,
+    make: impl FnOnce() -> Result<T, Failed>,
+) -> Result<&mut T, Failed> {
+    let there = match place.take() {
+        Some(there) => there,
+        None => make()?,
+    };
+    Ok(place.insert(there))
+}
+
+/// The line that asks for a cached credential.
+pub(crate) fn request() -> Vec<u8> {
     format!(
         "{{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"credential.get\",\"params\":{{\"selector\":\"{SELECTOR}\"}}}}\n"
     )
     .into_bytes()
-}
-
-fn log_in(socket: &Path, mock: &Mock) -> Result<(), Failed> {
-    let mut client = Client::connect(socket)?;
-    let LoginPhase::AwaitingApproval(device) = client.login_begin(None)?.view.phase else {
-        return Err("the daemon shows no code".into());
-    };
-    mock.approve(device.user_code.as_str())?;
-    let LoginPhase::LoggedIn { .. } = client.login_wait(None)?.view.phase else {
-        return Err("the daemon is not logged in".into());
-    };
-    // Makes the lease; from here on its material is in memory.
-    client.credential(&Selector::parse(SELECTOR)?, None, None, None)?;
-    Ok(())
-}
-
-/// Writes a new file of our own.
-pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
-    let mut file: File = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(text.as_bytes())
-}
-
-fn start_server() -> Result<Background, Failed> {
-    Ok(Background::start(Options {
-        policy_toml: Some(server_policy()),
-        ..Options::default()
-    })?)
 }
 
 /// From now on SIGINT and SIGTERM do no more than set what is returned.
@@ -230,126 +199,4 @@ fn watch_for_signals(runtime: &Handle) -> io::Result<Arc<AtomicBool>> {
         }
     });
     Ok(interrupted)
-}
-
-/// The daemon, in a process group of its own, so that Ctrl-C is ours to handle.
-#[derive(Debug)]
-struct Daemon {
-    child: Child,
-    socket: PathBuf,
-    over: bool,
-}
-
-impl Daemon {
-    fn start(bin: &Path, folder: &Path) -> Result<Self, Failed> {
-        let notify = folder.join("notify");
-        let ready = UnixDatagram::bind(&notify)?;
-        ready.set_read_timeout(Some(READY_WITHIN))?;
-        let child = Command::new(bin)
-            .arg("daemon")
-            .arg("--config")
-            .arg(folder.join("config.toml"))
-            .arg("--policy")
-            .arg(folder.join("policy.toml"))
-            .arg("--runtime-dir")
-            .arg(folder.join("run"))
-            .arg("--state-dir")
-            .arg(folder.join("state"))
-            .env_clear()
-            .env("HOME", folder)
-            .env("NOTIFY_SOCKET", &notify)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(folder.join("daemon.log"))?)
-            .process_group(0)
-            .spawn()?;
-        let daemon = Self {
-            child,
-            socket: folder.join("run").join("broker.sock"),
-            over: false,
-        };
-        let mut message = [0_u8; 256];
-        let told = ready.recv(&mut message);
-        if !matches!(told, Ok(length) if message.get(..length).is_some_and(|text| text.starts_with(b"READY=1")))
-        {
-            let log = std::fs::read_to_string(folder.join("daemon.log"))?;
-            return Err(format!("the daemon did not become ready: {log}").into());
-        }
-        Ok(daemon)
-    }
-
-    fn stop(&mut self) -> Result<(), Failed> {
-        if self.over {
-            return Ok(());
-        }
-        self.over = true;
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // Not reaped yet, so the number is still our child's.
-            kill_process(pid, Signal::TERM)?;
-        }
-        let status = self.child.wait()?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(format!("the daemon ended badly: {status}").into())
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if self.stop().is_err() {
-            drop(self.child.kill());
-            drop(self.child.wait());
-        }
-    }
-}
-
-/// A floor that answers on a socket: this tool once more.
-#[derive(Debug)]
-pub(crate) struct Floor {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Floor {
-    /// Starts it and tells it in one line what to answer.
-    pub(crate) fn start(part: Part, socket: &Path, answer: &[u8]) -> Result<Self, Failed> {
-        let child = part
-            .command(socket)?
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
-        let mut floor = Self {
-            child,
-            socket: socket.to_owned(),
-        };
-        let input = floor.child.stdin.as_mut().ok_or("the floor has no input")?;
-        input.write_all(answer)?;
-        let output = floor.child.stdout.take().ok_or("the floor has no output")?;
-        let mut said = String::new();
-        BufReader::new(output).read_line(&mut said)?;
-        if said != "ready\n" {
-            return Err("the floor did not become ready".into());
-        }
-        drop(UnixStream::connect(socket)?);
-        Ok(floor)
-    }
-
-    pub(crate) fn socket(&self) -> &Path {
-        &self.socket
-    }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Floor {
-    fn drop(&mut self) {
-        // Without input it ends by itself.
-        drop(self.child.stdin.take());
-        drop(self.child.wait());
-    }
 }

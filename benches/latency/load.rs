@@ -23,7 +23,7 @@ const LONGEST: u64 = 10_000_000_000;
 const DIGITS: u8 = 3;
 
 /// What is said and what must come back.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Exchange {
     request: Vec<u8>,
     reply: Vec<u8>,
@@ -58,6 +58,13 @@ impl Exchange {
             .ok()
             .and_then(|reply| reply.strip_prefix(Self::BEGIN)?.strip_suffix("}\n"))
             .unwrap_or_default()
+    }
+
+    /// What a floor is told to answer: the result in a line of its own.
+    pub(crate) fn answer(&self) -> Vec<u8> {
+        let mut line = self.result().as_bytes().to_vec();
+        line.push(b'\n');
+        line
     }
 
     pub(crate) fn reply_bytes(&self) -> usize {

@@ -1,6 +1,8 @@
 //! What the figures were taken on, and what a process used.
 
+use std::fmt;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// Where and with what.
@@ -10,7 +12,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn look() -> Self {
+    pub(crate) fn look(bin: &Path) -> Self {
         let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
         let model = line_of("/proc/cpuinfo", "model name").unwrap_or_default();
         let system = line_of("/etc/os-release", "PRETTY_NAME").unwrap_or_default();
@@ -35,14 +37,28 @@ impl Machine {
                     if cfg!(debug_assertions) {
                         "debug: these figures mean nothing"
                     } else {
-                        "bench (release, thin LTO, overflow checks), default features"
+                        "bench (release, thin LTO, overflow checks)"
                     }
                     .to_owned(),
                 ),
+                ("daemon", build(bin)),
                 ("load before", load()),
             ],
         }
     }
+}
+
+/// Which build of the daemon it is: packages leave the bundled server out.
+fn build(bin: &Path) -> String {
+    let version = said(Command::new(bin).arg("--version")).unwrap_or_else(unknown);
+    let has_server = said(Command::new(bin).args(["demo", "--help"])).is_some();
+    let features = if has_server {
+        "default features (with the bundled server)"
+    } else {
+        "no default features, as packaged"
+    };
+    let size = fs::metadata(bin).map_or(0, |file| file.len());
+    format!("{version}, {features}, {size} bytes")
 }
 
 /// The load averages of 1, 5 and 15 minutes.
@@ -107,23 +123,30 @@ pub(crate) struct Usage {
 
 impl Usage {
     pub(crate) fn of(pid: u32) -> Self {
-        let mut used = Self::default();
         let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
-            return used;
+            return Self::default();
         };
-        for thread in threads.flatten() {
-            let path = thread.path();
-            let file = |name: &str| fs::read_to_string(path.join(name)).unwrap_or_default();
-            let cpu = file("schedstat");
-            let cpu = cpu.split(' ').next().and_then(|text| text.parse().ok());
-            let status = file("status");
-            used = used.plus(Self {
-                cpu: cpu.unwrap_or(0),
-                waits: number(&status, "voluntary_ctxt_switches:"),
-                preemptions: number(&status, "nonvoluntary_ctxt_switches:"),
-            });
+        let each = threads
+            .flatten()
+            .map(|thread| Self::of_task(&thread.path()));
+        each.fold(Self::default(), Self::plus)
+    }
+
+    /// Of the caller's thread alone.
+    pub(crate) fn of_this_thread() -> Self {
+        Self::of_task(Path::new("/proc/thread-self"))
+    }
+
+    fn of_task(path: &Path) -> Self {
+        let file = |name: &str| fs::read_to_string(path.join(name)).unwrap_or_default();
+        let cpu = file("schedstat");
+        let cpu = cpu.split(' ').next().and_then(|text| text.parse().ok());
+        let status = file("status");
+        Self {
+            cpu: cpu.unwrap_or(0),
+            waits: number(&status, "voluntary_ctxt_switches:"),
+            preemptions: number(&status, "nonvoluntary_ctxt_switches:"),
         }
-        used
     }
 
     pub(crate) fn of_all(pids: &[u32]) -> Self {
@@ -149,10 +172,49 @@ impl Usage {
     }
 }
 
-/// What a line of `/proc/PID/status` counts.
-fn number(status: &str, key: &str) -> u64 {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+/// What a line of a file below `/proc/PID` counts, in whatever unit it does.
+fn number(text: &str, key: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
         .unwrap_or(0)
+}
+
+/// What a process holds on to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// KiB that are its own and nobody else's. The kernel tells them of a hardened process to
+    /// root alone.
+    pub(crate) private: Option<u64>,
+    /// Open descriptors; the kernel tells them since Linux 6.2.
+    pub(crate) descriptors: Option<u64>,
+    pub(crate) threads: u64,
+}
+
+impl Memory {
+    pub(crate) fn of(pid: u32) -> Self {
+        let file = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
+        let private = file("smaps_rollup").ok().map(|rollup| {
+            let clean = number(&rollup, "Private_Clean:");
+            clean.saturating_add(number(&rollup, "Private_Dirty:"))
+        });
+        let descriptors = fs::metadata(format!("/proc/{pid}/fd")).map_or(0, |folder| folder.len());
+        Self {
+            private,
+            descriptors: Some(descriptors).filter(|count| *count > 0),
+            threads: number(&file("status").unwrap_or_default(), "Threads:"),
+        }
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = |count: Option<u64>| count.map_or("–".to_owned(), |count| count.to_string());
+        write!(
+            f,
+            "{} KiB private, {} descriptors, {} threads",
+            known(self.private),
+            known(self.descriptors),
+            self.threads
+        )
+    }
 }

@@ -4,23 +4,38 @@
 //! loopback only. A subject and its floor take turns within a round, and rounds rotate their
 //! order, so that a busy machine is busy for both. Ratios are what counts; nothing is asserted.
 //!
-//! Read [`rows`] (what is measured), `floors`, `relay` and `minimal` (beside what), `load`, `mcp`
-//! and `proof` (how), `report`.
+//! Read [`rows`] (what is measured), [`rounds`] (in which order), `floors`, `bare`, `relay`,
+//! `minimal`, `tiny/` and `peers` (beside what), `house` and `household` (what runs), `load`, `lease`,
+//! `cli`, `start`, `stall`, `scale`, `mcp` and `proof` (how), `idle` and `soak` (what is looked at
+//! and not timed), `report`.
 
 mod args;
+mod bare;
+mod cli;
 mod client;
 mod clock;
 mod cold;
+mod daemon;
+mod floor;
 mod floors;
+mod house;
 mod household;
+mod idle;
+mod lease;
 mod load;
 mod machine;
 mod mcp;
 mod minimal;
+mod peers;
 mod proof;
 mod relay;
 mod report;
+mod rounds;
 mod rows;
+mod scale;
+mod soak;
+mod stall;
+mod start;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -71,8 +86,8 @@ fn measure(arguments: &Arguments) -> Result<(), Failed> {
     } else {
         None
     };
-    let before = Machine::look();
-    let measured = rows::run(arguments, &chosen, household.as_mut())?;
+    let before = Machine::look(&arguments.bin);
+    let measured = rounds::run(arguments, &chosen, household.as_mut())?;
     report::print(arguments, &before, &measured)?;
     match household {
         Some(household) => household.stop(),

@@ -8,15 +8,11 @@ use crate::args::{Failed, Part};
 use crate::client::{CALL, Server, Stdio};
 use crate::clock::nanos;
 use crate::cold::Cold;
-use crate::household::{Floor, write};
+use crate::floor::Floor;
+use crate::house::write;
+use crate::idle::{Idle, Watched, watch};
 use crate::load::{self, Exchange, Run, histogram};
 use crate::machine::Usage;
-
-/// How long an idle process is watched.
-pub(crate) const IDLE: Duration = Duration::from_secs(10);
-
-/// By then what was said has gone through, and every thread waits again.
-const SETTLED: Duration = Duration::from_secs(1);
 
 /// Which way a call takes from the client to whoever answers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,13 +44,6 @@ pub(crate) enum Start {
     Absent,
     /// To the reply to the first call, where the shim has to start the daemon.
     Call,
-}
-
-/// What an idle server did all the same.
-#[derive(Debug)]
-pub(crate) struct Idle {
-    pub(crate) way: Way,
-    pub(crate) used: Usage,
 }
 
 /// What is needed to send a call any way.
@@ -147,29 +136,19 @@ impl Models {
     }
 
     /// Watches servers that have answered one call each and are then left alone.
-    pub(crate) fn idle(&self) -> Result<[Idle; 2], Failed> {
+    pub(crate) fn idle(&self, time: Duration) -> Result<Vec<Idle>, Failed> {
         let mut shim = self.asked_once(Way::Shim)?;
         let mut relay = self.asked_once(Way::Relay)?;
-        shim.be_quiet(SETTLED)?;
-        let before = [&shim, &relay].map(|server| Usage::of(server.id()));
-        shim.be_quiet(IDLE)?;
-        let after = [&shim, &relay].map(|server| Usage::of(server.id()));
+        let all = [(Way::Shim, shim.id()), (Way::Relay, relay.id())].map(|(way, pid)| Watched {
+            name: way.name(),
+            pid,
+        });
+        let idle = watch(&all, |time| shim.be_quiet(time), time)?;
         // Nor did the other one say anything, or end.
         relay.be_quiet(Duration::ZERO)?;
         shim.end()?;
         relay.end()?;
-        let [shim, relay] = before;
-        let [shim_after, relay_after] = after;
-        Ok([
-            Idle {
-                way: Way::Shim,
-                used: shim_after.since(&shim),
-            },
-            Idle {
-                way: Way::Relay,
-                used: relay_after.since(&relay),
-            },
-        ])
+        Ok(idle)
     }
 
     fn asked_once(&self, way: Way) -> Result<Server, Failed> {

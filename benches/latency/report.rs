@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use crate::args::{Arguments, Failed};
 use crate::clock::real;
-use crate::machine::{self, Machine};
-use crate::mcp::{IDLE, Idle};
-use crate::rows::{Measured, Results, Side};
+use crate::idle::Idle;
+use crate::machine::{self, Machine, Memory};
+use crate::rounds::{Measured, Results, Side};
+use crate::soak::Soak;
 
 /// One line for the person.
 pub(crate) fn say(line: &str) -> Result<(), Failed> {
@@ -44,7 +45,13 @@ pub(crate) fn print(
         times(&mut text, &results.rows)?;
     }
     if !results.idle.is_empty() {
-        idle(&mut text, &results.idle)?;
+        idle(&mut text, arguments.idle, &results.idle)?;
+    }
+    if !results.soak.is_empty() {
+        soak(&mut text, &results.soak)?;
+    }
+    for note in &results.notes {
+        writeln!(text, "\n{note}")?;
     }
     std::io::stdout().lock().write_all(text.as_bytes())?;
     if let Some(path) = &arguments.json {
@@ -110,20 +117,53 @@ fn times(text: &mut String, rows: &[Measured]) -> std::fmt::Result {
     Ok(())
 }
 
-fn idle(text: &mut String, sides: &[Idle]) -> std::fmt::Result {
-    let seconds = IDLE.as_secs();
-    writeln!(text, "\n| idle for {seconds} s | waits | preemptions |")?;
-    text.push_str("|---|---|---|\n");
+fn idle(text: &mut String, seconds: u16, sides: &[Idle]) -> std::fmt::Result {
+    writeln!(
+        text,
+        "\n| idle for {seconds} s | waits | preemptions | private KiB | descriptors | threads |"
+    )?;
+    text.push_str("|---|---|---|---|---|---|\n");
     for side in sides {
+        let (used, memory) = (side.used, side.memory);
         writeln!(
             text,
-            "| {} | {} | {} |",
-            side.way.name(),
-            side.used.waits,
-            side.used.preemptions
+            "| {} | {} | {} | {} | {} | {} |",
+            side.name,
+            used.waits,
+            used.preemptions,
+            known(memory.private),
+            known(memory.descriptors),
+            memory.threads
         )?;
     }
     Ok(())
+}
+
+fn soak(text: &mut String, all: &[Soak]) -> std::fmt::Result {
+    text.push_str(
+        "\n| soak | connections | after | private KiB | descriptors | threads | errors |\n",
+    );
+    text.push_str("|---|---|---|---|---|---|---|\n");
+    for one in all {
+        for (requests, memory) in [(one.requests / 10, one.early), (one.requests, one.late)] {
+            writeln!(
+                text,
+                "| soak/{} | {} | {requests} | {} | {} | {} | {} |",
+                one.connections,
+                one.connections,
+                known(memory.private),
+                known(memory.descriptors),
+                memory.threads,
+                one.errors
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// A dash where the kernel does not say.
+fn known(count: Option<u64>) -> String {
+    count.map_or_else(|| "–".to_owned(), |count| count.to_string())
 }
 
 fn void(measured: &Measured) -> bool {
@@ -135,16 +175,21 @@ fn cells(side: &Side) -> String {
     let at = |quantile| micros(real(side.all.value_at_quantile(quantile)));
     let least = side.medians.iter().copied().fold(f64::INFINITY, f64::min);
     let count = real(side.all.len().max(1));
+    // Nobody counted where there is nothing.
+    let used = if side.used.cpu == 0 {
+        "– | –".to_owned()
+    } else {
+        let cpu = micros(real(side.used.cpu)) / count;
+        format!("{cpu:.1} | {:.2}", real(side.used.waits) / count)
+    };
     format!(
-        "{} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {:.1} | {:.2} | {}",
+        "{} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {used} | {}",
         side.name,
         micros(least),
         at(0.5),
         at(0.99),
         at(0.999),
         quantile(&side.rates, 0.5),
-        micros(real(side.used.cpu)) / count,
-        real(side.used.waits) / count,
         side.errors
     )
 }
@@ -191,10 +236,24 @@ fn as_json(arguments: &Arguments, before: &Machine, after: &str, results: &Resul
         .iter()
         .map(|side| {
             json!({
-                "name": side.way.name(),
-                "seconds": IDLE.as_secs(),
+                "name": side.name,
+                "seconds": arguments.idle,
                 "waits": side.used.waits,
                 "preemptions": side.used.preemptions,
+                "memory": memory(&side.memory),
+            })
+        })
+        .collect();
+    let soak: Vec<Value> = results
+        .soak
+        .iter()
+        .map(|one| {
+            json!({
+                "connections": one.connections,
+                "requests": one.requests,
+                "errors": one.errors,
+                "after_a_tenth": memory(&one.early),
+                "at_the_end": memory(&one.late),
             })
         })
         .collect();
@@ -205,6 +264,16 @@ fn as_json(arguments: &Arguments, before: &Machine, after: &str, results: &Resul
         "requests": arguments.requests,
         "rows": rows,
         "idle": idle,
+        "soak": soak,
+        "notes": results.notes,
+    })
+}
+
+fn memory(memory: &Memory) -> Value {
+    json!({
+        "private_kib": memory.private,
+        "descriptors": memory.descriptors,
+        "threads": memory.threads,
     })
 }
 

@@ -1,19 +1,15 @@
-//! What is measured beside what, in which order.
-
-use hdrhistogram::Histogram;
+//! What is measured beside what.
 
 use crate::args::{Arguments, Failed};
+use crate::cli::Program;
 use crate::client::Stdio;
-use crate::clock::real;
-use crate::household::Household;
-use crate::load::{self, Run};
-use crate::machine::Usage;
-use crate::mcp::{Idle, Start, Way};
-use crate::proof::Signing;
+use crate::lease::Maker;
+use crate::mcp::{Start, Way};
+use crate::peers::Peer;
 use crate::report;
 
 /// Names for `--only`, and what they are.
-const MEASURES: [(&str, &str); 5] = [
+const MEASURES: [(&str, &str); 12] = [
     (
         "get",
         "credential.get from memory over broker.sock, beside a JSON-RPC echo of equal bytes",
@@ -21,6 +17,26 @@ const MEASURES: [(&str, &str); 5] = [
     (
         "proof",
         "one DPoP proof, beside a bare ES256 signature over the same bytes",
+    ),
+    (
+        "lease",
+        "one lease.create over broker.sock, beside reqwest with a ready proof, and beside one that signs in line",
+    ),
+    (
+        "cli/get",
+        "aegis-broker get as a whole process, beside an empty static program, and beside a one-shot client",
+    ),
+    (
+        "daemon/start",
+        "a daemon from being spawned to its first reply, beside the floor of get",
+    ),
+    (
+        "stall",
+        "credential.get from memory while the issuer stalls on other calls, beside the same when quiet",
+    ),
+    (
+        "scale",
+        "credential.get from memory of a daemon that is full, beside one that holds 10 selectors",
     ),
     (
         "mcp/call",
@@ -32,15 +48,17 @@ const MEASURES: [(&str, &str); 5] = [
     ),
     (
         "mcp/idle",
-        "context switches of a shim that is left alone for ten seconds, beside a relay",
+        "context switches and memory of a shim that is left alone, beside a relay",
+    ),
+    (
+        "idle",
+        "the same of a daemon, logged out and logged in, beside the floor of get",
+    ),
+    (
+        "soak",
+        "memory, descriptors and threads after the first tenth of many requests and at their end",
     ),
 ];
-
-/// Proofs of one round and side at most: at 20 µs a piece nobody needs more.
-const MAX_PROOFS: u32 = 5_000;
-
-/// Starts of one row and side at least, over all rounds.
-const MIN_STARTS: u32 = 40;
 
 /// One line of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,16 +67,45 @@ pub(crate) enum Row {
         connections: u16,
     },
     Proof,
+    Lease {
+        beside: Maker,
+    },
+    Command {
+        beside: Program,
+    },
+    Daemon,
+    Stall {
+        connections: u16,
+    },
+    Scale,
     /// Through the shim, beside another way.
     Call {
         stdio: Stdio,
         beside: Way,
     },
     Start(Start),
+    Peer(Peer),
 }
 
-/// In the order of the table.
-const MODELS: [Row; 6] = [
+/// In the order of the table, after those of `get`.
+const ROWS: [Row; 15] = [
+    Row::Proof,
+    Row::Lease {
+        beside: Maker::Ready,
+    },
+    Row::Lease {
+        beside: Maker::Signing,
+    },
+    Row::Command {
+        beside: Program::Empty,
+    },
+    Row::Command {
+        beside: Program::OneShot,
+    },
+    Row::Daemon,
+    Row::Stall { connections: 1 },
+    Row::Stall { connections: 16 },
+    Row::Scale,
     Row::Call {
         stdio: Stdio::Pipes,
         beside: Way::Relay,
@@ -81,6 +128,17 @@ impl Row {
         match self {
             Self::Get { connections } => format!("get/{connections}"),
             Self::Proof => "proof".to_owned(),
+            Self::Lease {
+                beside: Maker::Signing,
+            } => "lease/signing".to_owned(),
+            Self::Lease { .. } => "lease/ready".to_owned(),
+            Self::Command {
+                beside: Program::OneShot,
+            } => "cli/get/oneshot".to_owned(),
+            Self::Command { .. } => "cli/get/empty".to_owned(),
+            Self::Daemon => "daemon/start".to_owned(),
+            Self::Stall { connections } => format!("stall/{connections}"),
+            Self::Scale => "scale".to_owned(),
             Self::Call {
                 beside: Way::Minimal,
                 ..
@@ -89,6 +147,7 @@ impl Row {
                 Stdio::Pipes => "mcp/call/pipe".to_owned(),
                 Stdio::Sockets => "mcp/call/socket".to_owned(),
             },
+            Self::Peer(peer) => format!("peer/{}", peer.program()),
             Self::Start(Start::Up) => "mcp/start/up".to_owned(),
             Self::Start(Start::Absent) => "mcp/start/absent".to_owned(),
             Self::Start(Start::Call) => "mcp/start/call".to_owned(),
@@ -100,8 +159,14 @@ impl Row {
         match self {
             Self::Get { .. } => "get",
             Self::Proof => "proof",
+            Self::Lease { .. } => "lease",
+            Self::Command { .. } => "cli/get",
+            Self::Daemon => "daemon/start",
+            Self::Stall { .. } => "stall",
+            Self::Scale => "scale",
             Self::Call { .. } => "mcp/call",
             Self::Start(_) => "mcp/start",
+            Self::Peer(_) => "peer",
         }
     }
 
@@ -109,7 +174,13 @@ impl Row {
         match self {
             Self::Get { .. } => ["credential.get", "floor-jsonrpc"],
             Self::Proof => ["DPoP proof", "bare signature"],
+            Self::Lease { beside } => [Maker::Broker.name(), beside.name()],
+            Self::Command { beside } => [Program::Get.name(), beside.name()],
+            Self::Daemon => ["daemon", "floor-jsonrpc"],
+            Self::Stall { .. } => ["issuer stalls", "quiet"],
+            Self::Scale => ["full", "10 selectors"],
             Self::Call { beside, .. } => [Way::Shim.name(), beside.name()],
+            Self::Peer(peer) => ["credential.get", peer.name()],
             Self::Start(_) => [Way::Shim.name(), Way::Minimal.name()],
         }
     }
@@ -118,20 +189,22 @@ impl Row {
 /// What is to be measured.
 #[derive(Debug)]
 pub(crate) struct Chosen {
-    rows: Vec<Row>,
-    idle: bool,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) models_idle: bool,
+    pub(crate) idle: bool,
+    pub(crate) soak: bool,
 }
 
 impl Chosen {
     pub(crate) fn needs_daemon(&self) -> bool {
-        self.idle || self.rows.iter().any(|row| *row != Row::Proof)
+        self.models_idle || self.idle || self.soak || self.rows.iter().any(|row| *row != Row::Proof)
     }
 }
 
 /// Says what there is.
 pub(crate) fn list(arguments: &Arguments) -> Result<(), Failed> {
     for (name, what) in MEASURES {
-        report::say(&format!("{name:11}{what}"))?;
+        report::say(&format!("{name:14}{what}"))?;
     }
     let conns: Vec<String> = arguments.conns.iter().map(u16::to_string).collect();
     report::say(&format!("connections: {}", conns.join(", ")))
@@ -154,164 +227,29 @@ pub(crate) fn chosen(arguments: &Arguments) -> Result<Chosen, Failed> {
         };
         rows.extend(arguments.conns.iter().map(of));
     }
-    if wanted("proof") {
-        rows.push(Row::Proof);
+    rows.extend(ROWS.into_iter().filter(|row| wanted(row.measure())));
+    if arguments.peers {
+        rows.extend(peers()?);
     }
-    rows.extend(MODELS.into_iter().filter(|row| wanted(row.measure())));
     Ok(Chosen {
         rows,
-        idle: wanted("mcp/idle"),
+        models_idle: wanted("mcp/idle"),
+        idle: wanted("idle"),
+        soak: wanted("soak"),
     })
+}
+
+/// Those that are installed; of the others it is said that they are not.
+fn peers() -> Result<Vec<Row>, Failed> {
+    let (here, absent): (Vec<_>, Vec<_>) = Peer::ALL.into_iter().partition(|peer| peer.is_here());
+    for peer in absent {
+        report::say(&format!("skipped: {} is not installed", peer.program()))?;
+    }
+    Ok(here.into_iter().map(Row::Peer).collect())
 }
 
 /// A measure is meant by its name, and by the group that its name begins with.
 fn is_meant(only: &str, name: &str) -> bool {
     name.strip_prefix(only)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// Everything that was measured.
-#[derive(Debug)]
-pub(crate) struct Results {
-    pub(crate) rows: Vec<Measured>,
-    pub(crate) idle: Vec<Idle>,
-}
-
-/// Everything that was measured of a row: the subject, then its floor.
-#[derive(Debug)]
-pub(crate) struct Measured {
-    pub(crate) row: Row,
-    pub(crate) reply_bytes: Option<usize>,
-    pub(crate) sides: [Side; 2],
-}
-
-/// All rounds of one side.
-#[derive(Debug)]
-pub(crate) struct Side {
-    pub(crate) name: &'static str,
-    pub(crate) all: Histogram<u64>,
-    pub(crate) medians: Vec<f64>,
-    pub(crate) tails: Vec<f64>,
-    pub(crate) rates: Vec<f64>,
-    pub(crate) used: Usage,
-    pub(crate) errors: u64,
-}
-
-impl Side {
-    fn new(name: &'static str) -> Result<Self, Failed> {
-        Ok(Self {
-            name,
-            all: load::histogram()?,
-            medians: Vec::new(),
-            tails: Vec::new(),
-            rates: Vec::new(),
-            used: Usage::default(),
-            errors: 0,
-        })
-    }
-
-    fn add(&mut self, run: &Run) -> Result<(), Failed> {
-        self.medians.push(real(run.times.value_at_quantile(0.5)));
-        self.tails.push(real(run.times.value_at_quantile(0.99)));
-        let seconds = real(run.elapsed.max(1)) / 1e9;
-        self.rates.push(real(run.times.len()) / seconds);
-        self.used = self.used.plus(run.used);
-        self.errors = self.errors.saturating_add(run.errors);
-        Ok(self.all.add(&run.times)?)
-    }
-}
-
-/// Runs every row `--rounds` times. Neither side of a row is always first, nor any row.
-pub(crate) fn run(
-    arguments: &Arguments,
-    chosen: &Chosen,
-    mut household: Option<&mut Household>,
-) -> Result<Results, Failed> {
-    let signing = Signing::prepare()?;
-    let mut rows = Vec::new();
-    for row in &chosen.rows {
-        let [subject, floor] = row.sides();
-        rows.push(Measured {
-            row: *row,
-            reply_bytes: reply_bytes(*row, household.as_deref_mut())?,
-            sides: [Side::new(subject)?, Side::new(floor)?],
-        });
-    }
-    let count = rows.len();
-    for round in 0..usize::from(arguments.rounds) {
-        for step in 0..count {
-            let Some(measured) = rows.get_mut((round + step) % count.max(1)) else {
-                continue;
-            };
-            for turn in 0..2 {
-                if household.as_ref().is_some_and(|all| all.is_interrupted()) {
-                    return Err("interrupted".into());
-                }
-                let at = (round + turn) % 2;
-                let run = one(
-                    arguments,
-                    measured.row,
-                    at == 1,
-                    household.as_deref_mut(),
-                    &signing,
-                )?;
-                if let Some(side) = measured.sides.get_mut(at) {
-                    side.add(&run)?;
-                }
-            }
-        }
-    }
-    let mut idle = Vec::new();
-    if chosen.idle {
-        idle.extend(present(household)?.models()?.idle()?);
-    }
-    Ok(Results { rows, idle })
-}
-
-/// How long what comes back is, where both sides send the same.
-fn reply_bytes(row: Row, household: Option<&mut Household>) -> Result<Option<usize>, Failed> {
-    Ok(match row {
-        Row::Get { .. } => Some(present(household)?.exchange().reply_bytes()),
-        Row::Call { .. } => Some(present(household)?.models()?.exchange().reply_bytes()),
-        Row::Proof | Row::Start(_) => None,
-    })
-}
-
-fn present(household: Option<&mut Household>) -> Result<&mut Household, Failed> {
-    Ok(household.ok_or("no daemon was started")?)
-}
-
-/// One side of one row of one round.
-fn one(
-    arguments: &Arguments,
-    row: Row,
-    is_floor: bool,
-    household: Option<&mut Household>,
-    signing: &Signing,
-) -> Result<Run, Failed> {
-    let requests = arguments.requests;
-    let way = |floor| if is_floor { floor } else { Way::Shim };
-    match row {
-        Row::Get { connections } => {
-            let household = present(household)?;
-            let (socket, pid) = if is_floor {
-                household.floor()?
-            } else {
-                household.daemon()
-            };
-            let socket = socket.to_owned();
-            load::run((&socket, pid), household.exchange(), connections, requests)
-        }
-        Row::Proof if is_floor => signing.signatures(requests.min(MAX_PROOFS)),
-        Row::Proof => signing.proofs(requests.min(MAX_PROOFS)),
-        Row::Call { stdio, beside } => {
-            let models = present(household)?.models()?;
-            models.calls(way(beside), stdio, requests)
-        }
-        Row::Start(start) => {
-            let models = present(household)?.models()?;
-            let count = MIN_STARTS.div_ceil(u32::from(arguments.rounds));
-            models.starts(way(Way::Minimal), start, count)
-        }
-    }
 }
