@@ -889,6 +889,29 @@ async fn a_call_that_is_given_up_leaves_its_tries() {
     assert_eq!((trace.request_id, trace.proof_jti), (None, jti(1)));
 }
 
+/// LC-8: a call that is given up while it waits for its turn is not sent when that comes.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_given_up_is_not_sent_later() {
+    let server = Server::start(vec![Script::Stall]).await;
+    let client = server.client();
+    let mut holding = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let call = client.redeem_lease(session(), lease_id(), selector());
+        holding.spawn(call.into_future());
+    }
+    // The clock is paused: all four have their turn before it moves.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut call = client.create_lease(session(), lease_request());
+    let waited = tokio::time::timeout(Duration::from_secs(3), &mut call.outcome).await;
+    assert!(waited.is_err());
+    assert_eq!(call.tries.close(), Certainty::NotDone);
+    holding.shutdown().await;
+    let failure = call.outcome.await.unwrap_err();
+    assert_eq!(failure.certainty, Certainty::NotDone);
+    assert_eq!(server.count(), 4);
+    assert_eq!(call.tries.trace(), CallTrace::default());
+}
+
 /// CN-4: redeem and exchange are sent once whatever comes back; revoke like create.
 #[tokio::test(start_paused = true)]
 async fn only_what_may_be_repeated_is() {

@@ -426,7 +426,10 @@ impl Transport {
         if let Some(token) = call.token {
             request = request.header(AUTHORIZATION, bearer(token)?);
         }
-        tries.sent(jti);
+        if tries.sent(jti).is_err() {
+            // Nobody waits for it any more.
+            return Err(AegisError::Timeout { sent: false });
+        }
         marks.sent = true;
         let mut response = request.send().await.map_err(|error| {
             let sent = !(error.is_connect() || error.is_builder());

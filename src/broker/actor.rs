@@ -1,16 +1,15 @@
 //! The one owner of the [`State`]. It reads the clock once per event, carries out effects in
 //! order, and feeds what comes of them back as events. It never awaits the network itself.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::effect::Effect;
 use super::event::{ConnectionId, Door, Event, Reply, Request, Ticket};
@@ -18,7 +17,7 @@ use super::handle::Handle;
 use super::policy::Policy;
 use super::ports::{
     AegisService, Answer, AuditError, AuditLog, AuditReport, CallTrace, Certainty, Disposition,
-    Failure, IssuerCall, PeerProcess, PortFuture, Session,
+    Failure, IssuerCall, PeerProcess, Session,
 };
 use super::state::State;
 use crate::model::{CleanText, ErrorCode, LeaseState, PeerFacts, ProcessId, ProfileName, Refusal};
@@ -102,9 +101,11 @@ pub struct Actor {
     verification: JoinSet<Result<AuditReport, AuditError>>,
     verifying: Vec<oneshot::Sender<Result<AuditReport, Refusal>>>,
     /// Calls to the issuer, by the task of [`work`](Self::work) that waits for each.
-    calls: HashMap<tokio::task::Id, UnderWay>,
-    /// What the effects of an event led to, in order: the next events.
-    follow_ups: VecDeque<Event>,
+    calls: HashMap<task::Id, UnderWay>,
+    /// Those of them that were told to end.
+    leaving: HashSet<task::Id>,
+    /// The core is to hear when they have.
+    is_awaited: bool,
     replies: HashMap<Ticket, ReplyTo>,
     processes: HashMap<ProcessId, Arc<dyn PeerProcess>>,
     connections: HashMap<ConnectionId, ProcessId>,
@@ -122,9 +123,9 @@ type ReplyTo = oneshot::Sender<Result<Reply, Refusal>>;
 struct UnderWay {
     /// Whose token and key it holds; a login's call holds none.
     session: Option<Weak<Session>>,
-    task: AbortHandle,
-    /// What it comes to when it is given up, with what it has sent by then.
-    given_up: Box<dyn FnOnce() -> Event + Send>,
+    give_up: CancellationToken,
+    /// What it comes to when its task panics.
+    panicked: Box<dyn FnOnce() -> Event + Send>,
 }
 
 impl fmt::Debug for UnderWay {
@@ -145,7 +146,8 @@ impl Actor {
             verification: JoinSet::new(),
             verifying: Vec::new(),
             calls: HashMap::new(),
-            follow_ups: VecDeque::new(),
+            leaving: HashSet::new(),
+            is_awaited: false,
             replies: HashMap::new(),
             processes: HashMap::new(),
             connections: HashMap::new(),
@@ -201,11 +203,6 @@ impl Actor {
             }
             self.release();
         }
-        // What was answered in the last moment has its records too.
-        while let Some(done) = self.work.try_join_next_with_id() {
-            self.work_ended(done);
-        }
-        self.release();
         self.work.abort_all();
     }
 
@@ -289,12 +286,16 @@ impl Actor {
         }
     }
 
-    fn work_ended(&mut self, done: Result<(tokio::task::Id, Event), JoinError>) {
-        // What was given up has come back as failed when it was.
-        let Ok((id, event)) = done else {
-            return;
+    fn work_ended(&mut self, done: Result<(task::Id, Event), JoinError>) {
+        let id = done.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let call = self.calls.remove(&id);
+        self.leaving.remove(&id);
+        let event = match (done, call) {
+            (Ok((_, event)), _) => event,
+            // The hook has reported the panic.
+            (Err(_), Some(call)) => (call.panicked)(),
+            (Err(_), None) => return,
         };
-        self.calls.remove(&id);
         if let Event::ProcessExited { process } = &event {
             self.watched.remove(process);
             self.processes.remove(process);
@@ -316,16 +317,20 @@ impl Actor {
     /// One event and what it leads to. What needs its record written waits in the outbox for
     /// [`release`](Self::release).
     fn happened(&mut self, event: Event) {
+        self.step(event);
+        if self.is_awaited && self.leaving.is_empty() {
+            self.is_awaited = false;
+            self.step(Event::CallsAbandoned);
+        }
+    }
+
+    fn step(&mut self, event: Event) {
         let now = self.parts.clock.now();
         let mut effects = std::mem::take(&mut self.effects);
-        let mut next = Some(event);
-        while let Some(event) = next {
-            self.parts.state.step(event, now, &mut effects);
-            let mut recorded = true;
-            for effect in effects.drain(..) {
-                self.carry_out(effect, now, &mut recorded);
-            }
-            next = self.follow_ups.pop_front();
+        self.parts.state.step(event, now, &mut effects);
+        let mut recorded = true;
+        for effect in effects.drain(..) {
+            self.carry_out(effect, now, &mut recorded);
         }
         self.effects = effects;
     }
@@ -478,7 +483,7 @@ impl Actor {
                         keep.is_none_or(|keep| !std::ptr::eq(session.as_ptr(), keep))
                     })
                 });
-                self.follow_ups.push_back(Event::CallsAbandoned);
+                self.is_awaited = true;
             }
             Effect::DropConnections => self.parts.aegis.drop_connections(),
             Effect::Stop { unconfirmed } => {
@@ -500,34 +505,34 @@ impl Actor {
         call: IssuerCall<T>,
         event: impl FnOnce(Answer<T>) -> Event + Clone + Send + 'static,
     ) {
-        let IssuerCall { tries, outcome } = call;
-        let answered = event.clone();
-        let by_now = tries.clone();
-        let task = self.work.spawn(async move {
-            let outcome = guarded(outcome).await;
-            answered(Answer {
+        let give_up = CancellationToken::new();
+        let over = give_up.clone();
+        let (answered, tries) = (event.clone(), call.tries.clone());
+        let task = self
+            .work
+            .spawn(async move { answered(unless(over, call).await) });
+        let panicked = Box::new(move || {
+            event(Answer {
                 trace: tries.trace(),
-                outcome,
+                outcome: Err(panicked()),
             })
         });
-        let given_up = Box::new(move || event(abandoned(by_now.trace())));
         let under_way = UnderWay {
             session,
-            task: task.clone(),
-            given_up,
+            give_up,
+            panicked,
         };
         self.calls.insert(task.id(), under_way);
     }
 
-    /// Stops the calls of some sessions. Each comes back as failed at once, and what it held of
-    /// token and key goes with its task; one whose answer is there already is left to it.
+    /// Tells the calls of some sessions to end: each comes back, as failed where it has no answer
+    /// yet, and what it held of token and key goes with it.
     fn give_up(&mut self, whose: impl Fn(Option<&Weak<Session>>) -> bool) {
-        let given_up = self
-            .calls
-            .extract_if(|_, call| whose(call.session.as_ref()) && !call.task.is_finished());
-        for (_, call) in given_up {
-            call.task.abort();
-            self.follow_ups.push_back((call.given_up)());
+        for (id, call) in &self.calls {
+            if whose(call.session.as_ref()) {
+                call.give_up.cancel();
+                self.leaving.insert(*id);
+            }
         }
     }
 
@@ -567,40 +572,42 @@ fn unrecorded<T>() -> Answer<T> {
     }
 }
 
-/// What a call comes to that was given up after these tries.
-fn abandoned<T>(trace: CallTrace) -> Answer<T> {
-    let certainty = if trace.is_empty() {
-        Certainty::NotDone
-    } else {
-        Certainty::Unknown
+/// The answer of a call; what there is of one when it is given up.
+async fn unless<T: 'static>(over: CancellationToken, call: IssuerCall<T>) -> Answer<T> {
+    let IssuerCall { tries, outcome } = call;
+    let outcome = tokio::select! {
+        biased;
+        outcome = outcome => outcome,
+        () = over.cancelled() => Err(abandoned(tries.close())),
     };
     Answer {
-        trace,
-        outcome: Err(Failure {
-            code: ErrorCode::AegisUnavailable,
-            disposition: Disposition::Retry(None),
-            reason: Some(CleanText::new("abandoned", 64)),
-            message: None,
-            certainty,
-            made: None,
-        }),
+        trace: tries.trace(),
+        outcome,
     }
 }
 
-/// A call whose panic (the hook has reported it) is an outcome like any other.
-async fn guarded<T: Send + 'static>(outcome: PortFuture<Result<T, Failure>>) -> Result<T, Failure> {
-    AbortOnDropHandle::new(tokio::spawn(outcome))
-        .await
-        .unwrap_or_else(|_| {
-            Err(Failure {
-                code: ErrorCode::Internal,
-                disposition: Disposition::Fault,
-                reason: None,
-                message: None,
-                certainty: Certainty::Unknown,
-                made: None,
-            })
-        })
+/// What a call comes to that was given up.
+fn abandoned(certainty: Certainty) -> Failure {
+    Failure {
+        code: ErrorCode::AegisUnavailable,
+        disposition: Disposition::Retry(None),
+        reason: Some(CleanText::new("abandoned", 64)),
+        message: None,
+        certainty,
+        made: None,
+    }
+}
+
+/// What a call comes to whose task panicked.
+const fn panicked() -> Failure {
+    Failure {
+        code: ErrorCode::Internal,
+        disposition: Disposition::Fault,
+        reason: None,
+        message: None,
+        certainty: Certainty::Unknown,
+        made: None,
+    }
 }
 
 /// Resolves at the alarm; never without one.
@@ -619,13 +626,14 @@ mod tests {
 
     use tokio::sync::Notify;
     use tokio::time::{sleep, timeout};
+    use tokio_util::task::AbortOnDropHandle;
 
     use super::super::event::{CredentialRequest, LeaseRequest};
     use super::super::handle::Connection;
     use super::super::login::Login;
     use super::super::ports::{
         AuditRecord, BeginDeviceAuthorization, CreateLease, CreatedLease, DeviceAuthorization,
-        DeviceExchange, RedeemedLease, RevokeReason,
+        DeviceExchange, PortFuture, RedeemedLease, RevokeReason,
     };
     use super::super::state::{Resumed, Settings};
     use super::*;
@@ -665,7 +673,7 @@ mod tests {
             let stalled = self.stalled.clone();
             let may_answer = Arc::clone(&self.may_answer);
             IssuerCall::new(|tries| async move {
-                tries.sent(Some(ProofJti::parse(JTI).unwrap()));
+                tries.sent(Some(ProofJti::parse(JTI).unwrap())).unwrap();
                 if stalls {
                     stalled.send(()).unwrap();
                     may_answer.notified().await;
@@ -681,7 +689,13 @@ mod tests {
             &self,
             _: BeginDeviceAuthorization,
         ) -> IssuerCall<DeviceAuthorization> {
-            IssuerCall::new(|_| std::future::pending())
+            let stalled = self.stalled.clone();
+            IssuerCall::new(|tries| async move {
+                // It has no proof.
+                tries.sent(None).unwrap();
+                stalled.send(()).unwrap();
+                std::future::pending().await
+            })
         }
 
         fn exchange_device_authorization(
@@ -929,6 +943,24 @@ mod tests {
         assert!(core.revokes.try_recv().is_err(), "revoked twice");
     }
 
+    /// AU-9: a login's first call that is given up leaves a record, although nothing of it has a name
+    /// yet; nobody waits for it.
+    #[tokio::test(start_paused = true)]
+    async fn a_beginning_that_is_given_up_has_its_record() {
+        let mut core = Stalled::on("begin");
+        core.connection.logout(None).await.unwrap();
+        let begun = core.connection.login_begin(None);
+        tokio::select! {
+            _ = begun => panic!("answered although the issuer stalls"),
+            stalls = core.stalls.recv() => stalls.unwrap(),
+        }
+        core.connection.login_cancel(None).await.unwrap();
+        core.connection.status().await.unwrap();
+        let records = core.words.0.lock().unwrap().clone();
+        let ended = ["login denied", "login.begin error"];
+        assert_eq!(records[records.len() - 2..], ended);
+    }
+
     /// LC-2, HY-7: what ended while the machine slept is wiped within a minute of its waking, whether
     /// or not anybody asks; with nothing held no timer runs.
     #[tokio::test(start_paused = true)]
@@ -989,7 +1021,7 @@ mod tests {
             assert_eq!(ended.revoked + ended.unconfirmed, 1, "{call}");
             assert_eq!(ended.unconfirmed, unconfirmed, "{call}");
             // One more answer of the core: what was stopped is over by then.
-            tokio::task::yield_now().await;
+            task::yield_now().await;
             let status = connection.status().await.unwrap();
             assert_eq!(status.unconfirmed_revocations, unconfirmed, "{call}");
             assert!(held.upgrade().is_none(), "{call}: token and key live");

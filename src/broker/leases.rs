@@ -122,6 +122,9 @@ pub struct Live {
     pub expires_at: Timestamp,
     /// The same on the wall clock.
     pub expires_at_unix: UnixTime,
+    /// When it is gone at the issuer at the latest, which is later: nobody is served until then,
+    /// and until then it may have to be revoked.
+    pub gone_at: Timestamp,
     /// A redemption is on its way.
     pub redeeming: bool,
     /// What a shared lease yielded.

@@ -114,32 +114,65 @@ impl<T> fmt::Debug for IssuerCall<T> {
 #[derive(Debug, Clone, Default)]
 pub struct Tries {
     /// A mutex of std: held for a few instructions, never across an await.
-    sent: Arc<Mutex<CallTrace>>,
+    made: Arc<Mutex<Made>>,
 }
+
+#[derive(Debug, Default)]
+struct Made {
+    trace: CallTrace,
+    /// Whether there was one: some leave no name.
+    any: bool,
+    /// No more may follow.
+    closed: bool,
+}
+
+/// The call was given up before this try was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GivenUp;
 
 impl Tries {
     /// A try is about to be sent, with this proof.
-    pub fn sent(&self, proof_jti: Option<ProofJti>) {
-        self.with(|trace| {
-            trace.tried(Try {
+    ///
+    /// # Errors
+    /// [`GivenUp`]: then it must not be.
+    pub fn sent(&self, proof_jti: Option<ProofJti>) -> Result<(), GivenUp> {
+        self.with(|made| {
+            if made.closed {
+                return Err(GivenUp);
+            }
+            made.any = true;
+            made.trace.tried(Try {
                 request_id: None,
                 proof_jti,
             });
-        });
+            Ok(())
+        })
     }
 
     /// The last try was answered under this name.
     pub fn answered(&self, request_id: Option<RequestId>) {
-        self.with(|trace| trace.request_id = request_id);
+        self.with(|made| made.trace.request_id = request_id);
     }
 
     /// The tries by now.
     pub fn trace(&self) -> CallTrace {
-        self.with(|trace| trace.clone())
+        self.with(|made| made.trace.clone())
     }
 
-    fn with<R>(&self, act: impl FnOnce(&mut CallTrace) -> R) -> R {
-        act(&mut self.sent.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The call is given up: no more tries are sent. Says whether any was.
+    pub fn close(&self) -> Certainty {
+        self.with(|made| {
+            made.closed = true;
+            if made.any {
+                Certainty::Unknown
+            } else {
+                Certainty::NotDone
+            }
+        })
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Made) -> R) -> R {
+        act(&mut self.made.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

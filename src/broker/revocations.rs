@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ports::{Certainty, Failure, RevokeReason};
+use super::ports::{CALL_LIMIT, Certainty, Failure, RevokeReason};
 use crate::model::{ErrorCode, LeaseId, PeerFacts, Principal, Selector};
 use crate::time::{Now, Timestamp, UnixTime};
 
@@ -20,6 +20,10 @@ const MAX_BACKOFF: Duration = Duration::from_mins(1);
 /// Unconfirmed revocations kept at most, and leases that run out; past that the ones that end
 /// soonest are forgotten.
 const MAX_KEPT: usize = 4096;
+
+/// How much later than we reckon a lease may end at the issuer: it counts from when a late try
+/// reached it, and in whole seconds.
+pub(super) const LATER: Duration = CALL_LIMIT.saturating_add(Duration::from_secs(1));
 
 /// Why a lease is revoked, and by whom where a peer asked for it.
 #[derive(Debug, Clone)]
@@ -114,7 +118,8 @@ impl Revocations {
     }
 
     /// A lease cannot be revoked: its name never came, or the grant to do it.
-    pub(super) fn let_run_out(&mut self, ends_at: Timestamp, now: Timestamp) {
+    pub(super) fn let_run_out(&mut self, life: Duration, now: Timestamp) {
+        let ends_at = now.plus(life);
         self.running_out.retain(|ends_at| now < *ends_at);
         if self.running_out.len() >= MAX_KEPT
             && let Some(soonest) =
@@ -125,12 +130,24 @@ impl Revocations {
         self.running_out.push(ends_at);
     }
 
+    /// Whether a lease of that name is among them.
+    pub(super) fn has(&self, lease_id: &LeaseId) -> bool {
+        self.pending.contains_key(lease_id)
+    }
+
     /// The first try is on its way, made as this principal.
     pub(super) fn sent(&mut self, lease_id: &LeaseId, principal: &Principal) {
         if let Some(pending) = self.pending.get_mut(lease_id) {
             pending.in_flight = true;
             pending.asked_as = Some(principal.clone());
         }
+    }
+
+    /// Whether the issuer's answer to one is being waited for.
+    pub(super) fn is_under_way(&self, lease_id: &LeaseId) -> bool {
+        self.pending
+            .get(lease_id)
+            .is_some_and(|pending| pending.in_flight)
     }
 
     /// Whether an answer of the issuer's is being waited for.
@@ -256,9 +273,9 @@ impl Revocations {
     }
 }
 
-/// The deadline of a lease that is known by its wall-clock end only.
-pub(super) fn deadline_of(ends_at: UnixTime, now: Now) -> Timestamp {
-    now.boot.plus(now.unix.until(ends_at))
+/// When a lease is gone that is known by its wall-clock end only.
+pub(super) fn gone_at(ends_at: UnixTime, now: Now) -> Timestamp {
+    now.boot.plus(now.unix.until(ends_at)).plus(LATER)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::ports::{
     Answer, AuditAction, AuditOutcome, AuditRecord, CALL_LIMIT, CallTrace, Certainty, CreateLease,
     CreatedLease, Disposition, Failure, RedeemedLease, RevokeReason, Session,
 };
-use super::revocations::Cause;
+use super::revocations::{Cause, LATER};
 use super::session::{Settled, device_view, outcome_of, pause_of, reason_word, refusal_of};
 use super::state::{Asker, State};
 use crate::model::{
@@ -252,7 +252,8 @@ impl State {
             now,
             effects,
         );
-        if sending || self.revoke_askers.contains_key(lease_id) {
+        // Also one that we began ourselves: its answer is this caller's too.
+        if sending || self.revocations.is_under_way(lease_id) {
             self.revoke_askers
                 .entry(lease_id.clone())
                 .or_default()
@@ -559,8 +560,11 @@ impl State {
         if !lease.is_some_and(|lease| matches!(lease.phase, Phase::Creating)) {
             return;
         }
-        let lease_id = answer.outcome.as_ref().ok().map(|made| &made.lease_id);
-        if lease_id.is_some_and(|id| self.leases.find(id).is_some()) {
+        let named = match &answer.outcome {
+            Ok(created) => Some(&created.lease_id),
+            Err(failure) => failure.made.as_ref(),
+        };
+        if named.is_some_and(|id| self.leases.find(id).is_some() || self.revocations.has(id)) {
             answer.outcome = Err(named_twice());
         }
         let Some(lease) = self.leases.get_mut(key) else {
@@ -586,6 +590,7 @@ impl State {
                         lease_id: created.lease_id,
                         expires_at: created.expires_at,
                         expires_at_unix: created.expires_at_unix,
+                        gone_at: created.expires_at.plus(LATER),
                         redeeming: false,
                         material: None,
                     },
@@ -617,8 +622,8 @@ impl State {
                         }
                         // Without an answer it may have been made all the same.
                         None if failure.certainty == Certainty::Unknown => {
-                            self.revocations
-                                .let_run_out(now.boot.plus(lease.ttl), now.boot);
+                            let life = lease.ttl.saturating_add(LATER);
+                            self.revocations.let_run_out(life, now.boot);
                         }
                         None => {}
                     }
@@ -649,9 +654,9 @@ impl State {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let ends_at = now.boot.plus(MAX_LEASE_TTL);
+        let life = MAX_LEASE_TTL.saturating_add(LATER);
         if !lease.revocable {
-            return self.revocations.let_run_out(ends_at, now.boot);
+            return self.revocations.let_run_out(life, now.boot);
         }
         let reason = RevokeReason::DeliveryUncertain;
         self.revocations.add(
@@ -659,7 +664,7 @@ impl State {
             Some(lease.selector.clone()),
             Some(lease.principal.clone()),
             reason.into(),
-            ends_at,
+            now.boot.plus(life),
         );
         let ending = if generation == self.generation {
             None
@@ -1175,15 +1180,15 @@ fn too_short(login_helps: bool) -> Refusal {
         .with_fix(fix)
 }
 
-/// What is made of a lease whose name another one has: an issuer that mixes them up is believed in
-/// neither.
+/// What is made of an answer that gives a lease the name of another one. What it made, if anything,
+/// has no name that could be used, and runs out.
 fn named_twice() -> Failure {
     Failure {
         code: ErrorCode::AegisProtocol,
         disposition: Disposition::Fault,
         reason: Some(CleanText::new("lease_id_reused", 64)),
         message: None,
-        certainty: Certainty::NotDone,
+        certainty: Certainty::Unknown,
         made: None,
     }
 }

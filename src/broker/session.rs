@@ -168,7 +168,8 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         if generation != self.generation {
-            return self.login_call_given_up(AuditAction::LoginBegin, answer, effects);
+            let began = may_be_done(&answer.outcome, |_| true);
+            return self.login_call_given_up(AuditAction::LoginBegin, began, answer.trace, effects);
         }
         let Login::Beginning {
             begin,
@@ -225,7 +226,10 @@ impl State {
         effects: &mut Vec<Effect>,
     ) {
         if generation != self.generation {
-            return self.login_call_given_up(AuditAction::Login, answer, effects);
+            let won = may_be_done(&answer.outcome, |said| {
+                matches!(said, DeviceExchange::Success(_))
+            });
+            return self.login_call_given_up(AuditAction::Login, won, answer.trace, effects);
         }
         let Login::AwaitingApproval { poll, lost, .. } = &mut self.login else {
             return;
@@ -267,21 +271,19 @@ impl State {
 
     /// A call of a login that is over: it may have had its effect at the issuer all the same, so
     /// that its tries belong into the log.
-    fn login_call_given_up<T>(
+    fn login_call_given_up(
         &self,
         action: AuditAction,
-        answer: Answer<T>,
+        may_be_done: bool,
+        trace: CallTrace,
         effects: &mut Vec<Effect>,
     ) {
-        let not_done = answer
-            .outcome
-            .is_err_and(|failure| failure.certainty == Certainty::NotDone);
-        if !not_done {
+        if may_be_done {
             // Whoever is logged in by now has nothing to do with it.
             effects.push(Effect::Audit(Box::new(AuditRecord {
                 profile: Some(self.settings.profile.clone()),
                 reason: Some(CleanText::new("abandoned", 64)),
-                trace: answer.trace,
+                trace,
                 ..AuditRecord::new(action, AuditOutcome::Error)
             })));
         }
@@ -558,16 +560,10 @@ impl State {
         let Some(ending) = self.ending.take_if(|ending| ending.given_up) else {
             return;
         };
-        let unmade = ending
-            .outstanding
-            .iter()
-            .filter_map(|key| self.leases.get(*key))
-            .filter(|lease| matches!(lease.phase, Phase::Creating))
-            .count();
         let ended = EndedView {
             revoked: ending.revoked,
             // What earlier endings left counts too, as long as it can be live.
-            unconfirmed: self.revocations.count(now.boot).saturating_add(unmade),
+            unconfirmed: self.revocations.count(now.boot),
         };
         effects.push(Effect::DropConnections);
         for ticket in ending.tickets {
@@ -649,14 +645,15 @@ impl State {
         let Phase::Live(live) = &lease.phase else {
             return false;
         };
-        let (lease_id, ends_at) = (live.lease_id.clone(), live.expires_at);
+        let (lease_id, ends_at) = (live.lease_id.clone(), live.gone_at);
         let (selector, revocable) = (lease.selector.clone(), lease.revocable);
         let owner = lease.principal.clone();
         let waiters = self.leases.end(key, LeaseState::Revoking, now.boot);
         self.turn_away(&selector, waiters, ErrorCode::LeaseRevoked, effects);
         if !revocable {
             // Without the grant it can only run out; `status` says so.
-            self.revocations.let_run_out(ends_at, now.boot);
+            self.revocations
+                .let_run_out(now.boot.until(ends_at), now.boot);
             return false;
         }
         self.revocations.add(
@@ -692,6 +689,14 @@ impl State {
             lease_id,
             reason,
         });
+    }
+}
+
+/// Whether a call may have had the effect at the issuer that it was made for.
+fn may_be_done<T>(outcome: &Result<T, Failure>, is_effect: impl FnOnce(&T) -> bool) -> bool {
+    match outcome {
+        Ok(said) => is_effect(said),
+        Err(failure) => failure.certainty == Certainty::Unknown,
     }
 }
 

@@ -21,7 +21,7 @@ use super::leases::{Holder, LeaseTable};
 use super::login::{Generation, Login};
 use super::policy::Policy;
 use super::ports::{AuditAction, AuditOutcome, AuditRecord, OpenLease};
-use super::revocations::{Revocations, deadline_of};
+use super::revocations::{Revocations, gone_at};
 use super::session::Ending;
 use crate::model::{
     CleanText, ErrorCode, LeaseId, LoginPhase, LoginView, NoRule, PeerFacts, Principal,
@@ -101,7 +101,7 @@ impl State {
                 open.selector,
                 open.principal,
                 super::ports::RevokeReason::DeliveryUncertain.into(),
-                deadline_of(open.expires_at, now),
+                gone_at(open.expires_at, now),
             );
         }
         Self {

@@ -3,7 +3,6 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::descriptors;
 #[cfg(feature = "mock")]
 use super::mock;
 use super::outside::Outside;
@@ -40,11 +39,15 @@ pub(super) struct Plan {
 pub(super) struct Built {
     pub(super) actor: Actor,
     pub(super) handle: Handle,
-    pub(super) limits: Limits,
     pub(super) policy: PolicySource,
 }
 
 impl Plan {
+    /// What each door may take, as configured.
+    pub(super) fn limits(&self) -> Limits {
+        door_limits(self.config.limits)
+    }
+
     /// Reads configuration and policy.
     ///
     /// # Errors
@@ -102,12 +105,16 @@ pub(super) fn lock(plan: &Plan) -> Result<Instance, Refusal> {
         .map_err(|error: FolderError| error.at(&plan.runtime_dir))
 }
 
-/// Builds everything from a plan.
+/// Builds everything from a plan, for doors with these limits.
 ///
 /// # Errors
 /// `audit_damaged`, `audit_unavailable`, `already_running` where another process writes the log,
 /// `config_invalid`, `internal`.
-pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Refusal> {
+pub(super) fn build(
+    plan: Plan,
+    limits: Limits,
+    shutdown: CancellationToken,
+) -> Result<Built, Refusal> {
     let Plan {
         config,
         policy,
@@ -160,7 +167,6 @@ pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Re
         key_store: key_store.kind(),
         audit_folder,
     };
-    let limits = descriptors::make_room(door_limits(config.limits));
     let state = State::new(settings, Policy::new(rules), resumed, now);
     let (actor, handle) = Actor::new(
         Parts {
@@ -176,7 +182,6 @@ pub(super) fn build(plan: Plan, shutdown: CancellationToken) -> Result<Built, Re
     Ok(Built {
         actor,
         handle,
-        limits,
         policy,
     })
 }

@@ -38,19 +38,20 @@ pub(super) fn check() -> Result<(), Refusal> {
 /// process that would inherit the limit. Where the hard limit is lower, fewer connections are
 /// taken than are configured, so that one program's never take what all need; the log says so.
 pub(super) fn make_room(limits: Limits) -> Limits {
-    let now = getrlimit(Resource::Nofile);
     let wanted = wanted(limits);
-    if let Some(raised) = raised(now, wanted)
+    if let Some(raised) = raised(getrlimit(Resource::Nofile), wanted)
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
-    let Some(maximum) = now.maximum.filter(|maximum| *maximum < wanted) else {
+    let now = getrlimit(Resource::Nofile);
+    let Some(room) = now.current.filter(|current| *current < wanted) else {
         return limits;
     };
-    let connections = carried_by(maximum);
+    let connections = carried_by(room);
     tracing::warn!(
-        maximum,
+        room,
+        maximum = now.maximum,
         wanted,
         connections,
         "the hard limit of open files is too low for all the connections that are configured: \
@@ -122,6 +123,7 @@ mod tests {
             assert_eq!(raised(now, 2176), expected, "{name}");
         }
     }
+
     /// LM: never more connections than descriptors for them.
     #[test]
     fn a_low_limit_carries_fewer_connections() {

@@ -62,12 +62,12 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
     let (plan, _bundled) = mock::join(plan).await?;
     let shutdown = CancellationToken::new();
     let doors_shut = CancellationToken::new();
+    let limits = descriptors::make_room(plan.limits());
     let Built {
         actor,
         handle,
-        limits,
         policy,
-    } = build::build(plan, shutdown.clone())?;
+    } = build::build(plan, limits, shutdown.clone())?;
 
     let reload_handle = handle.clone();
     let signals = signals::handle(shutdown.clone(), move || {
