@@ -120,9 +120,10 @@ impl Door {
         let gone = CancellationToken::new();
         // What still waits on the peer's behalf ends with the conversation, however that ends.
         let _ends = gone.clone().drop_guard();
+        let in_flight = self.shared.in_flight;
         let server = Server::new(Peer::new(core, who, self.shared, gone));
         match server
-            .serve_with_ct(guarded(input, output), shutdown.child_token())
+            .serve_with_ct(guarded(input, output, in_flight), shutdown.child_token())
             .await
         {
             Ok(running) => {

@@ -2,6 +2,7 @@
 //! without limit and drops an overlong line in silence, so each of that is bounded around it:
 //! [`Lines`] on the way in, [`Patient`] on the way out, [`Guard`] between them and the library.
 
+use std::collections::HashSet;
 use std::future::{Future, pending};
 use std::io;
 use std::pin::Pin;
@@ -10,11 +11,12 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rmcp::model::{ErrorData, JsonRpcMessage};
+use rmcp::model::{ClientNotification, ErrorData, JsonRpcMessage, RequestId};
 use rmcp::service::{RoleServer, RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use rmcp::transport::async_rw::AsyncRwTransport;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The longest line; beyond it the peer is told so and the connection ends (LM).
@@ -28,6 +30,10 @@ const MAX_VALUES: usize = 1024;
 /// may have calls under way unless configured otherwise (LM): a client that reads its answers
 /// never meets it, and one that does not costs what these are long and no more.
 const MAX_UNSENT: usize = 64;
+
+/// Messages of one peer in a row; then everybody else has a turn. The library takes as many as there
+/// are, and makes a task of each.
+const IN_A_ROW: u8 = 16;
 
 /// A peer that asks for nothing at all would hold a place for ever.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
@@ -53,6 +59,9 @@ pub(super) enum Fault {
     Slow,
     /// Answers were not read.
     Unread,
+    /// An id was used again while its request was under way. The library would drop an answer, and
+    /// nobody could count what is left to do.
+    Repeated,
 }
 
 impl Fault {
@@ -62,6 +71,9 @@ impl Fault {
             Self::Overlong => Some(format!("a line was longer than {MAX_LINE} bytes")),
             Self::Crowded => Some(format!("a line had more than {MAX_VALUES} values")),
             Self::NotMcp => Some("this socket takes JSON-RPC messages, one a line".to_owned()),
+            Self::Repeated => {
+                Some("an id was used again before its request was answered".to_owned())
+            }
             Self::Slow | Self::Unread => None,
         }
     }
@@ -84,10 +96,12 @@ impl Common {
     }
 }
 
-/// A guarded transport over two halves of a connection. Needs a runtime with time.
+/// A guarded transport over two halves of a connection, for a peer that may have that many calls
+/// under way. Needs a runtime with time.
 pub(super) fn guarded<R, W>(
     input: R,
     output: W,
+    in_flight: usize,
 ) -> Guard<AsyncRwTransport<RoleServer, Lines<R>, Patient<W>>>
 where
     R: AsyncRead + Send + Unpin,
@@ -105,6 +119,10 @@ where
         inner: AsyncRwTransport::new(input, output)
             .with_max_line_length(MAX_LINE.saturating_mul(2)),
         unsent: Arc::new(AtomicUsize::new(0)),
+        under_way: HashSet::new(),
+        // One call too many is answered at once, and a cancellation must still be read.
+        most: in_flight.saturating_add(MAX_UNSENT),
+        in_a_row: 0,
         common,
         farewell: None,
     }
@@ -114,6 +132,11 @@ where
 pub(super) struct Guard<T> {
     inner: T,
     unsent: Arc<AtomicUsize>,
+    /// Requests that the library has taken and not answered.
+    under_way: HashSet<RequestId>,
+    /// How many of those there may be.
+    most: usize,
+    in_a_row: u8,
     common: Arc<Common>,
     /// The last message of ours, on its way. Kept here because `receive` is often begun anew.
     farewell: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -126,6 +149,14 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Guard<T> {
         &mut self,
         item: TxJsonRpcMessage<RoleServer>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
+        let answered = match &item {
+            JsonRpcMessage::Response(response) => Some(&response.id),
+            JsonRpcMessage::Error(error) => error.id.as_ref(),
+            JsonRpcMessage::Request(_) | JsonRpcMessage::Notification(_) => None,
+        };
+        if let Some(id) = answered {
+            self.under_way.remove(id);
+        }
         let waiting = Waiting::new(&self.unsent);
         let sent = self.inner.send(item);
         async move {
@@ -135,7 +166,8 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Guard<T> {
     }
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
-        let full = self.unsent.load(Ordering::Relaxed) >= MAX_UNSENT;
+        let full =
+            self.unsent.load(Ordering::Relaxed) >= MAX_UNSENT || self.under_way.len() >= self.most;
         if full && self.common.fault.get().is_none() {
             self.common.held.store(true, Ordering::Relaxed);
             // Needs no waker: the service begins this anew after every event, and a message that
@@ -143,12 +175,28 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Guard<T> {
             pending::<()>().await;
         }
         loop {
+            if self.common.fault.get() == Some(&Fault::Repeated) {
+                // Nothing more is read from that peer, whose input has not ended.
+                self.say_farewell().await;
+                return None;
+            }
+            if self.in_a_row >= IN_A_ROW {
+                yield_now().await;
+                self.in_a_row = 0;
+            }
             let Some(message) = self.inner.receive().await else {
                 self.say_farewell().await;
                 return None;
             };
-            match message {
-                JsonRpcMessage::Request(_) => self.common.started.store(true, Ordering::Relaxed),
+            self.in_a_row = self.in_a_row.saturating_add(1);
+            match &message {
+                JsonRpcMessage::Request(request) => {
+                    if !self.under_way.insert(request.id.clone()) {
+                        self.common.fail(Fault::Repeated);
+                        continue;
+                    }
+                    self.common.started.store(true, Ordering::Relaxed);
+                }
                 // A client that gave up its probe says so before it asks for anything. The
                 // library takes only requests for a beginning.
                 JsonRpcMessage::Notification(_)
@@ -158,9 +206,16 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Guard<T> {
                 {
                     continue;
                 }
-                JsonRpcMessage::Notification(_)
-                | JsonRpcMessage::Response(_)
-                | JsonRpcMessage::Error(_) => {}
+                JsonRpcMessage::Notification(notification) => {
+                    // What is cancelled gets no answer (MC-2).
+                    if let ClientNotification::CancelledNotification(cancelled) =
+                        &notification.notification
+                        && let Some(id) = &cancelled.params.request_id
+                    {
+                        self.under_way.remove(id);
+                    }
+                }
+                JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_) => {}
             }
             return Some(message);
         }
@@ -414,5 +469,51 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Patient<W> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use rmcp::model::ServerResult;
+    use tokio::io::{AsyncWriteExt as _, duplex};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(1);
+
+    /// LM: requests are taken as they are answered, however fast they come; a cancellation is no
+    /// answer and makes room all the same.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_under_way_is_bounded() {
+        let (mut client, ours) = duplex(1024 * 1024);
+        let (input, output) = tokio::io::split(ours);
+        let mut guard = guarded(input, output, 2);
+        let mut lines = String::new();
+        for id in 0..100 {
+            writeln!(lines, r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#).unwrap();
+        }
+        client.write_all(lines.as_bytes()).await.unwrap();
+        let most = 2 + MAX_UNSENT;
+        for _ in 0..most {
+            assert!(guard.receive().await.is_some());
+        }
+        assert!(
+            timeout(SOON, guard.receive()).await.is_err(),
+            "one too many"
+        );
+        for id in [7, 8] {
+            let answer = JsonRpcMessage::response(ServerResult::empty(()), RequestId::Number(id));
+            guard.send(answer).await.unwrap();
+        }
+        for _ in 0..2 {
+            assert!(guard.receive().await.is_some());
+        }
+        assert!(
+            timeout(SOON, guard.receive()).await.is_err(),
+            "as many as were answered"
+        );
     }
 }

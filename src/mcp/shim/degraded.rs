@@ -8,6 +8,9 @@ use crate::mcp::guard::guarded;
 use crate::mcp::tools::degraded::{self as tools, Degraded};
 use crate::model::Refusal;
 
+/// Calls under way: each is answered at once.
+const IN_FLIGHT: usize = 64;
+
 /// A stand-in for a daemon that cannot be had, in this process: the same tools, and
 /// `daemon_unavailable` with what `refusal` says as the answer to every call. A client that is
 /// told what to do is better off than one whose server died.
@@ -36,7 +39,7 @@ async fn serve(server: Degraded, stream: UnixStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     let (input, output) = tokio::net::UnixStream::from_std(stream)?.into_split();
     // A client that goes away before it says anything is no error.
-    if let Ok(running) = server.serve(guarded(input, output)).await {
+    if let Ok(running) = server.serve(guarded(input, output, IN_FLIGHT)).await {
         running.waiting().await.map_err(io::Error::other)?;
     }
     Ok(())
