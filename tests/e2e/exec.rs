@@ -1,30 +1,48 @@
 //! `exec`: a command with credentials that end with it.
 
+use std::fs::{Permissions, set_permissions};
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use aegis_mock::FaultKind;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 
-use crate::house::{House, SELECTOR, text};
+use crate::house::{House, PATIENCE, SELECTOR, text};
 
 /// Says its token, and then waits until its standard input ends.
 const WAITING: &str = "echo \"$GOOGLE_OAUTH_ACCESS_TOKEN\"; cat >/dev/null; exit 7";
 
-/// A command under `exec`, started.
+/// A command under `exec`, started in a session of its own: no terminal of whoever runs the tests
+/// has a say.
 struct Running {
     exec: Child,
-    output: BufReader<ChildStdout>,
+    output: BufReader<UnixStream>,
 }
 
 impl Running {
     fn start(house: &House, script: &str) -> Self {
-        let mut exec = exec(house, &[SELECTOR], &["sh", "-c", script])
+        Self::of(house, &["sh", "-c", script])
+    }
+
+    fn of(house: &House, command: &[&str]) -> Self {
+        let wrapper = exec(house, &[SELECTOR], command);
+        let mut session = Command::new("setsid");
+        session.arg(wrapper.get_program()).args(wrapper.get_args());
+        house.surround(&mut session);
+        let (output, theirs) = UnixStream::pair().unwrap();
+        output.set_read_timeout(Some(PATIENCE)).unwrap();
+        let theirs = OwnedFd::from(theirs);
+        let exec = session
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stdout(theirs.try_clone().unwrap())
+            .stderr(theirs)
             .spawn()
             .unwrap();
-        let output = BufReader::new(exec.stdout.take().unwrap());
+        let output = BufReader::new(output);
         Self { exec, output }
     }
 
@@ -39,9 +57,21 @@ impl Running {
         kill_process(pid, signal).unwrap();
     }
 
-    fn end(mut self) -> Option<i32> {
+    /// Ends its standard input.
+    fn let_go(&mut self) {
         drop(self.exec.stdin.take());
-        self.exec.wait().unwrap().code()
+    }
+
+    /// What it still says until nobody has its output any more, and its status.
+    fn rest(mut self) -> (String, Option<i32>) {
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        (rest, self.exec.wait().unwrap().code())
+    }
+
+    fn end(mut self) -> Option<i32> {
+        self.let_go();
+        self.rest().1
     }
 }
 
@@ -101,17 +131,16 @@ fn a_command_is_run_as_if_without_us() {
         (Signal::INT, "INT"),
         (Signal::USR1, "USR1"),
     ] {
-        let script = format!("trap 'echo heard; exit 9' {name}; echo up; while :; do read x; done");
+        // `wait` is what a trap interrupts.
+        let script = format!(
+            "trap 'echo heard; exit 9' {name}; exec 3<&0; cat <&3 >/dev/null 2>&1 & echo up; wait"
+        );
         let mut running = Running::start(&house, &script);
         assert_eq!(running.line(), "up");
         running.signal(signal);
-        let mut rest = String::new();
-        // The trap is run when `read` has returned.
-        let mut exec = running.exec;
-        drop(exec.stdin.take());
-        running.output.read_to_string(&mut rest).unwrap();
-        assert_eq!(rest, "heard\n", "{name}");
-        assert_eq!(exec.wait().unwrap().code(), Some(9), "{name}");
+        assert_eq!(running.line(), "heard", "{name}");
+        running.let_go();
+        assert_eq!(running.rest(), (String::new(), Some(9)), "{name}");
     }
 
     let status = |command: &[&str]| {
@@ -143,8 +172,70 @@ fn a_command_is_run_as_if_without_us() {
     assert_eq!(status["live_leases"], 0, "{status}");
 }
 
-/// The names are the provider's, or begin as the person says; two credentials of one name, and
-/// names that would steer the command, are mistakes that leave nothing alive.
+/// What is ignored where we are started, under `nohup` for one, stays so: for us and the command.
+#[test]
+fn what_was_ignored_stays_ignored() {
+    const SIGNALS: &str = "HUP INT QUIT TERM USR1 USR2";
+    let house = House::new();
+    let _daemon = house.daemon();
+    house.log_in();
+    let script = format!(
+        "for one in {SIGNALS}; do kill -$one $$; kill -$one $PPID; done; echo alive; exit 7"
+    );
+    let wrapper = exec(&house, &[SELECTOR], &["sh", "-c", &script]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("trap '' {SIGNALS}; exec \"$@\""), "sh"]);
+    shell.arg(wrapper.get_program()).args(wrapper.get_args());
+    house.surround(&mut shell);
+    let output = shell.output().unwrap();
+    assert_eq!(text(&output), "exit status: 7 stdout: alive\n stderr: ");
+}
+
+/// A command that became another user's cannot be told of signals: that is said, once, and its end
+/// is waited for all the same.
+#[test]
+fn a_command_of_another_user_is_waited_for() {
+    if !geteuid().is_root() {
+        // Nobody else can make a program that changes its user.
+        return;
+    }
+    let house = House::of_nobody();
+    let _daemon = house.daemon();
+    house.log_in();
+    let setpriv = house.copy_of(Path::new("/usr/bin/setpriv"));
+    set_permissions(&setpriv, Permissions::from_mode(0o4755)).unwrap();
+    let script = "echo up; cat >/dev/null; exit 7";
+    let command = [setpriv.to_str().unwrap(), "--reuid=0", "sh", "-c", script];
+    let mut running = Running::of(&house, &command);
+    assert_eq!(running.line(), "up");
+    running.signal(Signal::TERM);
+    let said = running.line();
+    assert!(said.contains("cannot be told"), "{said}");
+    running.signal(Signal::USR1);
+    running.let_go();
+    assert_eq!(running.rest(), (String::new(), Some(7)));
+}
+
+/// Once the command is over a signal is for us: we do not keep a person waiting for the server.
+#[test]
+fn a_signal_ends_the_giving_back() {
+    let house = House::new();
+    let _daemon = house.daemon();
+    house.log_in();
+    let mut running = Running::start(&house, WAITING);
+    running.line();
+    let mock = &house.server.mock;
+    mock.fault("RevokeCredentialLease", FaultKind::Stall, 1);
+    running.let_go();
+    house.server.wait_for("RevokeCredentialLease", "stalled");
+    running.signal(Signal::INT);
+    let (said, status) = running.rest();
+    assert!(said.contains("not waited for"), "{said}");
+    assert_eq!(status, Some(7));
+}
+
+/// The names are the tools', or begin as the person says; two credentials of one name are a mistake
+/// that leaves nothing alive.
 #[test]
 fn variables_have_the_names_that_were_asked_for() {
     let house = House::new();

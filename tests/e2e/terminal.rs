@@ -3,11 +3,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use super::house::{House, SELECTOR, contains, find};
+use super::house::{House, PATIENCE, SELECTOR, contains, find};
 
 /// The time that is left is counted down in place on a terminal, and is wiped from it at the end.
 #[test]
@@ -105,7 +106,14 @@ fn terminal() -> (OwnedFd, File) {
 fn read(controller: &OwnedFd, mut so_far: impl FnMut(&[u8])) -> String {
     let mut shown = Vec::new();
     let mut buffer = [0; 4096];
-    while let Ok(length @ 1..) = rustix::io::read(controller, &mut buffer) {
+    let patience = Timespec::try_from(PATIENCE).unwrap();
+    loop {
+        let mut one = [PollFd::new(controller, PollFlags::IN)];
+        let ready = poll(&mut one, Some(&patience)).unwrap();
+        assert_eq!(ready, 1, "{}", String::from_utf8_lossy(&shown));
+        let Ok(length @ 1..) = rustix::io::read(controller, &mut buffer) else {
+            break;
+        };
         shown.extend_from_slice(&buffer[..length]);
         so_far(&shown);
     }
@@ -120,20 +128,7 @@ fn an_interrupt_of_the_terminal_is_heard_once() {
     let house = House::new();
     let _daemon = house.daemon();
     house.log_in();
-    let (controller, terminal) = terminal();
-    let mut command = Command::new("setsid");
-    // Standard input is no terminal: the one that controls us counts.
-    let piped = "exec \"$@\" </dev/null";
-    command.args(["--ctty", "--wait", "sh", "-c", piped, "sh"]);
-    command.arg(&house.broker);
-    command.args(["exec", "--use", SELECTOR, "--", "sh", "-c", SCRIPT]);
-    house.surround(&mut command);
-    command
-        .stdin(terminal.try_clone().unwrap())
-        .stdout(terminal)
-        .stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    drop(command);
+    let (controller, mut child) = exec_on_a_terminal(&house, SCRIPT);
     let mut keys = File::from(controller.try_clone().unwrap());
     let (mut interrupted, mut answered) = (false, false);
     let shown = read(&controller, |shown| {
@@ -149,4 +144,45 @@ fn an_interrupt_of_the_terminal_is_heard_once() {
     assert_eq!(child.wait().unwrap().code(), Some(3), "{shown}");
     assert_eq!(shown.matches("heard").count(), 1, "{shown}");
     assert!(shown.contains("over"), "{shown}");
+}
+
+/// A Ctrl-C that ends a command is not taken for a word to us, who still give its lease back.
+#[test]
+fn an_interrupt_that_ends_the_command_is_not_ours() {
+    let house = House::new();
+    let _daemon = house.daemon();
+    house.log_in();
+    let (controller, mut child) =
+        exec_on_a_terminal(&house, "echo up; exec cat </dev/tty >/dev/null");
+    let mut keys = File::from(controller.try_clone().unwrap());
+    let mut interrupted = false;
+    let shown = read(&controller, |shown| {
+        if !interrupted && contains(shown, "up") {
+            keys.write_all(b"\x03").unwrap();
+            interrupted = true;
+        }
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{shown}");
+    assert!(!shown.contains("aegis-broker"), "{shown}");
+    assert_eq!(house.json(&["status"])["live_leases"], 0);
+}
+
+/// A script under `exec`, in a session with a terminal of its own.
+fn exec_on_a_terminal(house: &House, script: &str) -> (OwnedFd, Child) {
+    let (controller, terminal) = terminal();
+    let mut command = Command::new("setsid");
+    // Standard input is no terminal: the one that controls us counts.
+    let piped = "exec \"$@\" </dev/null";
+    command.args(["--ctty", "--wait", "sh", "-c", piped, "sh"]);
+    command.arg(&house.broker);
+    command.args(["exec", "--use", SELECTOR, "--", "sh", "-c", script]);
+    house.surround(&mut command);
+    command
+        .stdin(terminal.try_clone().unwrap())
+        .stdout(terminal.try_clone().unwrap())
+        .stderr(terminal);
+    let child = command.spawn().unwrap();
+    // The child's end is the last one now: reading ends when it does.
+    drop(command);
+    (controller, child)
 }

@@ -65,12 +65,19 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<ExitCode, 
     }
     let mut client = context.connect()?;
     let mut leases = Vec::with_capacity(arguments.uses.len());
-    let ended = variables(&mut client, arguments, &mut leases)
-        .and_then(|variables| child::run(&arguments.command, variables));
-    for (selector, lease_id) in leases {
-        give_back(&mut client, &selector, &lease_id);
+    let variables = variables(&mut client, arguments, &mut leases);
+    let give_back = move || {
+        for (selector, lease_id) in leases {
+            give_back(&mut client, &selector, &lease_id);
+        }
+    };
+    match variables {
+        Ok(variables) => child::run(&arguments.command, variables, give_back),
+        Err(refusal) => {
+            give_back();
+            Err(refusal)
+        }
     }
-    ended
 }
 
 /// Asks for one credential after the other; what was made is in `leases` also where one is refused.
