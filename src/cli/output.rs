@@ -53,7 +53,15 @@ pub(super) fn write(format: &Format, reply: &ClientReply<Delivery>) -> Result<()
     let material = &reply.view.material;
     match format {
         Format::Json => render::secret(&json(reply.expose_json())?),
-        Format::Env => render::secret(&env(material)?),
+        Format::Env => {
+            let Lines { buffer, left_out } = env(material)?;
+            for name in left_out {
+                render::progress(&format!(
+                    "aegis-broker: {name} is left out, it has more than one line; use --format json\n"
+                ));
+            }
+            render::secret(&buffer)
+        }
         Format::Value => render::secret(&value(main_field(material)?)?),
         Format::Field(name) => {
             let field = material
@@ -137,12 +145,25 @@ fn value(field: &Field) -> Result<SecretBuffer, Refusal> {
     Ok(buffer)
 }
 
-/// Every field as `NAME='value'`, quoted for a POSIX shell.
-fn env(material: &Material) -> Result<SecretBuffer, Refusal> {
+/// A credential as lines, and the names of what fits into none.
+#[derive(Debug)]
+struct Lines {
+    buffer: SecretBuffer,
+    left_out: Vec<String>,
+}
+
+/// Every field as `NAME='value'`, quoted for a POSIX shell. What is public and has several lines,
+/// such as a certificate, is left out: readers of env files take each line for a variable.
+fn env(material: &Material) -> Result<Lines, Refusal> {
     let mut variables: Vec<(String, &str)> = Vec::new();
+    let mut left_out = Vec::new();
     let mut length = 0_usize;
     for field in &material.fields {
-        let (name, text) = (variable(&field.name), exposed(field));
+        let (name, text) = (variable(OURS, &field.name), exposed(field));
+        if matches!(field.value, FieldValue::Public(_)) && check_controls(text).is_err() {
+            left_out.push(name);
+            continue;
+        }
         check_controls(text)?;
         if variables.iter().any(|(other, _)| *other == name) {
             return Err(Refusal::new(ErrorCode::Usage)
@@ -158,7 +179,7 @@ fn env(material: &Material) -> Result<SecretBuffer, Refusal> {
     for (name, text) in variables {
         quote(&mut buffer, &name, text).map_err(full)?;
     }
-    Ok(buffer)
+    Ok(Lines { buffer, left_out })
 }
 
 fn quote(buffer: &mut SecretBuffer, name: &str, text: &str) -> Result<(), BufferFull> {
@@ -173,17 +194,17 @@ fn quote(buffer: &mut SecretBuffer, name: &str, text: &str) -> Result<(), Buffer
     buffer.extend(b"'\n")
 }
 
-/// What every variable's name begins with. The names of a generic secret's fields are the
-/// issuer's, and an issuer must not set `PATH` or `LD_PRELOAD` here.
-const PREFIX: &str = "AEGIS_";
+/// The prefix of every variable's name here. The names of a generic secret's fields are the
+/// issuer's, and an issuer must not set `PATH` or `LD_PRELOAD`.
+pub(super) const OURS: &str = "AEGIS";
 
-/// `access_token` is `AEGIS_ACCESS_TOKEN`; what no variable name holds is `_`.
-fn variable(name: &str) -> String {
-    let upper = name.chars().map(|c| match c {
+/// `PREFIX_FIELD`: `access_token` is `AEGIS_ACCESS_TOKEN`; what no variable's name holds is `_`.
+pub(super) fn variable(prefix: &str, field: &str) -> String {
+    let field = field.chars().map(|c| match c {
         c if c.is_ascii_alphanumeric() => c.to_ascii_uppercase(),
         _ => '_',
     });
-    PREFIX.chars().chain(upper).collect()
+    prefix.chars().chain(['_']).chain(field).collect()
 }
 
 /// HY-13: no control character leaves in a line.
@@ -232,7 +253,7 @@ mod tests {
         ]))
         .unwrap();
         assert_eq!(
-            std::str::from_utf8(text.expose()).unwrap(),
+            std::str::from_utf8(text.buffer.expose()).unwrap(),
             "AEGIS_ACCESS_TOKEN='ya29.x'\nAEGIS_CLIENT_ID='it'\\''s $HOME `id` \\ \"x\"'\nAEGIS_1ST=''\n"
         );
     }
@@ -248,6 +269,26 @@ mod tests {
                 ErrorCode::Usage
             );
         }
+    }
+
+    /// HY-13: a certificate keeps nobody from the token beside it, and adds no line.
+    #[test]
+    fn a_public_value_of_several_lines_is_left_out() {
+        let mut kubernetes = material(
+            MaterialKind::KubernetesToken,
+            &[
+                ("token", "t"),
+                ("ca_certificate_pem", ""),
+                ("namespace", "n"),
+            ],
+        );
+        kubernetes.fields[1].value = FieldValue::Public(Box::from("-----BEGIN\nPATH=/tmp\n"));
+        let lines = env(&kubernetes).unwrap();
+        assert_eq!(
+            lines.buffer.expose(),
+            b"AEGIS_TOKEN='t'\nAEGIS_NAMESPACE='n'\n"
+        );
+        assert_eq!(lines.left_out, ["AEGIS_CA_CERTIFICATE_PEM"]);
     }
 
     /// HY-13: JSON on a terminal is harmless, and the same JSON.
@@ -279,7 +320,7 @@ mod tests {
     fn no_field_names_a_variable_of_somebody_else() {
         for name in ["path", "LD_PRELOAD", "bash_env", "1", "-", "_"] {
             let text = env(&generic(&[(name, "x")])).unwrap();
-            let text = std::str::from_utf8(text.expose()).unwrap();
+            let text = std::str::from_utf8(text.buffer.expose()).unwrap();
             assert!(text.starts_with("AEGIS_"), "{text}");
         }
     }
