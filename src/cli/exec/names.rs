@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 
+use crate::cli::output::{OURS, variable};
 use crate::model::{ErrorCode, Field, FieldValue, Material, MaterialKind, Refusal};
 
 /// Of a prefix, in bytes.
@@ -24,6 +25,15 @@ impl Prefix {
             "a prefix is at most {MAX_PREFIX} capital letters, digits and _, a letter first"
         ))
     }
+
+    /// Whether it begins with the word of a known family: variables by which the loader, a shell,
+    /// an interpreter or a common tool is told what to load, what to run or whom to ask. What an
+    /// issuer adds to another prefix may still mean something to the command: such a list is never
+    /// complete.
+    fn is_of_a_family(&self) -> bool {
+        let word = self.0.split('_').next().unwrap_or_default();
+        FAMILIES.iter().any(|family| family.contains(&word))
+    }
 }
 
 /// A command's credentials, by the names of variables. Whoever allocates for an environment frees
@@ -33,20 +43,32 @@ pub(super) struct Variables(Vec<(OsString, OsString)>);
 
 impl Variables {
     /// Adds those of one credential.
+    ///
+    /// # Errors
+    /// `usage` where the names cannot be had, or a value fits into no environment.
     pub(super) fn add(
         &mut self,
         material: &Material,
         prefix: Option<&Prefix>,
     ) -> Result<(), Refusal> {
+        // The field names of a generic secret are the issuer's, the other kinds' the contract's.
+        if material.kind == MaterialKind::GenericSecret
+            && prefix.is_some_and(Prefix::is_of_a_family)
+        {
+            return Err(Refusal::new(ErrorCode::Usage)
+                .with_message("with this prefix a generic secret could steer the command")
+                .with_fix("use another prefix"));
+        }
+        let first = self.0.len();
         for field in &material.fields {
-            match prefix {
-                Some(Prefix(prefix)) => self.set(&own_name(prefix, &field.name), field)?,
-                None if material.kind == MaterialKind::GenericSecret => {
-                    self.set(&own_name("AEGIS", &field.name), field)?;
+            match (prefix, names(material, &field.name)) {
+                (Some(Prefix(prefix)), _) => {
+                    self.set(first, &variable(prefix, &field.name), field)?;
                 }
-                None => {
-                    for name in usual_names(material, &field.name) {
-                        self.set(name, field)?;
+                (None, Names::Ours) => self.set(first, &variable(OURS, &field.name), field)?,
+                (None, Names::Usual(names)) => {
+                    for name in names {
+                        self.set(first, name, field)?;
                     }
                 }
             }
@@ -54,16 +76,20 @@ impl Variables {
         Ok(())
     }
 
-    fn set(&mut self, name: &str, field: &Field) -> Result<(), Refusal> {
-        if self.0.iter().any(|(other, _)| other == name) {
-            return Err(Refusal::new(ErrorCode::Usage)
-                .with_message(&format!("two credentials would set {name}"))
-                .with_fix("give one of them a prefix: --use SELECTOR=PREFIX"));
-        }
-        if steers_programs(name) {
-            return Err(Refusal::new(ErrorCode::Usage)
-                .with_message(&format!("{name} would steer the command: it is not set"))
-                .with_fix("use another prefix"));
+    /// Those from `first` on are of the same credential.
+    fn set(&mut self, first: usize, name: &str, field: &Field) -> Result<(), Refusal> {
+        match self.0.iter().position(|(other, _)| other == name) {
+            Some(other) if other >= first => {
+                return Err(Refusal::new(ErrorCode::Usage)
+                    .with_message("two fields of this credential have the same variable name")
+                    .with_fix("use `aegis-broker get --format json`"));
+            }
+            Some(_) => {
+                return Err(Refusal::new(ErrorCode::Usage)
+                    .with_message(&format!("two credentials would set {name}"))
+                    .with_fix("give one of them a prefix: --use SELECTOR=PREFIX"));
+            }
+            None => {}
         }
         let value = match &field.value {
             FieldValue::Public(text) => text,
@@ -89,79 +115,111 @@ impl IntoIterator for Variables {
     }
 }
 
-/// `PREFIX_FIELD`; what no variable's name holds is `_`.
-fn own_name(prefix: &str, field: &str) -> String {
-    let field = field.chars().map(|c| match c {
-        c if c.is_ascii_alphanumeric() => c.to_ascii_uppercase(),
-        _ => '_',
-    });
-    prefix.chars().chain(['_']).chain(field).collect()
+/// By the first word, what obeys them: the system, shells, interpreters, tools that build, tools
+/// that talk to others.
+const FAMILIES: [&[&str]; 5] = [
+    &[
+        "DBUS", "DYLD", "ENV", "GCONV", "GIO", "GLIBC", "GTK", "HOME", "LC", "LD", "LISTEN",
+        "LOCPATH", "MALLOC", "NOTIFY", "PATH", "QT", "SYSTEMD", "XDG",
+    ],
+    &[
+        "BASH", "FISH", "FZF", "KSH", "LESS", "MAN", "PROMPT", "SHELL", "ZSH",
+    ],
+    &[
+        "BUN", "CATALINA", "CORECLR", "DENO", "DOTNET", "ELECTRON", "ERL", "JAVA", "JDK", "JULIA",
+        "JVM", "LUA", "NODE", "PERL", "PERL5", "PHP", "PYTHON", "RUBY",
+    ],
+    &[
+        "BUNDLE", "CARGO", "CMAKE", "GEM", "GO", "GRADLE", "MAKE", "MAVEN", "NPM", "PIP", "POETRY",
+        "RUST", "RUSTC", "RUSTUP", "SBT", "UV", "YARN",
+    ],
+    &[
+        "ALL", "ANSIBLE", "AWS", "AZURE", "CLOUDSDK", "CURL", "DOCKER", "FTP", "GH", "GIT",
+        "GOOGLE", "GPG", "HELM", "HG", "HTTP", "HTTPS", "KRB5", "KUBE", "KUBECTL", "MYSQL", "NO",
+        "OPENSSL", "PODMAN", "PSQL", "REQUESTS", "RSYNC", "SSH", "SSL", "SUDO", "SVN", "TF",
+        "VAULT",
+    ],
+];
+
+/// Where a field is found with no prefix.
+enum Names {
+    /// Where the tools that the table names look for it; nowhere, if they do not.
+    Usual(&'static [&'static str]),
+    /// Under our own: `AEGIS_FIELD`.
+    Ours,
 }
 
-/// The field names of a generic secret are the issuer's: with no prefix may they become what the
-/// loader, a shell or an interpreter obeys.
-fn steers_programs(name: &str) -> bool {
-    const WORDS: [&str; 5] = [
-        "BASH_ENV",
-        "NODE_OPTIONS",
-        "JAVA_TOOL_OPTIONS",
-        "GIT_SSH_COMMAND",
-        "GIT_EXEC_PATH",
-    ];
-    const BEGINNINGS: [&str; 6] = ["LD_", "DYLD_", "PYTHON", "PERL5", "RUBY", "BASH_FUNC"];
-    WORDS.contains(&name) || BEGINNINGS.iter().any(|begin| name.starts_with(begin))
-}
-
-/// What the provider's own tools look for.
-fn usual_names(material: &Material, field: &str) -> &'static [&'static str] {
-    match (material.kind, field) {
+fn names(material: &Material, field: &str) -> Names {
+    Names::Usual(match (material.kind, field) {
+        // gcloud; Terraform's provider.
         (MaterialKind::GcpAccessToken, "access_token") => {
             &["CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"]
         }
+        // Google's client libraries and Terraform's provider.
         (MaterialKind::GcpAccessToken, "project_id") => &["GOOGLE_CLOUD_PROJECT"],
+        // The AWS command line and SDKs, which differ in the region's name.
         (MaterialKind::AwsSessionCredentials, "access_key_id") => &["AWS_ACCESS_KEY_ID"],
         (MaterialKind::AwsSessionCredentials, "secret_access_key") => &["AWS_SECRET_ACCESS_KEY"],
         (MaterialKind::AwsSessionCredentials, "session_token") => &["AWS_SESSION_TOKEN"],
         (MaterialKind::AwsSessionCredentials, "region") => &["AWS_REGION", "AWS_DEFAULT_REGION"],
-        (MaterialKind::GithubToken, "token") => &["GH_TOKEN", "GITHUB_TOKEN"],
+        (MaterialKind::GithubToken, "token") => of_github(public(material, "host")),
         (MaterialKind::GithubToken, "host") => &["GH_HOST"],
+        // Terraform's provider; its backend, which is the one to read the namespace. `kubectl`
+        // reads none of them.
         (MaterialKind::KubernetesToken, "token") => &["KUBE_TOKEN"],
         (MaterialKind::KubernetesToken, "api_server") => &["KUBE_HOST"],
         (MaterialKind::KubernetesToken, "ca_certificate_pem") => &["KUBE_CLUSTER_CA_CERT_DATA"],
         (MaterialKind::KubernetesToken, "namespace") => &["KUBE_NAMESPACE"],
-        (MaterialKind::DatabaseLogin, field) if is_mysql(material) => match field {
-            "host" => &["MYSQL_HOST"],
-            "port" => &["MYSQL_TCP_PORT"],
-            "username" => &["MYSQL_USER"],
-            "password" => &["MYSQL_PWD"],
-            "database" => &["MYSQL_DATABASE"],
-            _ => &[],
-        },
-        (MaterialKind::DatabaseLogin, "host") => &["PGHOST"],
-        (MaterialKind::DatabaseLogin, "port") => &["PGPORT"],
-        (MaterialKind::DatabaseLogin, "database") => &["PGDATABASE"],
-        (MaterialKind::DatabaseLogin, "username") => &["PGUSER"],
-        (MaterialKind::DatabaseLogin, "password") => &["PGPASSWORD"],
-        (MaterialKind::DatabaseLogin, "sslmode") => &["PGSSLMODE"],
-        (MaterialKind::GcpSubjectToken, "subject_token") => &["AEGIS_SUBJECT_TOKEN"],
-        (MaterialKind::GcpSubjectToken, "audience") => &["AEGIS_AUDIENCE"],
+        (MaterialKind::DatabaseLogin, field) => return of_database(material, field),
+        (MaterialKind::GcpSubjectToken, "subject_token" | "audience")
+        | (MaterialKind::GenericSecret, _) => return Names::Ours,
         (
             MaterialKind::GcpAccessToken
             | MaterialKind::AwsSessionCredentials
             | MaterialKind::GithubToken
             | MaterialKind::KubernetesToken
-            | MaterialKind::DatabaseLogin
-            | MaterialKind::GenericSecret
             | MaterialKind::GcpSubjectToken,
             _,
         ) => &[],
+    })
+}
+
+/// Where `gh` looks for a token of that host. Others that look for `GITHUB_TOKEN` mean `github.com`
+/// by it, and would send it there.
+fn of_github(host: Option<&str>) -> &'static [&'static str] {
+    let host = host.map(str::to_ascii_lowercase);
+    match host.as_deref() {
+        None | Some("github.com") => &["GH_TOKEN", "GITHUB_TOKEN"],
+        Some(host) if host.ends_with(".ghe.com") => &["GH_TOKEN"],
+        Some(_) => &["GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN"],
     }
 }
 
-fn is_mysql(material: &Material) -> bool {
-    material.field("engine").is_some_and(
-        |field| matches!(&field.value, FieldValue::Public(engine) if &**engine == "mysql"),
-    )
+/// What libpq looks for, and `mysql` and `mariadb`, which have no variable for user and database.
+fn of_database(material: &Material, field: &str) -> Names {
+    let engine = public(material, "engine").map(str::to_ascii_lowercase);
+    match (engine.as_deref(), field) {
+        (Some("postgres" | "postgresql"), field) => Names::Usual(match field {
+            "host" => &["PGHOST"],
+            "port" => &["PGPORT"],
+            "database" => &["PGDATABASE"],
+            "username" => &["PGUSER"],
+            "password" => &["PGPASSWORD"],
+            "sslmode" => &["PGSSLMODE"],
+            _ => &[],
+        }),
+        (Some("mysql" | "mariadb"), "host") => Names::Usual(&["MYSQL_HOST"]),
+        (Some("mysql" | "mariadb"), "port") => Names::Usual(&["MYSQL_TCP_PORT"]),
+        (Some("mysql" | "mariadb"), "password") => Names::Usual(&["MYSQL_PWD"]),
+        (_, _) => Names::Ours,
+    }
+}
+
+fn public<'a>(material: &'a Material, name: &str) -> Option<&'a str> {
+    match &material.field(name)?.value {
+        FieldValue::Public(text) => Some(text),
+        FieldValue::Secret(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -173,73 +231,146 @@ mod tests {
     fn material(kind: MaterialKind, fields: &[(&str, &str)]) -> Material {
         let field = |(name, value): &(&str, &str)| Field {
             name: Box::from(*name),
-            value: FieldValue::Secret(SecretString::copy_from(value)),
+            value: match *name {
+                "engine" | "host" => FieldValue::Public(Box::from(*value)),
+                _ => FieldValue::Secret(SecretString::copy_from(value)),
+            },
         };
-        let mut material = Material {
+        Material {
             kind,
             fields: fields.iter().map(field).collect(),
             expires_at: UnixTime::from_millis(0),
-        };
-        for field in &mut material.fields {
-            if &*field.name == "engine" {
-                field.value = FieldValue::Public(Box::from("mysql"));
-            }
         }
-        material
     }
 
-    fn names(variables: Variables) -> Vec<String> {
+    fn names_of(variables: Variables) -> Vec<String> {
         let name = |(name, _): (OsString, OsString)| name.into_string().unwrap();
         variables.into_iter().map(name).collect()
     }
 
-    /// Every kind has a name for each of its secrets.
+    /// Whoever is given a credential can find what is secret of it.
     #[test]
-    fn the_usual_names_are_the_providers() {
+    fn every_kind_has_a_name_for_each_of_its_secrets() {
+        for kind in MaterialKind::ALL {
+            let secrets: &[&str] = match kind {
+                MaterialKind::GcpAccessToken => &["access_token"],
+                MaterialKind::AwsSessionCredentials => &["secret_access_key", "session_token"],
+                MaterialKind::GithubToken | MaterialKind::KubernetesToken => &["token"],
+                MaterialKind::DatabaseLogin => &["password"],
+                MaterialKind::GenericSecret => &["whatever"],
+                MaterialKind::GcpSubjectToken => &["subject_token"],
+            };
+            for secret in secrets {
+                let mut variables = Variables::default();
+                variables
+                    .add(&material(kind, &[(secret, "s")]), None)
+                    .unwrap();
+                assert!(!names_of(variables).is_empty(), "{kind:?}, {secret}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_names_are_those_that_tools_look_for() {
         type Row = (
             MaterialKind,
             &'static [(&'static str, &'static str)],
             &'static [&'static str],
         );
         #[rustfmt::skip]
-        let rows: [Row; 8] = [
+        let rows: [Row; 14] = [
             (MaterialKind::GcpAccessToken, &[("access_token", "t"), ("token_type", "Bearer")], &["CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"]),
             (MaterialKind::AwsSessionCredentials, &[("access_key_id", "a"), ("secret_access_key", "b"), ("session_token", "c"), ("region", "d")],
              &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"]),
-            (MaterialKind::GithubToken, &[("token", "t"), ("host", "h"), ("login", "l")], &["GH_TOKEN", "GITHUB_TOKEN", "GH_HOST"]),
+            (MaterialKind::GithubToken, &[("token", "t"), ("login", "l")], &["GH_TOKEN", "GITHUB_TOKEN"]),
+            (MaterialKind::GithubToken, &[("token", "t"), ("host", "GitHub.com")], &["GH_TOKEN", "GITHUB_TOKEN", "GH_HOST"]),
+            (MaterialKind::GithubToken, &[("token", "t"), ("host", "a.ghe.com")], &["GH_TOKEN", "GH_HOST"]),
+            (MaterialKind::GithubToken, &[("token", "t"), ("host", "git.example")], &["GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN", "GH_HOST"]),
             (MaterialKind::KubernetesToken, &[("token", "t"), ("api_server", "s")], &["KUBE_TOKEN", "KUBE_HOST"]),
-            (MaterialKind::DatabaseLogin, &[("host", "h"), ("port", "1"), ("username", "u"), ("password", "p")], &["PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"]),
-            (MaterialKind::DatabaseLogin, &[("engine", "mysql"), ("host", "h"), ("password", "p")], &["MYSQL_HOST", "MYSQL_PWD"]),
+            (MaterialKind::DatabaseLogin, &[("engine", "postgres"), ("host", "h"), ("port", "1"), ("username", "u"), ("password", "p")], &["PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"]),
+            (MaterialKind::DatabaseLogin, &[("engine", "PostgreSQL"), ("password", "p")], &["PGPASSWORD"]),
+            (MaterialKind::DatabaseLogin, &[("host", "h"), ("port", "1"), ("username", "u"), ("password", "p"), ("engine", "mariadb")],
+             &["MYSQL_HOST", "MYSQL_TCP_PORT", "AEGIS_USERNAME", "MYSQL_PWD", "AEGIS_ENGINE"]),
+            (MaterialKind::DatabaseLogin, &[("engine", "oracle"), ("host", "h"), ("password", "p")], &["AEGIS_ENGINE", "AEGIS_HOST", "AEGIS_PASSWORD"]),
+            (MaterialKind::DatabaseLogin, &[("password", "p")], &["AEGIS_PASSWORD"]),
             (MaterialKind::GenericSecret, &[("api-key", "k"), ("path", "p")], &["AEGIS_API_KEY", "AEGIS_PATH"]),
-            (MaterialKind::GcpSubjectToken, &[("subject_token", "t")], &["AEGIS_SUBJECT_TOKEN"]),
+            (MaterialKind::GcpSubjectToken, &[("subject_token", "t"), ("token_type", "y")], &["AEGIS_SUBJECT_TOKEN"]),
         ];
         for (kind, fields, expected) in rows {
             let mut variables = Variables::default();
             variables.add(&material(kind, fields), None).unwrap();
-            assert_eq!(names(variables), expected);
+            assert_eq!(names_of(variables), expected);
         }
     }
 
-    /// A hostile issuer chooses the names of a generic secret's fields: with no prefix that a person
-    /// may give do they become what the loader, a shell or an interpreter obeys.
+    /// A hostile issuer chooses the names of a generic secret's fields: no person's prefix lets them
+    /// end a name of the families that we know.
     #[test]
-    fn no_field_steers_the_command() {
-        for (prefix, field) in [
-            ("LD", "preload"),
-            ("LD_LIBRARY", "path"),
-            ("BASH", "env"),
-            ("NODE", "options"),
-            ("PYTHONSTARTUP", "x"),
-            ("GIT_SSH", "command"),
+    fn no_field_ends_a_name_of_a_known_family() {
+        for prefix in [
+            "LD",
+            "LD_LIBRARY",
+            "BASH",
+            "NODE",
+            "PYTHON",
+            "PERL5",
+            "GIT",
+            "GIT_CONFIG",
+            "PROMPT",
+            "GCONV",
+            "GLIBC",
+            "LUA",
+            "SSH",
+            "HTTP",
+            "HTTPS",
+            "ALL",
+            "NO",
+            "JDK_JAVA",
+            "MAVEN",
+            "AWS",
         ] {
             let prefix = Prefix::parse(prefix).unwrap();
-            let material = material(MaterialKind::GenericSecret, &[(field, "/tmp/evil")]);
-            let refused = Variables::default().add(&material, Some(&prefix));
+            let generic = material(MaterialKind::GenericSecret, &[("x", "/tmp/evil")]);
+            let refused = Variables::default().add(&generic, Some(&prefix));
             assert_eq!(refused.unwrap_err().code, ErrorCode::Usage, "{prefix:?}");
         }
+        for (prefix, kind) in [
+            ("DB", MaterialKind::GenericSecret),
+            ("GITEA", MaterialKind::GenericSecret),
+            ("GIT", MaterialKind::GithubToken),
+        ] {
+            let prefix = Prefix::parse(prefix).unwrap();
+            let added = Variables::default().add(&material(kind, &[("token", "t")]), Some(&prefix));
+            assert!(added.is_ok(), "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_with_a_nul_is_refused() {
         let nul = material(MaterialKind::GenericSecret, &[("a", "b\0c")]);
         let refused = Variables::default().add(&nul, None);
         assert_eq!(refused.unwrap_err().code, ErrorCode::Usage);
+    }
+
+    /// What is advised helps: a prefix where two credentials meet, not where two fields do.
+    #[test]
+    fn two_fields_of_one_name_are_not_told_as_two_credentials() {
+        let twice = material(MaterialKind::GenericSecret, &[("a-b", "1"), ("a_b", "2")]);
+        let fields = Variables::default().add(&twice, None).unwrap_err();
+        assert!(
+            fields.message().starts_with("two fields"),
+            "{}",
+            fields.message()
+        );
+        let once = material(MaterialKind::GenericSecret, &[("a", "1")]);
+        let mut variables = Variables::default();
+        variables.add(&once, None).unwrap();
+        let credentials = variables.add(&once, None).unwrap_err();
+        assert!(
+            credentials.fix().contains("prefix"),
+            "{}",
+            credentials.fix()
+        );
     }
 
     #[test]
