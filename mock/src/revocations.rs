@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use connectrpc::ErrorCode;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::broker::leases::Lease;
 use crate::clock::Moment;
@@ -149,8 +149,9 @@ pub(crate) struct StateFile {
     _lock: File,
     /// How many saves were asked for.
     asked: AtomicU64,
-    /// Up to which of them the file has all. One writer at a time; who waited may find it done.
-    saved: Mutex<u64>,
+    /// Up to which of them the file has all. The write holds it, and not whoever asked for that, who
+    /// may hang up: one writer at a time; who waited may find it done.
+    saved: Arc<Mutex<u64>>,
 }
 
 impl StateFile {
@@ -181,7 +182,7 @@ impl StateFile {
             path: path.to_owned(),
             _lock: lock,
             asked: AtomicU64::new(0),
-            saved: Mutex::new(0),
+            saved: Arc::default(),
         };
         Ok((file, leases))
     }
@@ -198,26 +199,28 @@ impl Shared {
             return Ok(());
         };
         let mine = file.asked.fetch_add(1, Ordering::SeqCst).saturating_add(1);
-        let mut saved = file.saved.lock().await;
+        let saved = Arc::clone(&file.saved).lock_owned().await;
         if *saved >= mine {
             return Ok(());
         }
+        let shared = Arc::clone(self);
+        let writing = tokio::task::spawn_blocking(move || shared.write_revocations(saved));
+        writing.await.unwrap_or_else(|_panicked| Err(unsaved()))
+    }
+
+    /// Writes the file, in that turn.
+    fn write_revocations(&self, mut saved: OwnedMutexGuard<u64>) -> Result<(), Refusal> {
+        let Some(file) = &self.state_file else {
+            return Ok(());
+        };
         // Whoever asked by now has changed the leases before.
         let all = file.asked.load(Ordering::SeqCst);
-        let shared = Arc::clone(self);
-        let path = file.path.clone();
-        let written = tokio::task::spawn_blocking(move || write(&path, &shared.revoked())).await;
-        match written {
-            Ok(Ok(())) => {
-                *saved = all;
-                Ok(())
-            }
-            Ok(Err(error)) => {
-                tracing::error!(%error, path = %file.path.display(), "cannot save a revocation");
-                Err(unsaved())
-            }
-            Err(_panicked) => Err(unsaved()),
-        }
+        write(&file.path, &self.revoked()).map_err(|error| {
+            tracing::error!(%error, path = %file.path.display(), "cannot save a revocation");
+            unsaved()
+        })?;
+        *saved = all;
+        Ok(())
     }
 
     /// The revoked leases, the newest revocations first.
@@ -356,7 +359,11 @@ fn write(path: &Path, records: &[Record]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
+    use crate::encoding::random_id;
+    use crate::policy::Policy;
 
     fn record(revoked_ms: i64) -> Record {
         Record {
@@ -377,6 +384,43 @@ mod tests {
     fn text(records: &[Record]) -> String {
         let body = serde_json::to_string(records).unwrap();
         format!("{}\n{body}", header(&body))
+    }
+
+    /// A folder that ends with the test.
+    struct Folder(PathBuf);
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            // What stays is in the system's folder for such things.
+            drop(fs::remove_dir_all(&self.0));
+        }
+    }
+
+    /// Who hangs up during a write does not wait for it any more; the next write does.
+    #[test]
+    fn a_caller_that_hangs_up_leaves_its_turn_to_its_write() {
+        let folder = Folder(std::env::temp_dir().join(random_id("aegis-mock-revocations-")));
+        let path = folder.0.join("revocations");
+        let (file, _) = StateFile::open(&path).unwrap();
+        let api = "http://127.0.0.1:1/".parse().unwrap();
+        let shared = Arc::new(Shared::new(api, Policy::parse(None).unwrap(), Some(file)));
+        let turn = || shared.state_file.as_ref().unwrap().saved.try_lock().is_ok();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let entered = runtime.enter();
+        // The write has to look at the leases, and cannot yet.
+        let busy = shared.state();
+        let mut revoking = Box::pin(shared.save_revocations());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(revoking.as_mut().poll(&mut context).is_pending());
+        drop(revoking);
+        assert!(!turn(), "two would write one file");
+        drop(busy);
+        drop(entered);
+        runtime.block_on(shared.save_revocations()).unwrap();
+        assert!(turn());
+        assert_eq!(fs::read_to_string(&path).unwrap(), text(&[]));
     }
 
     #[test]
