@@ -82,6 +82,8 @@ impl BrokerService for Broker {
     ) -> ServiceResult<RevokeCredentialLeaseResponse> {
         let call = call::of(&context)?;
         let mut answer = self.0.revoke(&call, &request.to_owned_message());
+        // Recorded by now: the lease has ended, whether that can be saved or the caller hangs up. A
+        // save that fails is recorded besides, as the error that the caller is told.
         if answer.is_ok()
             && let Err(unsaved) = self.0.save_revocations().await
         {

@@ -156,6 +156,7 @@ async fn revocations_at_once_are_all_saved() {
 }
 
 /// What cannot be saved is not said to be done; it holds all the same, and asking again saves it.
+/// The audit chain has both: that the lease ended, and that the answer was another.
 #[tokio::test]
 async fn a_revocation_that_cannot_be_saved_is_to_be_asked_for_again() {
     let folder = Folder::new();
@@ -168,6 +169,13 @@ async fn a_revocation_that_cannot_be_saved_is_to_be_asked_for_again() {
     fs::create_dir(&in_the_way).unwrap();
     let answer = client.revoke(&lease).await;
     assert_eq!((answer.status, answer.reason()), (503, "unavailable"));
+    let told: Vec<_> = mock
+        .audit()
+        .into_iter()
+        .filter(|event| event.action == "lease.revoke" && event.lease_id == lease)
+        .map(|event| event.outcome)
+        .collect();
+    assert_eq!(told, ["ok", "error"]);
     assert_eq!(client.redeem(&lease).await.reason(), "lease_revoked");
     fs::remove_dir(&in_the_way).unwrap();
     let answer = client.revoke(&lease).await;
