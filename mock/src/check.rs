@@ -134,7 +134,7 @@ checks! {
         LeaseHidden: LeaseNotFound, "no such lease";
         /// The token has a scope of this action and this selector.
         ScopeGranted: ScopeNotGranted, "token has no scope for this";
-        /// The policy denies it not.
+        /// No denial of the policy is for it.
         PolicyDenial: PolicyDenied, "policy does not allow this";
         /// The policy grants it.
         PolicyGrant: PolicyDenied, "policy does not allow this";

@@ -191,34 +191,6 @@ impl Refusal {
 mod tests {
     use super::*;
 
-    /// CN-2.
-    #[test]
-    fn codes_have_the_status_of_connect() {
-        let rows = [
-            ("canceled", 499),
-            ("unknown", 500),
-            ("invalid_argument", 400),
-            ("deadline_exceeded", 504),
-            ("not_found", 404),
-            ("already_exists", 409),
-            ("permission_denied", 403),
-            ("resource_exhausted", 429),
-            ("failed_precondition", 400),
-            ("aborted", 409),
-            ("out_of_range", 400),
-            ("unimplemented", 501),
-            ("internal", 500),
-            ("unavailable", 503),
-            ("data_loss", 500),
-            ("unauthenticated", 401),
-        ];
-        for (word, status) in rows {
-            let code: ErrorCode = serde_json::from_value(word.into()).unwrap();
-            let error = Refusal::bare(code, "no").into_error("req_1");
-            assert_eq!(error.http_status().as_u16(), status, "{word}");
-        }
-    }
-
     /// `docs`: the sample of a stale nonce.
     #[test]
     fn a_stale_nonce_is_told_byte_for_byte_as_in_the_sample() {

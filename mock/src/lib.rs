@@ -5,10 +5,12 @@
 //! says, with code of its own: nothing here comes from the client it judges.
 //! It never talks to the real Aegis and never hands out a real credential.
 //!
-//! Start reading at [`spawn`]; [`Background`] is the same for a program without a runtime. A request goes through `web` (headers, raw body,
-//! faults), `access` (token and proof), then `identity` or `broker`; `state`
-//! holds all that is remembered, and `revocations` what outlives the process; `check` lists what is checked; `page` is where a person approves. Lenience must be asked for, in the policy or
-//! by [`Mock::fault`].
+//! Start reading at [`spawn`]; [`Background`] is the same for a program without
+//! a runtime. A request goes through `web` (headers, raw body, faults), `access`
+//! (token and proof), then `identity` or `broker`; `state` holds all that is
+//! remembered, and `revocations` what outlives the process; `check` lists what
+//! is checked; `page` is where a person approves. Lenience must be asked for, in
+//! the policy or by [`Mock::fault`].
 
 mod access;
 mod audit;
