@@ -5,10 +5,13 @@ pub(crate) mod canaries;
 /// How often something is done: the first of the two counts, or the second where
 /// `AEGIS_EVIDENCE=long` asks for it. The code is the same.
 pub(crate) fn times(usual: u32, long: u32) -> u32 {
-    match std::env::var("AEGIS_EVIDENCE") {
-        Ok(wanted) if wanted == "long" => long,
-        Ok(wanted) => panic!("AEGIS_EVIDENCE is \"long\" or unset, not {wanted:?}"),
-        Err(_) => usual,
+    match std::env::var_os("AEGIS_EVIDENCE") {
+        None => usual,
+        Some(wanted) if wanted == "long" => long,
+        Some(wanted) => panic!(
+            "AEGIS_EVIDENCE is \"long\" or unset, not \"{}\"",
+            wanted.display()
+        ),
     }
 }
 
