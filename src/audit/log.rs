@@ -38,6 +38,9 @@ const HURRY: u64 = 256 * 1024;
 /// Room for the batch of a crowd: 64 usual lines. A larger one makes it grow once.
 const BATCH: usize = 64 * 1024;
 
+/// Room for what the disk may not have that is kept while little is written.
+const ROOM: usize = 64 * 1024;
+
 /// Orders that may wait for the thread: two of the appends, a flush, a repair at the end.
 const ORDERS: usize = 4;
 
@@ -87,6 +90,8 @@ struct Tail {
     batch: Vec<u8>,
     /// What the kernel has and the disk may not have. Trimmed with each request for a sync.
     unsynced: Vec<u8>,
+    /// There was little of it at the last such trim.
+    had_little: bool,
     /// The last write failed and may have left a part of a line behind.
     write_failed: bool,
 }
@@ -417,11 +422,17 @@ impl FileAuditLog {
         }
     }
 
-    /// Forgets what the disk has by now.
+    /// Forgets what the disk has by now. The room of a crowd is given back when it has gone: a crowd
+    /// would only have it made again, and once is little at the start of each segment.
     fn trim(&mut self) {
         let len = usize::try_from(self.unsynced_len()).unwrap_or(usize::MAX);
-        let held = self.tail.unsynced.len();
-        drop(self.tail.unsynced.drain(..held.saturating_sub(len)));
+        let unsynced = &mut self.tail.unsynced;
+        let held = unsynced.len();
+        drop(unsynced.drain(..held.saturating_sub(len)));
+        let is_little = held <= ROOM;
+        if std::mem::replace(&mut self.tail.had_little, is_little) && is_little {
+            unsynced.shrink_to(ROOM);
+        }
     }
 
     pub(super) fn bound(&self) -> Bound {
@@ -434,6 +445,12 @@ impl FileAuditLog {
             own: self.own,
             key: self.shared.key.clone(),
         }
+    }
+
+    /// What is held for the copy of what the disk may not have, in bytes.
+    #[cfg(test)]
+    pub(super) const fn room(&self) -> usize {
+        self.tail.unsynced.capacity()
     }
 
     #[cfg(test)]
@@ -581,6 +598,7 @@ fn begin_segment(
         staged: written,
         batch,
         unsynced: Vec::new(),
+        had_little: false,
         write_failed: false,
     })
 }

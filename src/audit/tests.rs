@@ -1047,6 +1047,34 @@ fn a_disk_that_hangs_closes_delivery_before_memory_grows() {
     assert_eq!((report.damage, report.records), (None, taken + 1));
 }
 
+/// The room that a hanging disk or a crowd took is given back once two syncs in a row needed little.
+#[test]
+fn the_room_that_a_crowd_took_is_given_back() {
+    let (_home, folder) = new_folder();
+    let Opened { mut log, .. } = opened(&folder, &TestStore::default());
+    let shared = Arc::clone(log.shared());
+    let turn = shared.turn.lock().unwrap();
+    while log.room() < 1024 * 1024 {
+        log.append(&sample(0), at(1)).unwrap();
+    }
+    drop(turn);
+    let mut rooms = Vec::new();
+    for index in 0..3 {
+        log.flush().unwrap();
+        log.append(&sample(index), at(2)).unwrap();
+        rooms.push(log.room());
+    }
+    let [crowd, little, quiet] = rooms[..] else {
+        panic!("{rooms:?}");
+    };
+    assert!(crowd >= 1024 * 1024 && little == crowd, "{rooms:?}");
+    assert!(quiet <= 64 * 1024, "{rooms:?}");
+    // What was kept is what the disk lacks.
+    log.flush().unwrap();
+    let report = in_runtime(log.verify()).unwrap();
+    assert_eq!(report.damage, None);
+}
+
 /// AU-1: while the disk hangs, neither the end of a segment nor the end of the log waits for it
 /// without limit; when it answers, the next segment begins.
 #[test]
