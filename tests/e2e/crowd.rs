@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
+use std::thread;
 
 use aegis_mock::LeaseState;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use rustix::process::{Signal, kill_process_group};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde_json::{Value, json};
 
 use super::evidence::{figure, times};
-use super::house::{House, Peer, SELECTOR, find};
+use super::house::{House, PATIENCE, Peer, SELECTOR, find};
 
 /// A group of processes that does not outlive a test that failed.
 struct Running(Option<rustix::process::Pid>);
@@ -20,7 +23,12 @@ struct Running(Option<rustix::process::Pid>);
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(group) = self.0 {
-            kill_process_group(group, Signal::KILL).unwrap();
+            match kill_process_group(group, Signal::KILL) {
+                // They have ended by themselves.
+                Ok(()) | Err(Errno::SRCH) => {}
+                // A second panic would hide the first.
+                Err(error) => assert!(thread::panicking(), "{error}"),
+            }
         }
     }
 }
@@ -39,17 +47,35 @@ fn of_many_daemons_at_once_one_serves() {
     // A group of their own, led by the first.
     let mut group = 0;
     let mut running = Running(None);
+    let mut left = BTreeMap::new();
     for _ in 0..count {
         let mut command = house.daemon_command();
         command.env("NOTIFY_SOCKET", &notify).process_group(group);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null());
         let child = child.spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
         if group == 0 {
-            group = i32::try_from(child.id()).unwrap();
+            group = pid;
             running.0 = rustix::process::Pid::from_raw(group);
         }
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        left.insert(
+            pid.as_raw_nonzero().get(),
+            pidfd_open(pid, PidfdFlags::empty()).unwrap(),
+        );
     }
-    let next_end = || waitpid(Pid::from_raw(-group), None).unwrap();
+    let mut next_end = || {
+        let mut ends: Vec<_> = left
+            .values()
+            .map(|it| PollFd::new(it, PollFlags::IN))
+            .collect();
+        let patience = Timespec::try_from(PATIENCE).unwrap();
+        let ended = poll(&mut ends, Some(&patience)).unwrap();
+        assert!(ended > 0, "{} run, and none of them ends", left.len());
+        let end = waitpid(Pid::from_raw(-group), None).unwrap();
+        left.remove(&end.pid().unwrap().as_raw());
+        end
+    };
     for _ in 1..count {
         let end = next_end();
         assert!(matches!(end, WaitStatus::Exited(_, 75)), "{end:?}");
@@ -82,7 +108,7 @@ fn race(house: &House, max: usize, revoke_after: Option<usize>) -> (String, Vec<
         format!("{line}\n").into_bytes()
     };
     let mut peers: Vec<_> = (0..8).map(|_| house.connect()).collect();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for peer in &mut peers {
             scope.spawn(|| (0..2).for_each(|_| peer.send(&line("lease.redeem"))));
         }
@@ -210,7 +236,7 @@ fn logins_at_once_are_one_flow() {
     let house = House::new();
     let _daemon = house.daemon();
     let mut peers: Vec<_> = (0..100).map(|_| house.connect()).collect();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for peer in &mut peers {
             scope.spawn(|| {
                 for id in [1, 2] {
