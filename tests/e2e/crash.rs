@@ -1,14 +1,14 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use aegis_broker::audit::{self, Keys};
-use aegis_broker::broker::ports::AuditAction;
+use aegis_broker::broker::ports::{AuditAction, AuditOutcome};
 use aegis_broker::time::{Clock as _, SystemClock};
 use aegis_mock::{AuditRecord, FaultKind, LeaseState};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::evidence::canaries::{Canaries, in_every_form};
 use super::evidence::{figure, times};
@@ -165,14 +165,15 @@ fn a_daemon_killed_at_any_point_starts_again_alone() {
 /// A house whose daemon is killed again and again.
 struct Killing {
     house: House,
-    /// What peers were handed, and how long each start took. For bookkeeping only.
+    /// What peers were handed, and how long each start took.
     counts: Mutex<Counts>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     kills: usize,
-    delivered: usize,
+    /// The leases of the material that peers were handed in this round, each time.
+    handed: Vec<String>,
     revoked_later: usize,
     torn: usize,
     slowest_start: Duration,
@@ -230,9 +231,7 @@ impl Killing {
         let answered = usize::try_from(random.below(9)).unwrap();
         for peer in peers.iter_mut().take(answered) {
             let answer = peer.receive().unwrap();
-            if answer["result"]["fields"].is_object() {
-                self.counts().delivered += 1;
-            }
+            self.note(&answer);
         }
         daemon.kill();
         self.check(&name);
@@ -303,8 +302,9 @@ impl Killing {
             id = find(&peer.ask("lease.create", &selector), "lease_id").unwrap();
         }
         if matches!(act, Act::Logout) {
-            peer.ask("credential.get", &selector);
-            self.counts().delivered += 1;
+            let answer = peer.ask("credential.get", &selector);
+            assert!(answer["result"]["fields"].is_object(), "{answer}");
+            self.note(&answer);
         }
         let last = self.last_request();
         self.arm(&daemon, when);
@@ -320,9 +320,7 @@ impl Killing {
         self.kill(daemon, when, last, &mut peer);
         // What came before the end.
         while let Some(answer) = peer.receive() {
-            if answer["result"]["fields"].is_object() {
-                self.counts().delivered += 1;
-            }
+            self.note(&answer);
         }
     }
 
@@ -369,33 +367,50 @@ impl Killing {
         daemon.kill();
     }
 
-    /// After a kill: the log verifies, nothing was redeemed oftener than it may be, and whatever was
-    /// handed out has its record.
+    /// After a kill: the log verifies, no lease was asked for material oftener than it may be, each
+    /// redemption that the log has is one at the server, and whatever was handed out in this round
+    /// was redeemed and has its records.
     fn check(&self, name: &str) {
         self.counts().kills += 1;
         let audit = self.house.audit();
         let report = audit::verify::verify(&audit, &Keys::none()).unwrap();
         assert_eq!(report.damage, None, "{name}");
         let records = audit::verify::read(&audit, usize::MAX).unwrap();
-        let delivered = records
-            .iter()
-            .filter(|entry| entry.record.action == AuditAction::Deliver);
-        assert!(
-            delivered.count() >= self.counts().delivered,
-            "{name}: something left without its record"
-        );
+        let ours = |action| {
+            let records = records.iter().map(|entry| &entry.record);
+            let done = records.filter(move |record| {
+                record.action == action && record.outcome == AuditOutcome::Ok
+            });
+            per_lease(done.filter_map(|record| Some(record.lease_id.as_ref()?.as_str().to_owned())))
+        };
+        let (redeemed, delivered) = (ours(AuditAction::LeaseRedeem), ours(AuditAction::Deliver));
         let mock = &self.house.server.mock;
-        let leases = mock.leases();
-        let within = leases
-            .iter()
-            .all(|lease| lease.redemptions_used <= lease.max_redemptions);
-        assert!(within, "{name}: {leases:?}");
-        let secrets = mock.secrets();
-        let made = secrets
-            .iter()
-            .filter(|secret| secret.kind == "access_token");
-        let redeemed: u32 = leases.iter().map(|lease| lease.redemptions_used).sum();
-        assert_eq!(made.count(), usize::try_from(redeemed).unwrap(), "{name}");
+        let mut tries = mock.audit();
+        tries.retain(|event| event.action == "lease.redeem" && !event.lease_id.is_empty());
+        // The server refuses what is too much; the daemon does not even ask.
+        let asked = per_lease(tries.iter().map(|event| event.lease_id.clone()));
+        for lease in mock.leases() {
+            let asked = asked.get(&lease.lease_id).copied().unwrap_or_default();
+            assert!(asked <= lease.max_redemptions, "{name}: {asked}, {lease:?}");
+        }
+        tries.retain(|event| event.outcome == "ok");
+        let done = per_lease(tries.into_iter().map(|event| event.lease_id));
+        for (id, count) in &redeemed {
+            assert!(
+                Some(count) <= done.get(id),
+                "{name}: {id}: {count}, {done:?}"
+            );
+        }
+        for id in delivered.keys() {
+            assert!(redeemed.contains_key(id), "{name}: {id} was never redeemed");
+        }
+        let handed = std::mem::take(&mut self.counts().handed);
+        for (id, count) in per_lease(handed.into_iter()) {
+            assert!(
+                delivered.get(&id) >= Some(&count),
+                "{name}: {id} left without its record"
+            );
+        }
     }
 
     /// Nothing that a daemon wrote was deleted since: one look is as good as many.
@@ -436,6 +451,14 @@ impl Killing {
         ));
     }
 
+    /// Notes whose material it is, if it has any.
+    fn note(&self, answer: &Value) {
+        if answer["result"]["fields"].is_object() {
+            let id = find(answer, "lease_id").unwrap();
+            self.counts().handed.push(id);
+        }
+    }
+
     fn last_request(&self) -> u64 {
         let requests = self.house.server.mock.requests();
         requests.last().map_or(0, |last| last.seq)
@@ -446,7 +469,16 @@ impl Killing {
     }
 }
 
-fn send(peer: &mut Peer, method: &str, params: &serde_json::Value) {
+/// How often each lease is named.
+fn per_lease(ids: impl Iterator<Item = String>) -> BTreeMap<String, u32> {
+    let mut counts = BTreeMap::new();
+    for id in ids {
+        *counts.entry(id).or_default() += 1;
+    }
+    counts
+}
+
+fn send(peer: &mut Peer, method: &str, params: &Value) {
     let line = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
     peer.send(format!("{line}\n").as_bytes());
 }
