@@ -52,7 +52,30 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    pub(crate) fn as_str(self) -> &'static str {
+    /// Each kind once.
+    pub const ALL: [Self; 18] = [
+        Self::Unavailable,
+        Self::Internal,
+        Self::RateLimited,
+        Self::Stall,
+        Self::CloseBefore,
+        Self::CloseAfterCommit,
+        Self::AuditUnavailable,
+        Self::NonceOnce,
+        Self::NonceAlways,
+        Self::BadJson,
+        Self::HugeBody,
+        Self::WrongThumbprint,
+        Self::WiderScope,
+        Self::WrongTarget,
+        Self::ShortExpiry,
+        Self::ClockSkew,
+        Self::SlowDown,
+        Self::ApprovedFirst,
+    ];
+
+    /// Its name, as control knows it.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",

@@ -24,7 +24,7 @@ mod dpop;
 mod encoding;
 mod errors;
 #[cfg(test)]
-#[path = "../tests/component/evidence.rs"]
+#[path = "../../tests/evidence/counts.rs"]
 mod evidence;
 mod fault;
 mod identity;

@@ -314,7 +314,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(10_000))]
+        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(10_000)))]
 
         /// DG-1, DG-2, DG-3: whatever the server says, no gap is ever shorter than the interval
         /// in force, the interval never shrinks, and failures never shorten the gap.

@@ -3138,7 +3138,7 @@ fn apply(world: &mut World, op: &Op) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(10_000)))]
 
     /// LC-2, LC-8, AU-1, AU-2: whatever happens in whatever order, no session is used after logout,
     /// lock or its token's end, no material leaves past its lease's end or without its record, no

@@ -10,6 +10,7 @@ use aegis_broker::broker::handle::Connection;
 use aegis_broker::model::{ErrorCode, HolderClass, LeaseState, Refusal};
 use aegis_mock::FaultKind;
 
+use crate::evidence::figure;
 use crate::world::{
     BEGIN, CREATE, DEPLOY, EXCHANGE, READER, REDEEM, REVOKE, World, create, get, is_logged_in,
     secret, user_code,
@@ -148,6 +149,10 @@ async fn column(number: usize, method: &str) {
         assert_eq!(world.verify().damage, None, "{name}");
         world.assert_nothing_secret_in(&text);
     }
+    let count = TABLE.len();
+    figure(&format!(
+        "{count} kinds of fault at {method}: told as in the table"
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,6 +178,16 @@ async fn redeem_meets_every_fault() {
 #[tokio::test(start_paused = true)]
 async fn revoke_meets_every_fault() {
     column(4, REVOKE).await;
+}
+
+/// The table has every kind that the server knows, once.
+#[test]
+fn no_kind_is_forgotten() {
+    let named = TABLE.map(|(kind, _)| kind.as_str());
+    let mut missing = FaultKind::ALL.map(FaultKind::as_str).to_vec();
+    missing.retain(|kind| !named.contains(kind));
+    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!(named.len(), FaultKind::ALL.len());
 }
 
 /// A server that cannot record what it does does nothing; the caller hears that it is not

@@ -18,6 +18,7 @@ mod world;
 
 mod audit;
 mod costs;
+mod evidence_page;
 mod faults;
 mod leases;
 mod lies;

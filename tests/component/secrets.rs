@@ -4,8 +4,8 @@ use aegis_broker::model::HolderClass;
 
 use crate::world::{DEPLOY, READER, World, create, get};
 
-/// HY-3, HY-4, DG-9: neither the audit folder nor any log nor the `Debug` of anything a door is
-/// given holds a secret, through a whole life and after logout.
+/// HY-3, HY-4, DG-9, DP-16: neither the audit folder nor any log nor the `Debug` of anything a door
+/// is given holds a secret or a proof, through a whole life and after logout.
 #[tokio::test(start_paused = true)]
 async fn no_secret_is_shown_recorded_or_logged() {
     let world = World::new().await;
@@ -40,7 +40,13 @@ async fn no_secret_is_shown_recorded_or_logged() {
     show(format!("{:?}", connection.lock().await));
     daemon.stop().await;
     let kinds: Vec<_> = world.canaries().into_iter().map(|(kind, _)| kind).collect();
-    for kind in ["device_code", "broker_token", "access_token", "password"] {
+    for kind in [
+        "device_code",
+        "broker_token",
+        "access_token",
+        "password",
+        "proof",
+    ] {
         assert!(kinds.iter().any(|found| found == kind), "{kind}");
     }
     world.assert_nothing_secret_in(&shown.join("\n"));

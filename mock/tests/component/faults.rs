@@ -300,9 +300,12 @@ async fn no_kind_is_forgotten() {
     let (_, list) = told.split_once("expected one of ").unwrap();
     let mut known: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
     let mut named = NAMES.map(|(name, ..)| name);
+    let mut all = FaultKind::ALL.map(FaultKind::as_str);
     known.sort_unstable();
     named.sort_unstable();
+    all.sort_unstable();
     assert_eq!(known, named);
+    assert_eq!(known, all);
 }
 
 /// The first thing about a lease's answer that is not as it should be.

@@ -439,6 +439,8 @@ async fn material_of_every_kind_works_until_it_is_revoked() {
         let id = client.lease(target, &json!({})).await;
         let redeemed = client.redeem(&id).await;
         assert_eq!(redeemed.text("/credential/kind"), kind);
+        let ends = redeemed.text("/lease/expiresAt");
+        assert_eq!(redeemed.text("/credential/expiresAt"), ends, "{kind}");
         let secret = |name: &str| {
             redeemed
                 .text(&format!("/credential/{member}/{name}"))

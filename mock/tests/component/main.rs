@@ -13,6 +13,7 @@ mod clock;
 mod control;
 mod device;
 mod dpop_matrix;
+#[path = "../../../tests/evidence/counts.rs"]
 mod evidence;
 mod faults;
 mod leases;

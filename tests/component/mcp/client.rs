@@ -80,10 +80,21 @@ impl Client {
     }
 
     pub(crate) async fn initialize(&mut self, version: &str, capabilities: Value) -> Value {
+        let itself = json!({ "name": "t", "version": "0" });
+        self.introduce(version, capabilities, itself).await
+    }
+
+    /// A handshake with what the client says of itself.
+    pub(crate) async fn introduce(
+        &mut self,
+        version: &str,
+        capabilities: Value,
+        itself: Value,
+    ) -> Value {
         let params = json!({
             "protocolVersion": version,
             "capabilities": capabilities,
-            "clientInfo": { "name": "t", "version": "0" },
+            "clientInfo": itself,
         });
         let answer = self.ask("initialize", params).await;
         self.say(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }))

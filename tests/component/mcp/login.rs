@@ -141,7 +141,8 @@ async fn a_modern_client_comes_back_and_waits() {
     world.assert_nothing_secret_in(&client.transcript);
 }
 
-/// A call waits for 45 s at most, and the next one can go on.
+/// A call waits for 45 s at most, and the next one can go on. AP-8: that a dialog was accepted signs
+/// nobody in, only the person at the page does.
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends_after_45_seconds() {
     let world = World::new().await;

@@ -9,7 +9,7 @@ use rmcp::ServiceExt as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-use super::client::{Client, content, door};
+use super::client::{Client, LEGACY, content, door};
 use crate::world::{DEPLOY, READER, World};
 
 /// Whether `value` fits `schema`, as far as our schemas say anything: type, members, words, range.
@@ -103,6 +103,37 @@ async fn every_tool_is_described_in_full() {
             }
         }
     }
+}
+
+/// MC-8: what a client says of itself changes no answer, and nobody writes it down.
+#[tokio::test(start_paused = true)]
+async fn what_a_client_says_of_itself_changes_nothing() {
+    const BOAST: &str = "aegis-broker-administrator";
+    let world = World::new().await;
+    let (daemon, _person) = world.logged_in().await;
+    let door = door(&daemon);
+    let mut told = Vec::new();
+    for name in ["t", BOAST] {
+        let mut client = Client::connect(&door);
+        let itself = json!({ "name": name, "title": name, "version": "0" });
+        client.introduce(LEGACY, json!({}), itself).await;
+        client.ask("tools/list", json!({})).await;
+        for (tool, arguments) in [
+            ("status", json!({})),
+            ("target_list", json!({})),
+            ("policy_explain", json!({ "selector": DEPLOY })),
+            ("lease_create", json!({ "selector": "gcp/other/one" })),
+            ("lease_list", json!({})),
+            ("audit_list", json!({})),
+        ] {
+            client.call(tool, arguments).await;
+        }
+        told.push(client.transcript);
+    }
+    assert_eq!(told[0], told[1]);
+    assert!(!told[1].contains(BOAST));
+    let audit = String::from_utf8(world.audit_bytes()).unwrap();
+    assert!(!audit.contains(BOAST));
 }
 
 /// T8: what a tool answers fits its own schema, answers and refusals alike.

@@ -12,7 +12,7 @@ use self::draft::{Carrier, Draft};
 use self::rows::{Row, rows};
 use self::scene::{NonceRule, Rpc, Scene};
 use crate::client::{Answer, GCP, Key};
-use crate::evidence::scaled;
+use crate::evidence::{figure, times};
 use aegis_mock::{AuditRecord, Check, Mock};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -110,6 +110,10 @@ async fn judge(scene: &Scene, rpc: Rpc, carrier: Carrier, rows: &[Row]) {
         "only {good} good rows at {rpc:?}, {carrier:?}"
     );
     check_audit(&scene.mock, &denied);
+    let (method, rule) = (rpc.method(), scene.rule);
+    figure(&format!(
+        "{method}, {carrier:?}, nonce {rule:?}: {bad} bad proofs refused, {good} good ones accepted"
+    ));
 }
 
 /// Each denial is in the audit, with its reason.
@@ -168,7 +172,7 @@ async fn good_proofs_by_ed25519_keys_are_accepted() {
 #[tokio::test]
 async fn of_a_thousand_equal_proofs_at_once_one_is_accepted() {
     let scene = Scene::set(NonceRule::Required, None, Key::generate()).await;
-    let few = scaled(50);
+    let few = usize::try_from(times(50, 5000)).unwrap();
     for (rpc, count) in Rpc::ALL.into_iter().zip([few, 1000, few, few]) {
         let draft = Draft::new(&scene, rpc);
         let (_, request) = draft.requests(Carrier::Body).await;
@@ -188,6 +192,7 @@ async fn of_a_thousand_equal_proofs_at_once_one_is_accepted() {
             (1, count - 1),
             "{rpc:?}"
         );
+        figure(&format!("{count} equal proofs at {rpc:?}: 1 accepted"));
     }
 }
 
@@ -212,6 +217,7 @@ async fn a_nonce_outlives_the_next_one() {
 #[tokio::test]
 async fn each_check_of_proofs_would_be_missed() {
     let rows = rows();
+    let mut shown = 0;
     for check in Check::PROOF {
         let scene = Scene::set(NonceRule::Required, Some(*check), Key::generate()).await;
         for rpc in Rpc::ALL {
@@ -230,12 +236,17 @@ async fn each_check_of_proofs_would_be_missed() {
                 let answer = send(&scene, rpc, carrier, good).await;
                 assert_eq!(answer.reason(), "ok", "{check:?} {rpc:?}: {}", answer.body);
             }
+            shown += u32::from(red > 0);
             assert!(
                 red > 0 || tried == 0,
                 "no row of {tried} shows at {rpc:?} that {check:?} is gone"
             );
         }
     }
+    let checks = Check::PROOF.len();
+    figure(&format!(
+        "{checks} checks of proofs left out one by one: {shown} times a row went red, at each RPC in question"
+    ));
 }
 
 #[test]
