@@ -320,24 +320,37 @@ impl State {
             actions: wanted.actions,
             exposure: wanted.exposure,
         });
-        let code = match decision.effect {
+        let refusal = match decision.effect {
             PolicyEffect::Allow => {
                 return Some(Passed {
                     rule: decision.rule,
                     max_ttl: decision.max_ttl,
                 });
             }
-            PolicyEffect::Ask => ErrorCode::ApprovalUnavailable,
-            PolicyEffect::Deny => ErrorCode::PolicyDenied,
+            PolicyEffect::Ask => ErrorCode::ApprovalUnavailable.into(),
+            PolicyEffect::Deny if self.lets_a_command_have(asker, wanted) => for_commands_only(),
+            PolicyEffect::Deny => ErrorCode::PolicyDenied.into(),
         };
         self.deny(
             asker,
             Some(wanted.selector),
             &decision.rule,
-            code.into(),
+            refusal,
             effects,
         );
         None
+    }
+
+    /// Whether what may not be shown to this peer may be given to a command of its own.
+    fn lets_a_command_have(&self, asker: &Asker, wanted: &Wanted<'_>) -> bool {
+        let question = Question {
+            peer: &asker.peer,
+            selector: wanted.selector,
+            actions: &[Action::Create, Action::Redeem],
+            exposure: Exposure::Exec,
+        };
+        wanted.exposure == Exposure::Reveal
+            && self.policy.decide(question).effect == PolicyEffect::Allow
     }
 
     /// A no without a call of its own: recorded, then said.
@@ -1178,6 +1191,14 @@ fn too_short(login_helps: bool) -> Refusal {
         .with_reason("min_valid_for_too_long")
         .with_message("no lease can stay valid for as long as asked")
         .with_fix(fix)
+}
+
+/// To who may use it by `exec` and wants to see it.
+fn for_commands_only() -> Refusal {
+    Refusal::new(ErrorCode::PolicyDenied)
+        .with_reason("exposure")
+        .with_message("the policy lets a command have this, and not be shown")
+        .with_fix("run the command with `aegis-broker exec --use SELECTOR -- COMMAND`")
 }
 
 /// What is made of an answer that gives a lease the name of another one. What it made, if anything,

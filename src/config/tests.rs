@@ -499,7 +499,7 @@ fn the_example_policy_is_read() {
     assert_eq!(
         ids,
         [
-            "gcloud-deploys",
+            "terraform-deploys",
             "agent-sandbox",
             "revoke-anything",
             "never-root"

@@ -19,7 +19,7 @@ fn rows(page: &str) -> Vec<[&str; 3]> {
     page.lines()
         .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
         .filter_map(|line| line.split(" | ").collect::<Vec<_>>().try_into().ok())
-        .filter(|row| *row != ["claim", "test", "last figure"])
+        .filter(|row| *row != ["claim", "test", "last result"])
         .collect()
 }
 

@@ -293,6 +293,8 @@ fn what_may_not_be_shown_may_be_run_with() {
     house.log_in();
     let (code, _) = house.refusal(&["get", SELECTOR]);
     assert_eq!(code, "policy_denied");
+    let told = text(&house.run(&["get", SELECTOR]));
+    assert!(told.contains("aegis-broker exec --use"), "{told}");
     let output = exec(&house, &[SELECTOR], &["true"]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
 }

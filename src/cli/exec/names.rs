@@ -9,7 +9,8 @@ use crate::model::{ErrorCode, Field, FieldValue, Material, MaterialKind, Refusal
 /// Of a prefix, in bytes.
 const MAX_PREFIX: usize = 32;
 
-/// What the variables of a credential begin with, where the person says so: `DB` makes `DB_HOST`.
+/// What the variables of a credential begin with, where the person says so: `DB` makes `DB_HOST`;
+/// of a generic secret `AEGIS_DB_HOST`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Prefix(String);
 
@@ -24,15 +25,6 @@ impl Prefix {
         Err(format!(
             "a prefix is at most {MAX_PREFIX} capital letters, digits and _, a letter first"
         ))
-    }
-
-    /// Whether it begins with the word of a known family: variables by which the loader, a shell,
-    /// an interpreter or a common tool is told what to load, what to run or whom to ask. What an
-    /// issuer adds to another prefix may still mean something to the command: such a list is never
-    /// complete.
-    fn is_of_a_family(&self) -> bool {
-        let word = self.0.split('_').next().unwrap_or_default();
-        FAMILIES.iter().any(|family| family.contains(&word))
     }
 }
 
@@ -51,17 +43,16 @@ impl Variables {
         material: &Material,
         prefix: Option<&Prefix>,
     ) -> Result<(), Refusal> {
-        // The field names of a generic secret are the issuer's, the other kinds' the contract's.
-        if material.kind == MaterialKind::GenericSecret
-            && prefix.is_some_and(Prefix::is_of_a_family)
-        {
-            return Err(Refusal::new(ErrorCode::Usage)
-                .with_message("with this prefix a generic secret could steer the command")
-                .with_fix("use another prefix"));
-        }
         let first = self.0.len();
         for field in &material.fields {
             match (prefix, names(material, &field.name)) {
+                // Its field names are the issuer's: with our word before them they steer nothing,
+                // whatever the prefix makes of them.
+                (Some(Prefix(prefix)), _) if material.kind == MaterialKind::GenericSecret => {
+                    let ours = variable(OURS, prefix);
+                    self.set(first, &variable(&ours, &field.name), field)?;
+                }
+                // Those of the other kinds are the contract's.
                 (Some(Prefix(prefix)), _) => {
                     self.set(first, &variable(prefix, &field.name), field)?;
                 }
@@ -114,32 +105,6 @@ impl IntoIterator for Variables {
         self.0.into_iter()
     }
 }
-
-/// By the first word, what obeys them: the system, shells, interpreters, tools that build, tools
-/// that talk to others.
-const FAMILIES: [&[&str]; 5] = [
-    &[
-        "DBUS", "DYLD", "ENV", "GCONV", "GIO", "GLIBC", "GTK", "HOME", "LC", "LD", "LISTEN",
-        "LOCPATH", "MALLOC", "NOTIFY", "PATH", "QT", "SYSTEMD", "XDG",
-    ],
-    &[
-        "BASH", "FISH", "FZF", "KSH", "LESS", "MAN", "PROMPT", "SHELL", "ZSH",
-    ],
-    &[
-        "BUN", "CATALINA", "CORECLR", "DENO", "DOTNET", "ELECTRON", "ERL", "JAVA", "JDK", "JULIA",
-        "JVM", "LUA", "NODE", "PERL", "PERL5", "PHP", "PYTHON", "RUBY",
-    ],
-    &[
-        "BUNDLE", "CARGO", "CMAKE", "GEM", "GO", "GRADLE", "MAKE", "MAVEN", "NPM", "PIP", "POETRY",
-        "RUST", "RUSTC", "RUSTUP", "SBT", "UV", "YARN",
-    ],
-    &[
-        "ALL", "ANSIBLE", "AWS", "AZURE", "CLOUDSDK", "CURL", "DOCKER", "FTP", "GH", "GIT",
-        "GOOGLE", "GPG", "HELM", "HG", "HTTP", "HTTPS", "KRB5", "KUBE", "KUBECTL", "MYSQL", "NO",
-        "OPENSSL", "PODMAN", "PSQL", "REQUESTS", "RSYNC", "SSH", "SSL", "SUDO", "SVN", "TF",
-        "VAULT",
-    ],
-];
 
 /// Where a field is found with no prefix.
 enum Names {
@@ -303,46 +268,26 @@ mod tests {
         }
     }
 
-    /// A hostile issuer chooses the names of a generic secret's fields: no person's prefix lets them
-    /// end a name of the families that we know.
+    /// A hostile issuer chooses the names of a generic secret's fields: whatever prefix a person
+    /// gives, none becomes a variable that the loader, a shell, an interpreter or a tool obeys.
     #[test]
-    fn no_field_ends_a_name_of_a_known_family() {
-        for prefix in [
-            "LD",
-            "LD_LIBRARY",
-            "BASH",
-            "NODE",
-            "PYTHON",
-            "PERL5",
-            "GIT",
-            "GIT_CONFIG",
-            "PROMPT",
-            "GCONV",
-            "GLIBC",
-            "LUA",
-            "SSH",
-            "HTTP",
-            "HTTPS",
-            "ALL",
-            "NO",
-            "JDK_JAVA",
-            "MAVEN",
-            "AWS",
-        ] {
+    fn no_field_of_an_issuer_steers_the_command() {
+        for (prefix, field) in [("LD", "preload"), ("GIT", "config_count"), ("BASH", "env")] {
             let prefix = Prefix::parse(prefix).unwrap();
-            let generic = material(MaterialKind::GenericSecret, &[("x", "/tmp/evil")]);
-            let refused = Variables::default().add(&generic, Some(&prefix));
-            assert_eq!(refused.unwrap_err().code, ErrorCode::Usage, "{prefix:?}");
+            let hostile = material(MaterialKind::GenericSecret, &[(field, "/tmp/evil")]);
+            let mut variables = Variables::default();
+            variables.add(&hostile, Some(&prefix)).unwrap();
+            let names = names_of(variables);
+            assert!(
+                names.iter().all(|name| name.starts_with("AEGIS_")),
+                "{names:?}"
+            );
         }
-        for (prefix, kind) in [
-            ("DB", MaterialKind::GenericSecret),
-            ("GITEA", MaterialKind::GenericSecret),
-            ("GIT", MaterialKind::GithubToken),
-        ] {
-            let prefix = Prefix::parse(prefix).unwrap();
-            let added = Variables::default().add(&material(kind, &[("token", "t")]), Some(&prefix));
-            assert!(added.is_ok(), "{prefix:?}");
-        }
+        let prefix = Prefix::parse("DB").unwrap();
+        let login = material(MaterialKind::DatabaseLogin, &[("password", "p")]);
+        let mut variables = Variables::default();
+        variables.add(&login, Some(&prefix)).unwrap();
+        assert_eq!(names_of(variables), ["DB_PASSWORD"]);
     }
 
     #[test]
