@@ -357,11 +357,16 @@ impl Killing {
                 assert_eq!(ended.signal(), Some(Signal::XFSZ.as_raw()), "{ended}");
                 return;
             }
-            // It wrote as much as it could: nothing leaves.
+            // It wrote as much as it could: nothing leaves. The mending of the log that follows at
+            // once is a write where it may not, which may end it before the answer is out.
             When::Writing(_) => {
-                let answer = peer.receive().unwrap();
-                assert!(!answer["result"]["fields"].is_object(), "{answer}");
                 self.counts().torn += 1;
+                let Some(answer) = peer.receive() else {
+                    let ended = daemon.ended();
+                    assert_eq!(ended.signal(), Some(Signal::XFSZ.as_raw()), "{ended}");
+                    return;
+                };
+                assert!(!answer["result"]["fields"].is_object(), "{answer}");
             }
         }
         daemon.kill();
@@ -443,9 +448,14 @@ impl Killing {
         let counts = self.counts();
         let aside = files(&self.house.audit()).into_iter();
         let aside = aside.filter(|(path, _)| path.to_string_lossy().contains("/torn-"));
-        assert_eq!(aside.count(), counts.torn, "{name}");
+        // What the daemon's own mending has cut off in time is not there to be moved.
+        let (aside, torn) = (aside.count(), counts.torn);
+        assert!(
+            aside <= torn && (aside > 0 || torn == 0),
+            "{name}: {aside}, {torn}"
+        );
         figure(&format!(
-            "{} kills {name}: {} leases revoked later, within {:?} of the login at most; \
+            "{} kills {name}, {aside} of {torn} torn lines moved aside: {} leases revoked later, within {:?} of the login at most; \
              slowest start {:?}, of a debug build beside other tests",
             counts.kills, counts.revoked_later, counts.slowest_revocation, counts.slowest_start
         ));
