@@ -191,9 +191,11 @@ fn pem(text: &str) -> Option<FieldValue> {
 }
 
 fn generic(mut parts: Parts) -> Result<Vec<Field>, AegisError> {
-    let Ok(Some(Part::Map(secrets))) = parts.take("fields") else {
+    let Ok(Some(Part::Map(mut secrets))) = parts.take("fields") else {
         return Err(bad("fields"));
     };
+    // A map of the wire has no order; callers see one.
+    secrets.sort_by(|(a, _), (b, _)| a.cmp(b));
     if secrets.is_empty() || secrets.len() > MAX_FIELDS {
         return Err(bad("fields"));
     }
@@ -262,7 +264,7 @@ mod tests {
              json!({"subjectToken": "t", "tokenType": "urn:x", "audience": "//a"}),
              vec!["subject_token, secret: t", "token_type: urn:x", "audience: //a"]),
             ("generic_secret", "genericSecret",
-             json!({"fields": {"a": "2\n", "b": "1"}}),
+             json!({"fields": {"b": "1", "a": "2\n"}}),
              vec!["a, secret: 2\n", "b, secret: 1"]),
         ];
         for (kind, member, parts, expected) in &rows {

@@ -393,7 +393,7 @@ async fn every_kind_of_material_opens_its_provider() {
         ("github/website/release-bot", MaterialKind::GithubToken, &["token"]),
         ("kubernetes/staging/deployer", MaterialKind::KubernetesToken, &["token"]),
         ("postgres/orders/reporter", MaterialKind::DatabaseLogin, &["password"]),
-        (READER, MaterialKind::GenericSecret, &["username", "password"]),
+        (READER, MaterialKind::GenericSecret, &["password", "username"]),
         ("gcp/billing-prod/federated", MaterialKind::GcpSubjectToken, &["subject_token"]),
     ];
     assert_eq!(rows.map(|(_, kind, _)| kind), MaterialKind::ALL);
