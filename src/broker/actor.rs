@@ -20,7 +20,7 @@ use super::ports::{
     Failure, IssuerCall, PeerProcess, Session,
 };
 use super::state::State;
-use crate::model::{CleanText, ErrorCode, LeaseState, PeerFacts, ProcessId, ProfileName, Refusal};
+use crate::model::{ErrorCode, LeaseState, PeerFacts, ProcessId, ProfileName, Refusal};
 use crate::time::{Clock, Now, Timestamp};
 
 /// Requests that may wait for the core (LM). Past that a door answers `rate_limited`.
@@ -561,14 +561,11 @@ impl Actor {
 fn unrecorded<T>() -> Answer<T> {
     Answer {
         trace: CallTrace::default(),
-        outcome: Err(Failure {
-            code: ErrorCode::AuditUnavailable,
-            disposition: Disposition::Retry(None),
-            reason: None,
-            message: None,
-            certainty: Certainty::NotDone,
-            made: None,
-        }),
+        outcome: Err(Failure::new(
+            ErrorCode::AuditUnavailable,
+            Disposition::Retry(None),
+            Certainty::NotDone,
+        )),
     }
 }
 
@@ -588,26 +585,13 @@ async fn unless<T: 'static>(over: CancellationToken, call: IssuerCall<T>) -> Ans
 
 /// What a call comes to that was given up.
 fn abandoned(certainty: Certainty) -> Failure {
-    Failure {
-        code: ErrorCode::AegisUnavailable,
-        disposition: Disposition::Retry(None),
-        reason: Some(CleanText::new("abandoned", 64)),
-        message: None,
-        certainty,
-        made: None,
-    }
+    let code = ErrorCode::AegisUnavailable;
+    Failure::new(code, Disposition::Retry(None), certainty).with_reason("abandoned")
 }
 
 /// What a call comes to whose task panicked.
 const fn panicked() -> Failure {
-    Failure {
-        code: ErrorCode::Internal,
-        disposition: Disposition::Fault,
-        reason: None,
-        message: None,
-        certainty: Certainty::Unknown,
-        made: None,
-    }
+    Failure::new(ErrorCode::Internal, Disposition::Fault, Certainty::Unknown)
 }
 
 /// Resolves at the alarm; never without one.
@@ -639,8 +623,9 @@ mod tests {
     use super::*;
     use crate::dpop::ProofKey;
     use crate::model::{
-        Action, Effect as PolicyEffect, Exposure, HolderClass, LeaseId, Material, MaterialKind,
-        PopKeyId, Principal, ProofJti, Rule, Selector, SelectorPattern, Target, TenantId,
+        Action, CleanText, Effect as PolicyEffect, Exposure, HolderClass, LeaseId, Material,
+        MaterialKind, PopKeyId, Principal, ProofJti, Rule, Selector, SelectorPattern, Target,
+        TenantId,
     };
     use crate::secret::SecretString;
     use crate::time::UnixTime;

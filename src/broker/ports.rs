@@ -265,6 +265,29 @@ pub struct Failure {
     pub made: Option<LeaseId>,
 }
 
+impl Failure {
+    /// One that the issuer has not put into words.
+    pub const fn new(code: ErrorCode, disposition: Disposition, certainty: Certainty) -> Self {
+        Self {
+            code,
+            disposition,
+            reason: None,
+            message: None,
+            certainty,
+            made: None,
+        }
+    }
+
+    /// The same with a word of ours as its reason.
+    #[must_use]
+    pub fn with_reason(self, word: &str) -> Self {
+        Self {
+            reason: Some(CleanText::new(word, 64)),
+            ..self
+        }
+    }
+}
+
 /// What the core does about a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {

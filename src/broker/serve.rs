@@ -1204,14 +1204,8 @@ fn for_commands_only() -> Refusal {
 /// What is made of an answer that gives a lease the name of another one. What it made, if anything,
 /// has no name that could be used, and runs out.
 fn named_twice() -> Failure {
-    Failure {
-        code: ErrorCode::AegisProtocol,
-        disposition: Disposition::Fault,
-        reason: Some(CleanText::new("lease_id_reused", 64)),
-        message: None,
-        certainty: Certainty::Unknown,
-        made: None,
-    }
+    let code = ErrorCode::AegisProtocol;
+    Failure::new(code, Disposition::Fault, Certainty::Unknown).with_reason("lease_id_reused")
 }
 
 /// The longest lease that this session can make now. `renew = "login"`: a lease never outlives its

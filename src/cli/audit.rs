@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::{Context, render};
 use crate::audit::Keys;
 use crate::audit::verify as log;
-use crate::config::{self, ConfigError, Overrides, Paths, ProcessEnvironment};
+use crate::config::{self, ConfigError, Overrides, ProcessEnvironment};
 use crate::model::{CleanText, ErrorCode, ProofJti, Refusal, RequestId};
 use crate::socket::client::Client;
 
@@ -129,16 +129,7 @@ const NAME_IT: &str = "name the folder with --state-dir or --audit-dir";
 
 /// Where the log of the configured daemon is: as configured, else in its usual place.
 fn configured_folder() -> Result<PathBuf, Refusal> {
-    // The sockets' folder is not asked for here, and need not be there.
-    let overrides = Overrides {
-        runtime_dir: Some(PathBuf::new()),
-        ..Overrides::default()
-    };
-    let paths = Paths::resolve(&ProcessEnvironment::new(), &overrides).map_err(|error| {
-        Refusal::new(ErrorCode::ConfigInvalid)
-            .with_message(&error.to_string())
-            .with_fix(NAME_IT)
-    })?;
+    let paths = super::files(Overrides::default(), NAME_IT)?;
     match config::load(&paths, &Overrides::default(), &ProcessEnvironment::new()) {
         Ok(config) => Ok(config.audit_dir),
         Err(ConfigError::Missing(_)) => Ok(paths.state_dir.join("audit")),

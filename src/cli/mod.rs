@@ -44,7 +44,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, ProcessEnvironment};
+use crate::config::{self, Overrides, Paths, ProcessEnvironment};
 use crate::model::{
     CleanText, ErrorCode, MAX_LEASE_TTL, MAX_REASON, MIN_LEASE_TTL, ProfileName, Refusal,
 };
@@ -119,6 +119,20 @@ fn default_socket(name: &str) -> Result<PathBuf, Refusal> {
         Refusal::new(ErrorCode::RuntimeFolderUnsafe).with_message(&error.to_string())
     })?;
     Ok(folder.join(name))
+}
+
+/// Where this user's files are, for a command that asks no daemon: the sockets' folder need not be
+/// there. `fix` says what to name where they have no place.
+fn files(overrides: Overrides, fix: &str) -> Result<Paths, Refusal> {
+    let overrides = Overrides {
+        runtime_dir: Some(PathBuf::new()),
+        ..overrides
+    };
+    Paths::resolve(&ProcessEnvironment::new(), &overrides).map_err(|error| {
+        Refusal::new(ErrorCode::ConfigInvalid)
+            .with_message(&error.to_string())
+            .with_fix(fix)
+    })
 }
 
 /// Does what the command line says.

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Context, render};
 use crate::broker::lint::{Finding, Finds, lint};
 use crate::broker::policy::{Policy, Question};
-use crate::config::{self, Config, ConfigError, Overrides, Paths, ProcessEnvironment};
+use crate::config::{self, Config, ConfigError, Overrides, ProcessEnvironment};
 use crate::model::{
     Action, CleanText, Effect, ErrorCode, Exposure, PeerFacts, ProcessId, Refusal, Rule, Selector,
 };
@@ -77,17 +77,12 @@ fn read(files: &Files) -> Result<(Config, Vec<Rule>), Refusal> {
     let overrides = Overrides {
         config_file: files.config.clone(),
         policy_file: files.policy.clone(),
-        // The sockets' folder is not asked for here, and need not be there.
-        runtime_dir: Some(PathBuf::new()),
         ..Overrides::default()
     };
-    let here = ProcessEnvironment::new();
-    let paths = Paths::resolve(&here, &overrides).map_err(|error| {
-        Refusal::new(ErrorCode::ConfigInvalid)
-            .with_message(&error.to_string())
-            .with_fix("name the files with --config and --policy")
-    })?;
+    let fix = "name the files with --config and --policy";
+    let paths = super::files(overrides.clone(), fix)?;
     let refused = |error: ConfigError| error.refusal();
+    let here = ProcessEnvironment::new();
     let config = config::load(&paths, &overrides, &here).map_err(refused)?;
     let rules = config::load_named_policy(&config.policy_file).map_err(refused)?;
     Ok((config, rules))

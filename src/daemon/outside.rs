@@ -12,7 +12,7 @@ use crate::broker::ports::{
     DeviceAuthorization, DeviceExchange, Disposition, Failure, IssuerCall, RedeemedLease,
     RevokeReason, Session,
 };
-use crate::model::{CleanText, ErrorCode, LeaseId, Selector};
+use crate::model::{ErrorCode, LeaseId, Selector};
 
 /// A call keeps its own limit of 30 s. Should a server keep even the timer from being seen, the
 /// core stops waiting here.
@@ -138,12 +138,5 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
 
 /// Nobody knows how far the call got.
 fn failed(code: ErrorCode, disposition: Disposition, reason: &str) -> Failure {
-    Failure {
-        code,
-        disposition,
-        reason: Some(CleanText::new(reason, 64)),
-        message: None,
-        certainty: Certainty::Unknown,
-        made: None,
-    }
+    Failure::new(code, disposition, Certainty::Unknown).with_reason(reason)
 }

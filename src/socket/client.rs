@@ -300,11 +300,8 @@ impl Client {
         profile: Option<&ProfileName>,
     ) -> Result<ClientReply<LeaseView>, Refusal> {
         let params = Params {
-            selector: Some(selector.short().into()),
-            ttl_s: ttl.map(|duration| duration.as_secs()),
             max_redemptions,
-            reason: reason.map(Into::into),
-            ..of_profile(profile)
+            ..of_new_lease(selector, ttl, reason, profile)
         };
         self.exchange(Method::LeaseCreate, &params, CALL)?
             .understood(wire::decode_lease)
@@ -331,11 +328,8 @@ impl Client {
         profile: Option<&ProfileName>,
     ) -> Result<ClientReply<LeaseView>, Refusal> {
         let params = Params {
-            selector: Some(selector.short().into()),
-            ttl_s: ttl.map(|duration| duration.as_secs()),
-            reason: reason.map(Into::into),
             holder: Some(HolderClass::Connection.as_str().into()),
-            ..of_profile(profile)
+            ..of_new_lease(selector, ttl, reason, profile)
         };
         self.exchange(Method::LeaseCreate, &params, CALL)?
             .understood(wire::decode_lease)
@@ -483,6 +477,20 @@ fn of_profile(profile: Option<&ProfileName>) -> Params<'_> {
     Params {
         profile: profile.map(|profile| profile.as_str().into()),
         ..Params::default()
+    }
+}
+
+fn of_new_lease<'a>(
+    selector: &'a Selector,
+    ttl: Option<Duration>,
+    reason: Option<&'a str>,
+    profile: Option<&'a ProfileName>,
+) -> Params<'a> {
+    Params {
+        selector: Some(selector.short().into()),
+        ttl_s: ttl.map(|duration| duration.as_secs()),
+        reason: reason.map(Into::into),
+        ..of_profile(profile)
     }
 }
 
