@@ -176,6 +176,21 @@ fn the_policy_is_read_again_on_sighup_and_never_by_halves() {
     assert_eq!(refused.count(), 2, "{shown}");
 }
 
+/// PO-1: a daemon without a rule denies everything; its log says so, and where it looked for one.
+#[test]
+fn a_daemon_without_a_rule_says_so_in_its_log() {
+    let house = House::new();
+    house.write("policy.toml", "# Nothing yet.\n");
+    let _daemon = house.daemon();
+    let log = fs::read_to_string(house.path("daemon.log")).unwrap();
+    let told = log.lines().find(|line| line.contains("has no rule"));
+    let file = house.path("policy.toml");
+    assert!(
+        told.is_some_and(|line| line.contains(&file.display().to_string())),
+        "{log}"
+    );
+}
+
 /// A command line that is wrong is told in JSON where JSON was asked for, and names flags as they
 /// are typed.
 #[test]
