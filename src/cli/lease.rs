@@ -77,10 +77,13 @@ fn create(context: &Context, arguments: &Create) -> Result<(), Refusal> {
         return render::json(reply.expose_json());
     }
     let lease = &reply.view;
-    render::progress(&format!(
-        "until {}, {} redemptions\n",
-        lease.expires_at, lease.max_redemptions
-    ));
+    let count = lease.max_redemptions;
+    let noun = if count == 1 {
+        "redemption"
+    } else {
+        "redemptions"
+    };
+    render::progress(&format!("until {}, {count} {noun}\n", lease.expires_at));
     render::data(format!("{}\n", lease.lease_id).as_bytes())
 }
 

@@ -36,6 +36,8 @@ mod render;
 
 mod status;
 
+mod targets;
+
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -79,6 +81,8 @@ enum Command {
     Lock,
     /// Show how everything stands
     Status,
+    /// Show what there is to ask for
+    Targets(targets::Arguments),
     /// Write a credential to standard output
     Get(get::Arguments),
     /// Run a command with credentials in its environment, which end with it
@@ -155,6 +159,7 @@ pub fn run() -> ExitCode {
         Command::Logout(arguments) => logout::run(&context, arguments),
         Command::Lock => lock::run(&context),
         Command::Status => status::run(&context),
+        Command::Targets(arguments) => targets::run(&context, arguments),
         Command::Get(arguments) => get::run(&context, arguments),
         Command::Lease(command) => lease::run(&context, command),
         Command::Policy(command) => policy::run(&context, command),

@@ -62,7 +62,9 @@ pub(super) fn ended(
     if context.json {
         return json(reply.expose_json());
     }
-    let mut text = format!("{what}; {} leases revoked", reply.view.revoked);
+    let revoked = reply.view.revoked;
+    let noun = if revoked == 1 { "lease" } else { "leases" };
+    let mut text = format!("{what}; {revoked} {noun} revoked");
     if reply.view.unconfirmed > 0 {
         text = format!(
             "{text}, {} not confirmed: they are tried again, else run out",

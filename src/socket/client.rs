@@ -14,7 +14,7 @@ use super::folder::{self, RuntimeFolder};
 pub use super::folder::{MCP_SOCKET, SOCKET};
 use super::wire::{self, Method, Misunderstood, Params};
 use super::{API_VERSION, folder::FolderError};
-use crate::broker::handle::TargetView;
+pub use crate::broker::handle::TargetView;
 use crate::model::{
     CleanText, ErrorCode, Exposure, HolderClass, LeaseId, LeaseState, LeaseView, LoginView,
     MAX_CODE_LIFE, ProfileName, Refusal, Selector,

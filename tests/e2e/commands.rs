@@ -22,6 +22,12 @@ fn every_command_does_what_it_says() {
         "{status}"
     );
 
+    let targets = house.json(&["targets"]);
+    assert!(targets.to_string().contains(SELECTOR), "{targets}");
+    let targets = text(&house.run(&["targets"]));
+    let line = format!("{SELECTOR}\tcreate,redeem,revoke\tgranted\t");
+    assert!(targets.contains(&line), "{targets}");
+
     let got = house.json(&["get", SELECTOR]);
     let token = find(&got, "access_token").unwrap();
     assert_eq!(house.server.whoami(&token), 200);
