@@ -112,7 +112,7 @@ impl Shared {
         }
         let first = state
             .replays
-            .consume(proof, self.clock.real().unix_seconds());
+            .consume(proof, call.proof_clock.unix_seconds());
         let first = first || !state.policy.strictness.replay;
         Ok(call.checks.require(Check::Replay, first)?)
     }

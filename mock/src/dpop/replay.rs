@@ -11,23 +11,31 @@ use crate::encoding::{Hash, sha256};
 pub(crate) struct Replays {
     seen: HashSet<Hash>,
     by_end: BTreeSet<(i64, Hash)>,
+    /// What ended before it is forgotten. Unix seconds.
+    forgotten_before: i64,
 }
 
 impl Replays {
-    /// Remembers a proof; `false` if it was there already. `now` in Unix seconds.
-    pub(crate) fn consume(&mut self, proof: &Proof, now: i64) -> bool {
+    /// Remembers a proof that was found fresh at `judged_at`, in Unix seconds; `false` if it was
+    /// there already, or could have been and is forgotten: calls overtake each other on their way
+    /// here, so that another one, judged later, may have put an end to its window.
+    pub(crate) fn consume(&mut self, proof: &Proof, judged_at: i64) -> bool {
+        self.forgotten_before = self.forgotten_before.max(judged_at);
         while let Some(&(end, hash)) = self.by_end.first()
-            && end < now
+            && end < self.forgotten_before
         {
             self.by_end.remove(&(end, hash));
             self.seen.remove(&hash);
+        }
+        let end = proof.iat.saturating_add(MAX_AGE);
+        if end < self.forgotten_before {
+            return false;
         }
         let hash = sha256(format!("{}\n{}", proof.thumbprint, proof.jti).as_bytes());
         if !self.seen.insert(hash) {
             return false;
         }
-        self.by_end
-            .insert((proof.iat.saturating_add(MAX_AGE), hash));
+        self.by_end.insert((end, hash));
         true
     }
 }
@@ -62,6 +70,19 @@ mod tests {
         assert!(replays.consume(&proof("b", "k", 1061), 1061));
         assert_eq!(replays.seen.len(), 1);
         assert_eq!(replays.by_end.len(), 1);
+    }
+
+    /// DP-7: a copy that came in time is no second proof because another call has moved the window
+    /// on meanwhile.
+    #[test]
+    fn a_copy_that_is_looked_up_after_its_end_is_refused() {
+        let mut replays = Replays::default();
+        assert!(replays.consume(&proof("a", "k", 1000), 1060));
+        assert!(replays.consume(&proof("b", "k", 1061), 1061));
+        assert!(!replays.consume(&proof("a", "k", 1000), 1060));
+        assert!(replays.consume(&proof("c", "k", 1001), 1060));
+        assert!(!replays.consume(&proof("c", "k", 1001), 1060));
+        assert_eq!(replays.seen.len(), replays.by_end.len());
     }
 
     /// DP-7: a flood fills what its window holds and no more, and pushes nothing out.
