@@ -30,8 +30,8 @@ use aegis_broker::dpop::{Htm, Htu, Nonce, Proof, ProofClaims, ProofKey, TokenHas
 use aegis_broker::keystore::MemoryKeyStore;
 use aegis_broker::model::{
     Action, CleanText, Effect as PolicyEffect, Exposure, Field, FieldValue, HolderClass, LeaseId,
-    Material, MaterialKind, PeerFacts, PopKeyId, Principal, ProcessId, ProfileName, Rule, Scope,
-    Selector, SelectorPattern, SessionId, Target, TenantId,
+    Material, MaterialKind, Origin, PeerFacts, PopKeyId, Principal, ProcessId, ProfileName, Rule,
+    Scope, Selector, SelectorPattern, SessionId, Target, TenantId,
 };
 use aegis_broker::secret::SecretString;
 use aegis_broker::time::{Clock as _, Now, SystemClock, Timestamp, UnixTime};
@@ -408,6 +408,7 @@ fn peer() -> PeerFacts {
         },
         exe: Some(text("/usr/bin/terraform")),
         ancestors: ["bash", "claude", "bash", "systemd"].map(text).to_vec(),
+        origin: Origin::default(),
     }
 }
 

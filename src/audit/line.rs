@@ -132,6 +132,7 @@ fn peer(out: &mut Vec<u8>, peer: &PeerFacts) -> io::Result<()> {
         process,
         exe,
         ancestors,
+        origin: _,
     } = peer;
     write!(
         out,

@@ -23,7 +23,7 @@ use crate::broker::ports::{
     KeyStore, KeyStoreError, MAX_EARLIER_TRIES, Try,
 };
 use crate::model::{
-    CleanText, Exposure, LeaseId, PeerFacts, Principal, ProcessId, ProfileName, ProofJti,
+    CleanText, Exposure, LeaseId, Origin, PeerFacts, Principal, ProcessId, ProfileName, ProofJti,
     RequestId, Selector, SessionId,
 };
 use crate::secret::SecretString;
@@ -88,6 +88,7 @@ fn sample(index: usize) -> AuditRecord {
             },
             exe: Some(CleanText::new(r#"/opt/"quoted" \ päth/tool"#, 512)),
             ancestors: vec![CleanText::new("bash", 64), CleanText::new("a\"b", 64)],
+            origin: Origin::default(),
         }));
         record.selector = Some(Selector::parse("gcp/billing-prod/deploy-bot").unwrap());
         record.lease_id = Some(LeaseId::parse(&format!("lse_{index}")).unwrap());
@@ -734,6 +735,7 @@ fn overlong_and_hostile_text_is_cut_to_a_line_that_reads() {
         },
         exe: Some(long.clone()),
         ancestors: vec![long; 40],
+        origin: Origin::default(),
     }));
     log.append(&record, at(1)).unwrap();
     drop(log);

@@ -12,7 +12,7 @@ use super::chain::{Hash, Head};
 use super::line::{self, Header, VERSION};
 use crate::broker::ports::{AuditAction, AuditOutcome, AuditRecord, CallTrace, Try};
 use crate::model::{
-    CleanText, Exposure, LeaseId, PeerFacts, Principal, ProcessId, ProfileName, ProofJti,
+    CleanText, Exposure, LeaseId, Origin, PeerFacts, Principal, ProcessId, ProfileName, ProofJti,
     RequestId, Selector, SessionId,
 };
 use crate::time::UnixTime;
@@ -163,6 +163,7 @@ fn peer(raw: &RawPeer) -> Option<PeerFacts> {
             .iter()
             .map(|text| CleanText::exact(text, line::MAX_ANCESTOR))
             .collect::<Option<_>>()?,
+        origin: Origin::default(),
     })
 }
 

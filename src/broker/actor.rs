@@ -624,8 +624,8 @@ mod tests {
     use crate::dpop::ProofKey;
     use crate::model::{
         Action, CleanText, Effect as PolicyEffect, Exposure, HolderClass, LeaseId, Material,
-        MaterialKind, PopKeyId, Principal, ProofJti, Rule, Selector, SelectorPattern, Target,
-        TenantId,
+        MaterialKind, Origin, PopKeyId, Principal, ProofJti, Rule, Selector, SelectorPattern,
+        Target, TenantId,
     };
     use crate::secret::SecretString;
     use crate::time::UnixTime;
@@ -885,6 +885,7 @@ mod tests {
                 process: ProcessId { pid: 1, started: 1 },
                 exe: None,
                 ancestors: Vec::new(),
+                origin: Origin::default(),
             };
             Self {
                 connection: handle.connect(facts, Arc::new(Living)).unwrap(),

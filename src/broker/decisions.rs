@@ -81,7 +81,7 @@ mod tests {
 
     use super::super::ports::{AuditAction, AuditOutcome, AuditRecord};
     use super::*;
-    use crate::model::{CleanText, PeerFacts};
+    use crate::model::{CleanText, Origin, PeerFacts};
     use crate::time::{Timestamp, UnixTime};
 
     const NOW: Now = Now {
@@ -99,6 +99,7 @@ mod tests {
                 process: process(pid),
                 exe: None,
                 ancestors: Vec::new(),
+                origin: Origin::default(),
             })),
             rule: Some(CleanText::new(rule, 16)),
             ..AuditRecord::new(AuditAction::Deny, AuditOutcome::Denied)

@@ -142,7 +142,7 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{PeerPattern, ProcessId, SelectorPattern};
+    use crate::model::{Origin, PeerPattern, ProcessId, SelectorPattern};
 
     fn text(text: &str) -> CleanText {
         CleanText::new(text, 64)
@@ -165,6 +165,7 @@ mod tests {
             process: ProcessId { pid: 7, started: 7 },
             exe: Some(text("/usr/bin/terraform")),
             ancestors: vec![text("claude"), text("bash")],
+            origin: Origin::default(),
         }
     }
 

@@ -30,9 +30,9 @@ use super::state::{Resumed, Settings, State};
 use crate::dpop::ProofKey;
 use crate::model::{
     Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, Field, FieldValue, HolderClass,
-    LeaseId, LeaseState, LoginPhase, MAX_LEASE_TTL, Material, MaterialKind, PeerFacts, PopKeyId,
-    Principal, ProcessId, ProfileName, ProofJti, Refusal, Rule, Selector, SelectorPattern, Target,
-    TenantId,
+    LeaseId, LeaseState, LoginPhase, MAX_LEASE_TTL, Material, MaterialKind, Origin, PeerFacts,
+    PopKeyId, Principal, ProcessId, ProfileName, ProofJti, Refusal, Rule, Selector,
+    SelectorPattern, Target, TenantId,
 };
 use crate::secret::SecretString;
 use crate::time::{Now, Timestamp, UnixTime};
@@ -390,6 +390,7 @@ impl World {
             process: ProcessId { pid, started: 1 },
             exe: Some(text("/usr/bin/true")),
             ancestors: Vec::new(),
+            origin: Origin::default(),
         });
         self.step(Event::ConnectionOpened {
             connection,

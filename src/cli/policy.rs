@@ -12,7 +12,8 @@ use crate::broker::lint::{Finding, Finds, lint};
 use crate::broker::policy::{Policy, Question};
 use crate::config::{self, Config, ConfigError, Overrides, ProcessEnvironment};
 use crate::model::{
-    Action, CleanText, Effect, ErrorCode, Exposure, PeerFacts, ProcessId, Refusal, Rule, Selector,
+    Action, CleanText, Effect, ErrorCode, Exposure, Origin, PeerFacts, ProcessId, Refusal, Rule,
+    Selector,
 };
 
 /// Of a path or a program's name that is asked about, in characters.
@@ -149,6 +150,7 @@ fn explain(context: &Context, arguments: &Explain) -> Result<(), Refusal> {
         process: ProcessId { pid: 0, started: 0 },
         exe: arguments.exe.clone(),
         ancestors: arguments.under.clone(),
+        origin: Origin::default(),
     };
     let decided = WANTED.map(|(wanted, actions, exposure)| {
         let question = Question {

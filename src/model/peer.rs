@@ -19,4 +19,50 @@ pub struct PeerFacts {
     pub exe: Option<CleanText>,
     /// The base names of its ancestors' executables, nearest first, at most 16 (PE-5, PE-6).
     pub ancestors: Vec<CleanText>,
+    /// Where it comes from, for grants and for who may decide. In no record.
+    pub origin: Origin,
+}
+
+impl PeerFacts {
+    /// Whether it is that process, or came from it.
+    pub fn is_or_is_below(&self, process: ProcessId) -> bool {
+        self.process == process
+            || self
+                .origin
+                .ancestors
+                .iter()
+                .any(|ancestor| ancestor.process == process)
+    }
+}
+
+/// Where a process comes from, as it was when it connected. Hints, like all of it (PE-3); what the
+/// kernel does not show is left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The file of its executable: another one under the same path is another file.
+    pub exe_file: Option<FileId>,
+    /// The processes above it, nearest first, at most 16 (PE-5).
+    pub ancestors: Vec<Ancestor>,
+    /// The leader of its session (`setsid(2)`): in a terminal, the shell there.
+    pub session_leader: Option<ProcessId>,
+    /// Whether it has a controlling terminal.
+    pub has_terminal: bool,
+}
+
+/// One of the processes above another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Which process.
+    pub process: ProcessId,
+    /// The base name of its executable.
+    pub name: Option<CleanText>,
+}
+
+/// A file, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// On which device.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
 }

@@ -18,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 use crate::broker::handle::{PeerProcess, PortFuture};
-use crate::model::{CleanText, PeerFacts, ProcessId};
+use crate::model::{Ancestor, CleanText, FileId, Origin, PeerFacts, ProcessId};
 
 /// How many ancestors are looked at (PE-5).
 const MAX_DEPTH: usize = 16;
@@ -86,15 +86,24 @@ pub(super) fn identify(stream: &UnixStream) -> Result<(PeerFacts, PeerHandle), P
         return Err(PeerError::Gone);
     }
     let stat = read_stat(&folder)?;
+    let process = ProcessId {
+        pid: pid.as_raw_pid(),
+        started: stat.started,
+    };
+    let above = ancestors(&folder, &stat);
+    let names = above.iter().filter_map(|ancestor| ancestor.name.clone());
     let facts = PeerFacts {
-        process: ProcessId {
-            pid: pid.as_raw_pid(),
-            started: stat.started,
-        },
+        process,
         // A path that cannot be shown as it is names no program in a rule either.
         exe: executable(&folder)
             .and_then(|path| CleanText::exact(&String::from_utf8(path).ok()?, MAX_PATH)),
-        ancestors: ancestors(&folder, &stat),
+        ancestors: names.collect(),
+        origin: Origin {
+            exe_file: executable_file(&folder),
+            session_leader: leader(stat.session, process, &above),
+            has_terminal: stat.terminal != 0,
+            ancestors: above,
+        },
     };
     Ok((facts, PeerHandle { pidfd }))
 }
@@ -176,6 +185,10 @@ fn open_folder(pid: Pid) -> Result<OwnedFd, PeerError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
     parent: i32,
+    /// The number of its session's leader.
+    session: i32,
+    /// The device of its controlling terminal; 0 without one.
+    terminal: i32,
     started: u64,
 }
 
@@ -185,13 +198,20 @@ fn read_stat(folder: &OwnedFd) -> Result<Stat, PeerError> {
 }
 
 /// The name in parentheses may hold anything, so fields are counted after the last `)`: parent
-/// is field 4, start time field 22 (`proc_pid_stat(5)`).
+/// is field 4, session 6, terminal 7, start time 22 (`proc_pid_stat(5)`).
 fn parse_stat(text: &str) -> Option<Stat> {
     let (_, fields) = text.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent, started })
+    let session = fields.nth(1)?.parse().ok()?;
+    let terminal = fields.next()?.parse().ok()?;
+    let started = fields.nth(14)?.parse().ok()?;
+    Some(Stat {
+        parent,
+        session,
+        terminal,
+        started,
+    })
 }
 
 /// The executable's path; `None` where the kernel does not show it.
@@ -200,31 +220,55 @@ fn executable(folder: &OwnedFd) -> Option<Vec<u8>> {
     Some(path.into_bytes())
 }
 
-/// Base names of the ancestors' executables, nearest first. Ends at another uid, at pid 1, at
-/// [`MAX_DEPTH`], or where anything does not fit together. An executable that is not shown is
-/// left out, its parents are not.
-fn ancestors(child: &OwnedFd, child_stat: &Stat) -> Vec<CleanText> {
-    let mut names = Vec::new();
+/// Which file that is; `None` where the kernel does not show it.
+fn executable_file(folder: &OwnedFd) -> Option<FileId> {
+    let found = statat(folder, "exe", rustix::fs::AtFlags::empty()).ok()?;
+    Some(FileId {
+        device: found.st_dev,
+        inode: found.st_ino,
+    })
+}
+
+/// The leader of that session, where it is the process itself or one above it. One that has exited
+/// leaves nothing but its number.
+fn leader(session: i32, process: ProcessId, above: &[Ancestor]) -> Option<ProcessId> {
+    std::iter::once(process)
+        .chain(above.iter().map(|ancestor| ancestor.process))
+        .find(|candidate| candidate.pid == session)
+}
+
+/// The processes above, nearest first, with their executables' base names. Ends at another uid, at
+/// pid 1, at [`MAX_DEPTH`], or where anything does not fit together. One that shows no executable
+/// has no name; its parents are looked at all the same.
+fn ancestors(child: &OwnedFd, child_stat: &Stat) -> Vec<Ancestor> {
+    let mut above = Vec::new();
     let mut nearest: Option<(OwnedFd, Stat)> = None;
     for _ in 0..MAX_DEPTH {
         let (folder, stat) = match &nearest {
             Some((folder, stat)) => (folder, stat),
             None => (child, child_stat),
         };
+        let pid = stat.parent;
         let Some(parent) = parent_of(folder, stat) else {
             break;
         };
-        if let Some(path) = executable(&parent.0)
-            && let Some(name) = Path::new(std::ffi::OsStr::from_bytes(&path)).file_name()
-            && let Some(name) = name
-                .to_str()
-                .and_then(|name| CleanText::exact(name, MAX_NAME))
-        {
-            names.push(name);
-        }
+        above.push(Ancestor {
+            process: ProcessId {
+                pid,
+                started: parent.1.started,
+            },
+            name: base_name(&parent.0),
+        });
         nearest = Some(parent);
     }
-    names
+    above
+}
+
+/// The base name of a process's executable, if it can be shown as it is.
+fn base_name(folder: &OwnedFd) -> Option<CleanText> {
+    let path = executable(folder)?;
+    let name = Path::new(std::ffi::OsStr::from_bytes(&path)).file_name()?;
+    CleanText::exact(name.to_str()?, MAX_NAME)
 }
 
 fn parent_of(child: &OwnedFd, child_stat: &Stat) -> Option<(OwnedFd, Stat)> {
@@ -292,6 +336,8 @@ mod tests {
                 parse_stat(&format!("42 ({name}) {tail}")),
                 Some(Stat {
                     parent: 41,
+                    session: 3,
+                    terminal: 4,
                     started: 98765
                 }),
                 "{name}"
@@ -314,8 +360,24 @@ mod tests {
             std::process::id()
         );
         let exe = std::env::current_exe().unwrap();
-        assert_eq!(facts.exe.unwrap().as_str(), exe.to_str().unwrap());
+        assert_eq!(facts.exe.as_ref().unwrap().as_str(), exe.to_str().unwrap());
         assert!(facts.ancestors.len() <= MAX_DEPTH);
+        let file = std::fs::metadata(&exe).unwrap();
+        let file = FileId {
+            device: std::os::unix::fs::MetadataExt::dev(&file),
+            inode: std::os::unix::fs::MetadataExt::ino(&file),
+        };
+        assert_eq!(facts.origin.exe_file, Some(file));
+        assert!(facts.is_or_is_below(facts.process));
+        let parent = i32::try_from(std::os::unix::process::parent_id()).unwrap();
+        let above = &facts.origin.ancestors[0];
+        assert_eq!(above.process.pid, parent);
+        assert!(facts.is_or_is_below(above.process));
+        let reused = ProcessId {
+            started: above.process.started + 1,
+            ..above.process
+        };
+        assert!(!facts.is_or_is_below(reused), "a number alone is nobody");
         for name in &facts.ancestors {
             assert!(!name.as_str().contains('/'), "{name}");
         }

@@ -10,7 +10,8 @@ use std::fs;
 use aegis_broker::broker::policy::{Policy, Question};
 use aegis_broker::config::load_policy;
 use aegis_broker::model::{
-    Action, Effect, Exposure, PeerFacts, ProcessId, Scope, ScopeError, Selector, SelectorError,
+    Action, Effect, Exposure, Origin, PeerFacts, ProcessId, Scope, ScopeError, Selector,
+    SelectorError,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -113,6 +114,7 @@ fn grants_are_judged_as_the_table_says() {
         process: ProcessId { pid: 1, started: 1 },
         exe: None,
         ancestors: Vec::new(),
+        origin: Origin::default(),
     };
     let mut judged = 0;
     for row in grants() {

@@ -20,7 +20,7 @@ use aegis_broker::broker::state::{Resumed, Settings, State};
 use aegis_broker::keystore::MemoryKeyStore;
 use aegis_broker::model::{
     Action, CleanText, Effect, ErrorCode, Exposure, Field, FieldValue, HolderClass, LeaseView,
-    LoginPhase, LoginView, PeerFacts, ProcessId, ProfileName, Refusal, Rule, Selector,
+    LoginPhase, LoginView, Origin, PeerFacts, ProcessId, ProfileName, Refusal, Rule, Selector,
     SelectorPattern, Target, TenantId,
 };
 use aegis_broker::time::{Clock, Now, SystemClock, Timestamp, UnixTime};
@@ -457,6 +457,7 @@ impl Peer {
                 },
                 exe: Some(CleanText::new("/usr/bin/peer", 64)),
                 ancestors: Vec::new(),
+                origin: Origin::default(),
             },
             process: Process { exited: watched },
             exited,
