@@ -159,6 +159,8 @@ pub struct Waiter {
 pub enum Holder {
     /// A process.
     Process(ProcessId),
+    /// A process, for the child that it started.
+    Child(ProcessId),
     /// A connection.
     Connection(ConnectionId),
 }
@@ -169,6 +171,7 @@ impl Waiter {
         match self.class {
             HolderClass::None => None,
             HolderClass::Client => Some(Holder::Process(self.peer.process)),
+            HolderClass::Child => Some(Holder::Child(self.peer.process)),
             HolderClass::Connection => Some(Holder::Connection(self.connection)),
         }
     }
@@ -198,6 +201,12 @@ impl Lease {
         self.kind == Kind::Single && self.creator == Some(process)
     }
 
+    /// Whether it is held for a child of this process, and for nobody else.
+    fn is_for_child_of(&self, process: ProcessId) -> bool {
+        let only = self.holders.len() == 1 && !self.pinned;
+        only && self.holders.contains(&Holder::Child(process))
+    }
+
     /// What it dies with, as far as it is held by now: the life that lasts longest.
     fn dies_with(&self) -> HolderClass {
         if self.pinned {
@@ -206,6 +215,7 @@ impl Lease {
         // Processes come first in the set.
         match self.holders.first() {
             Some(Holder::Process(_)) => HolderClass::Client,
+            Some(Holder::Child(_)) => HolderClass::Child,
             Some(Holder::Connection(_)) => HolderClass::Connection,
             None => self.class,
         }
@@ -443,6 +453,13 @@ impl LeaseTable {
         self.find(lease_id)
             .and_then(|key| self.leases.get(&key))
             .is_some_and(|lease| lease.is_of(process))
+    }
+
+    /// The live lease of that name, if it is held for a child of this process and nobody else.
+    pub fn of_child(&self, lease_id: &LeaseId, process: ProcessId) -> Option<(LeaseKey, &Lease)> {
+        let key = self.find(lease_id)?;
+        let lease = self.leases.get(&key)?;
+        lease.is_for_child_of(process).then_some((key, lease))
     }
 
     fn list_where(&self, now: Now, wanted: impl Fn(&Lease) -> bool) -> Vec<LeaseView> {

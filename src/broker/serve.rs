@@ -212,7 +212,9 @@ impl State {
         redeem_next(key, lease, self.generation, &session, effects);
     }
 
-    /// `lease.revoke`: the local copy goes first, then the issuer is told (LC-5).
+    /// `lease.revoke`: the local copy goes first, then the issuer is told (LC-5). From the process
+    /// for whose child the lease is held it is no wish that a rule would have to allow: the child has
+    /// ended, and the end of that process would say the same.
     pub(super) fn lease_revoke(
         &mut self,
         asker: &Asker,
@@ -220,6 +222,16 @@ impl State {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
+        let of_child = self.leases.of_child(lease_id, asker.peer.process);
+        if let Some((key, lease)) = of_child {
+            // Where nothing was given to it, no child was started.
+            let reason = if lease.used == 0 {
+                RevokeReason::Released
+            } else {
+                RevokeReason::HolderExited
+            };
+            return self.revoke_for(asker, key, lease_id, reason, now, effects);
+        }
         let Some((key, selector, passed)) =
             self.gated_lease(asker, lease_id, Action::Revoke, Exposure::Use, effects)
         else {
@@ -241,13 +253,27 @@ impl State {
             // Idempotent: what is over stays as it is.
             return self.show_lease(asker, key, now, effects);
         }
+        let reason = RevokeReason::UserRequest;
+        self.revoke_for(asker, key, lease_id, reason, now, effects);
+    }
+
+    /// Ends a lease for a peer that asked for it, and answers when the issuer has.
+    fn revoke_for(
+        &mut self,
+        asker: &Asker,
+        key: LeaseKey,
+        lease_id: &LeaseId,
+        reason: RevokeReason,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
         let session = self.session(now).map(Arc::clone);
         let sending = matches!(
             self.leases.get(key).map(|lease| &lease.phase),
             Some(Phase::Live(_))
         ) && self.revoke_live(
             key,
-            &Cause::asked(RevokeReason::UserRequest, &asker.peer),
+            &Cause::asked(reason, &asker.peer),
             session.as_ref(),
             now,
             effects,
@@ -1019,10 +1045,11 @@ impl State {
         if let Some(lease) = self.leases.get_mut(key) {
             lease.hold_for(waiter);
         }
-        if waiter.class == HolderClass::Client {
-            effects.push(Effect::WatchProcess {
-                process: waiter.peer.process,
-            });
+        match waiter.holder() {
+            Some(Holder::Process(process) | Holder::Child(process)) => {
+                effects.push(Effect::WatchProcess { process });
+            }
+            Some(Holder::Connection(_)) | None => {}
         }
     }
 

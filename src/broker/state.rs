@@ -142,6 +142,7 @@ impl State {
             }
             Event::ProcessExited { process } => {
                 self.holder_gone(Holder::Process(process), now, effects);
+                self.holder_gone(Holder::Child(process), now, effects);
             }
             Event::Requested {
                 ticket,

@@ -20,6 +20,9 @@ pub const MAX_REASON: usize = 200;
 pub enum HolderClass {
     /// Nothing else: the one-shot process that asked is gone before the credential is used.
     None,
+    /// The child that the process that asked starts with it: as long as that process, which gives
+    /// it back when the child ends and has no chance to where it is killed.
+    Child,
     /// The client process that asked.
     Client,
     /// The connection it was asked on.
@@ -28,12 +31,13 @@ pub enum HolderClass {
 
 impl HolderClass {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::None, Self::Client, Self::Connection];
+    pub const ALL: [Self; 4] = [Self::None, Self::Child, Self::Client, Self::Connection];
 
     /// The word on `broker.sock`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
+            Self::Child => "child",
             Self::Client => "client",
             Self::Connection => "connection",
         }

@@ -316,7 +316,7 @@ impl Client {
             .understood(wire::decode_delivery)
     }
 
-    /// A lease for a child process: its own, which dies with this connection.
+    /// A lease for a child process: its own, which dies with this process, or is given back before.
     ///
     /// # Errors
     /// What the daemon says.
@@ -328,7 +328,7 @@ impl Client {
         profile: Option<&ProfileName>,
     ) -> Result<ClientReply<LeaseView>, Refusal> {
         let params = Params {
-            holder: Some(HolderClass::Connection.as_str().into()),
+            holder: Some(HolderClass::Child.as_str().into()),
             ..of_new_lease(selector, ttl, reason, profile)
         };
         self.exchange(Method::LeaseCreate, &params, CALL)?
@@ -351,7 +351,8 @@ impl Client {
             .understood(wire::decode_delivery)
     }
 
-    /// Ends a lease on the way out: says whether the issuer has confirmed it within ten seconds.
+    /// Ends a child's lease after the child: says whether the issuer has confirmed it within ten
+    /// seconds.
     ///
     /// # Errors
     /// What the daemon says.

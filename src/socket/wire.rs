@@ -528,7 +528,7 @@ impl Params<'_> {
             return Ok(HolderClass::None);
         };
         HolderClass::parse(text)
-            .ok_or_else(|| wrong("`holder` is \"none\", \"client\" or \"connection\""))
+            .ok_or_else(|| wrong("`holder` is \"none\", \"child\", \"client\" or \"connection\""))
     }
 
     /// `use` is not among them: material that nobody is given is not asked for here.
@@ -1513,7 +1513,7 @@ mod tests {
             ("reason too long", &long_reason, -32602, InvalidRequest, 1.into()),
             ("reason unprintable", &get(r#","reason":"a\u001bb""#), -32602, InvalidRequest, 1.into()),
             ("reason turned around", &get(r#","reason":"a\u202eb""#), -32602, InvalidRequest, 1.into()),
-            ("unknown holder", &get(r#","holder":"child""#), -32602, InvalidRequest, 1.into()),
+            ("unknown holder", &get(r#","holder":"nobody""#), -32602, InvalidRequest, 1.into()),
             ("profile with a slash", &get(r#","profile":"a/b""#), -32602, InvalidRequest, 1.into()),
             ("ttl too short", &create(r#","ttl_s":29"#), -32602, InvalidRequest, 1.into()),
             ("ttl too long", &create(r#","ttl_s":3601"#), -32602, InvalidRequest, 1.into()),

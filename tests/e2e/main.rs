@@ -33,6 +33,8 @@ mod crowd;
 mod demo;
 mod exec;
 
+mod holders;
+
 mod house;
 
 mod leaks;

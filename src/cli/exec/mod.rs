@@ -1,7 +1,7 @@
 //! `aegis-broker exec`: a command with credentials in its environment, which end with it.
 //!
 //! Every credential is of a lease of its own. Each is given back when the command ends, and ends
-//! with our connection where we do not come to that. The daemon runs nothing: the command is this
+//! with this process where we do not come to that. The daemon runs nothing: the command is this
 //! process's child, on the same terminal. Who can read its environment can read the credential:
 //! root, programs of the same user that may trace it, and its own children.
 
