@@ -13,6 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("model", &["secret", "time"]),
     ("dpop", &["secret", "time"]),
+    ("redact", &["secret"]),
     ("config", &["model"]),
     ("broker", &["model", "dpop", "secret", "time"]),
     (
@@ -81,6 +82,7 @@ const PURE: &[&str] = &[
     "src/broker/explain.rs",
     "src/broker/lint.rs",
     "src/model/",
+    "src/redact/",
     "src/secret/",
     "src/time/mod.rs",
 ];
