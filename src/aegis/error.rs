@@ -329,7 +329,19 @@ words! {
     }
 }
 
+/// How every word begins that says that a workload's own token is not taken (`aegis.md` 12).
+const WORKLOAD_TOKEN: &str = "workload_token_";
+
 impl Reason {
+    /// What a refusal's word stands for. The words about workload tokens are an open family, in
+    /// which nothing is to be told apart here.
+    pub(super) fn of_word(word: &str) -> Option<Self> {
+        Self::parse(word).or_else(|| {
+            word.starts_with(WORKLOAD_TOKEN)
+                .then_some(Self::WorkloadTokenInvalid)
+        })
+    }
+
     /// Whether it says that a proof was refused.
     pub(super) const fn refuses_proof(self) -> bool {
         matches!(
@@ -535,11 +547,11 @@ impl AegisError {
                 During::Begin => format!("aegis at {base} refused to begin a login"),
                 During::Poll | During::Call => format!("aegis at {base} refused the login"),
             },
-            Self::Request(_)
-            | Self::Crypto(_)
-            | Self::Client
-            | Self::Rejected(_)
-            | Self::KeySuspect(_) => return None,
+            Self::KeySuspect(_) => format!(
+                "aegis at {base} refused three proofs of this login's key within five minutes: \
+                 key and session were dropped here, for somebody else may have used them"
+            ),
+            Self::Request(_) | Self::Crypto(_) | Self::Client | Self::Rejected(_) => return None,
         };
         Some(CleanText::new(&text, MAX_MESSAGE))
     }
@@ -693,6 +705,8 @@ const fn code_of_reason(reason: Reason) -> ErrorCode {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use ConnectCode as Code;
     use Disposition::{Compromised, Fault, Reauthenticate, Retry, Terminal, Wait};
 
@@ -721,10 +735,49 @@ mod tests {
         }
     }
 
+    type Row = (Code, Option<Reason>, Disposition, Disposition, ErrorCode);
+
+    /// The table of docs/aegis-errors.md.
+    fn table(rows: &[Row]) -> String {
+        let word = |disposition: &Disposition| match disposition {
+            Wait(_) => "wait",
+            Retry(_) => "retry",
+            Reauthenticate => "log in",
+            Compromised => "compromised",
+            Terminal => "terminal",
+            Fault => "fault",
+        };
+        let mut table = String::new();
+        for (code, reason, calling, polling, public) in rows {
+            let reason = reason.map_or("–".to_owned(), |reason| format!("`{}`", reason.as_str()));
+            let calling = match reason.as_str() {
+                "`use_dpop_nonce`" | "`proof_invalid`" => "new proof, once, then terminal",
+                _ => word(calling),
+            };
+            let (code, polling, public) = (code.as_str(), word(polling), public.as_str());
+            writeln!(
+                table,
+                "| `{code}` | {reason} | {calling} | {polling} | `{public}` |"
+            )
+            .unwrap();
+        }
+        table
+    }
+
+    /// The words about workload tokens are a family; no other word is guessed at.
+    #[test]
+    fn every_word_about_a_workload_token_is_one_reason() {
+        for word in ["expired", "replayed", "untrusted_issuer", "invalid"] {
+            let word = format!("workload_token_{word}");
+            assert_eq!(Reason::of_word(&word), Some(Reason::WorkloadTokenInvalid));
+        }
+        assert_eq!(Reason::of_word("workload_tokens"), None);
+        assert_eq!(Reason::of_word("token_expired"), Some(Reason::TokenExpired));
+    }
+
     /// `aegis.md` 12: every code and every reason has its disposition and its public code.
     #[test]
     fn every_code_and_reason_has_its_row() {
-        type Row = (Code, Option<Reason>, Disposition, Disposition, ErrorCode);
         #[rustfmt::skip]
         let rows: &[Row] = &[
             (Code::InvalidArgument, None, Terminal, Terminal, ErrorCode::AegisDenied),
@@ -792,6 +845,8 @@ mod tests {
             (Code::OutOfRange, None, Terminal, Terminal, ErrorCode::AegisProtocol),
             (Code::Canceled, None, Terminal, Terminal, ErrorCode::AegisProtocol),
         ];
+        let page = include_str!("../../docs/aegis-errors.md");
+        assert!(page.ends_with(&table(rows)), "the page:\n{}", table(rows));
         for (code, reason, calling, polling, public) in rows {
             let name = format!("{} {:?}", code.as_str(), reason.map(Reason::as_str));
             let error = AegisError::Rejected(rejection(*code, *reason));

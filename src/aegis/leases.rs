@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::error::AegisError;
-use super::transport::{Call, Reply, Rpc, deadline};
+use super::transport::{Call, Encode, Reply, Rpc, deadline};
 use super::wire::{
     self, CreateRequest, CreateResponse, CreatedName, Lease, RedeemRequest, RedeemResponse,
     RevokeRequest, RevokeResponse, TargetIn,
@@ -267,7 +267,8 @@ fn revoked(lease_id: &LeaseId, reply: &Reply) -> Result<(), AegisError> {
     }
 }
 
-fn call<'a>(rpc: Rpc, session: &'a Session, encode: &'a super::transport::Encode<'a>) -> Call<'a> {
+/// A call with a session's token and proofs of its key.
+pub(super) fn call<'a>(rpc: Rpc, session: &'a Session, encode: &'a Encode<'a>) -> Call<'a> {
     Call {
         rpc,
         key: Some(&session.key),

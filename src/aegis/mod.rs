@@ -5,7 +5,7 @@
 //! whatever a server answers becomes a value or a classified failure. It never follows a
 //! redirect, never logs a body or a URL, and keeps no token: tokens and keys are the session's.
 //!
-//! Read `transport` (the single road), then `device`, `leases` and `material` (what is asked and what
+//! Read `transport` (the single road), then `device`, `leases`, `access` and `material` (what is asked and what
 //! is believed), then `error` (what is made of a no).
 
 mod error;
@@ -19,6 +19,8 @@ mod transport;
 mod device;
 
 mod leases;
+
+mod access;
 
 mod material;
 
@@ -152,6 +154,13 @@ impl AegisService for AegisClient {
         IssuerCall::new(|tries| async move {
             leases::revoke(&inner, &session, &lease_id, reason, &tries).await
         })
+    }
+
+    fn revoke_access(&self, session: Arc<Session>, reason: RevokeReason) -> IssuerCall<()> {
+        let inner = Arc::clone(&self.inner);
+        IssuerCall::new(
+            |tries| async move { access::revoke(&inner, &session, reason, &tries).await },
+        )
     }
 
     fn drop_connections(&self) {

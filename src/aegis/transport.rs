@@ -99,6 +99,7 @@ pub(super) enum Rpc {
     Create,
     Redeem,
     Revoke,
+    RevokeAccess,
 }
 
 impl Rpc {
@@ -109,14 +110,15 @@ impl Rpc {
             Self::Create => "aegis.v1.BrokerService/CreateCredentialLease",
             Self::Redeem => "aegis.v1.BrokerService/RedeemCredentialLease",
             Self::Revoke => "aegis.v1.BrokerService/RevokeCredentialLease",
+            Self::RevokeAccess => "aegis.v1.BrokerService/RevokeBrokerAccess",
         }
     }
 
     /// Whether it may be sent again although it may have had its effect: create under its
-    /// idempotency key, and revoke (CN-4). The pace of exchange is the core's.
+    /// idempotency key, and revoking (CN-4). The pace of exchange is the core's.
     const fn repeats(self) -> bool {
         match self {
-            Self::Create | Self::Revoke => true,
+            Self::Create | Self::Revoke | Self::RevokeAccess => true,
             Self::Begin | Self::Exchange | Self::Redeem => false,
         }
     }
@@ -125,7 +127,7 @@ impl Rpc {
         match self {
             Self::Begin => During::Begin,
             Self::Exchange => During::Poll,
-            Self::Create | Self::Redeem | Self::Revoke => During::Call,
+            Self::Create | Self::Redeem | Self::Revoke | Self::RevokeAccess => During::Call,
         }
     }
 }
@@ -214,6 +216,7 @@ struct Endpoints {
     create: Endpoint,
     redeem: Endpoint,
     revoke: Endpoint,
+    revoke_access: Endpoint,
 }
 
 /// What a try left behind, whether it succeeded or not.
@@ -600,6 +603,7 @@ impl Endpoints {
             create: endpoint(Rpc::Create)?,
             redeem: endpoint(Rpc::Redeem)?,
             revoke: endpoint(Rpc::Revoke)?,
+            revoke_access: endpoint(Rpc::RevokeAccess)?,
         })
     }
 
@@ -610,6 +614,7 @@ impl Endpoints {
             Rpc::Create => &self.create,
             Rpc::Redeem => &self.redeem,
             Rpc::Revoke => &self.revoke,
+            Rpc::RevokeAccess => &self.revoke_access,
         }
     }
 }
@@ -889,7 +894,9 @@ fn refusal(status: u16, body: &[u8], retry_after: Option<Duration>) -> AegisErro
     AegisError::Rejected(Rejection {
         status,
         code,
-        reason: word.as_ref().and_then(|word| Reason::parse(word.as_str())),
+        reason: word
+            .as_ref()
+            .and_then(|word| Reason::of_word(word.as_str())),
         word,
         retry_after: retry_after.max(info.as_ref().and_then(|info| info.retry_after)),
         readable: true,

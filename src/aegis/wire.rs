@@ -105,6 +105,15 @@ pub(super) struct RevokeRequest<'a> {
     pub(super) request_proof: Option<RequestProof<'a>>,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RevokeAccessRequest<'a> {
+    pub(super) tenant_id: &'a str,
+    pub(super) target: &'static str,
+    pub(super) reason: &'static str,
+    pub(super) request_proof: Option<RequestProof<'a>>,
+}
+
 /// Writes a message into `body`, which must have room for it.
 pub(super) fn encode<T: Serialize>(message: &T, body: &mut SecretBuffer) -> Result<(), WireError> {
     serde_json::to_writer(body, message).ok().ok_or(WireError)
@@ -133,7 +142,8 @@ success!(
     ExchangeResponse,
     CreateResponse,
     RedeemResponse,
-    RevokeResponse
+    RevokeResponse,
+    RevokeAccessResponse
 );
 
 #[derive(Deserialize)]
@@ -295,6 +305,12 @@ pub(super) struct RevokeResponse {
     pub(super) lease: Option<Lease>,
     #[serde(alias = "already_terminal", default)]
     pub(super) already_terminal: Option<bool>,
+}
+
+/// Counts of what ended, which nothing here depends on.
+#[derive(Deserialize)]
+pub(super) struct RevokeAccessResponse {
+    error: Option<IgnoredAny>,
 }
 
 /// A Connect error body. Its message is not even kept.

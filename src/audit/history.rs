@@ -59,6 +59,7 @@ impl History {
             | AuditAction::KeyStoreChoice
             | AuditAction::LoginBegin
             | AuditAction::Lock
+            | AuditAction::SessionEnd
             | AuditAction::Deny => {}
         }
     }

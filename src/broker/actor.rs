@@ -474,6 +474,13 @@ impl Actor {
                     answer,
                 });
             }
+            Effect::RevokeAccess { session, reason } => {
+                let held = Arc::downgrade(&session);
+                let call = self.parts.aegis.revoke_access(session, reason);
+                self.call(Some(held), call, |answer| Event::AccessRevokeAnswered {
+                    answer,
+                });
+            }
             Effect::WatchProcess { process } => self.watch(process),
             Effect::AbandonLogin => self.give_up(|session| session.is_none()),
             Effect::AbandonCalls { keep } => {
@@ -728,6 +735,10 @@ mod tests {
         ) -> IssuerCall<()> {
             self.revoked.send(reason).unwrap();
             self.call("revoke", session, || ())
+        }
+
+        fn revoke_access(&self, session: Arc<Session>, _: RevokeReason) -> IssuerCall<()> {
+            self.call("access", session, || ())
         }
 
         fn drop_connections(&self) {}

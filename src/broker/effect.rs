@@ -72,6 +72,13 @@ pub enum Effect {
         /// Why.
         reason: RevokeReason,
     },
+    /// End a session at the issuer.
+    RevokeAccess {
+        /// With this token and key.
+        session: Arc<Session>,
+        /// Why.
+        reason: RevokeReason,
+    },
     /// Tell when this process exits.
     WatchProcess {
         /// Which.

@@ -92,6 +92,11 @@ pub enum Event {
         /// With what.
         answer: Answer<()>,
     },
+    /// `RevokeBrokerAccess` came back.
+    AccessRevokeAnswered {
+        /// With what.
+        answer: Answer<()>,
+    },
     /// A lease was made and nobody was told of it: its record could not be written, or its caller
     /// had dropped the wait.
     LeaseUndelivered {
@@ -314,6 +319,17 @@ pub struct StatusView {
     pub audit_folder: PathBuf,
     /// How many rules the policy has.
     pub policy_rules: usize,
+    /// Why the last session ended that nobody here ended, until the next login.
+    pub lost: Option<LostSession>,
+}
+
+/// A session that the issuer ended, or whose key it has reason to doubt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostSession {
+    /// The issuer's reason, or `key_suspect`.
+    pub reason: CleanText,
+    /// When.
+    pub at: UnixTime,
 }
 
 /// What ending a session came to.
@@ -324,6 +340,38 @@ pub struct EndedView {
     /// Leases that may be live there still: tried again at the next login where they have a name,
     /// else they run out. As many as `status` shows right after it.
     pub unconfirmed: usize,
+    /// What the issuer says of the session itself.
+    pub session: SessionEnd,
+}
+
+/// How a session ended at the issuer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SessionEnd {
+    /// There was none to end.
+    NoSession,
+    /// The issuer has confirmed that token and key are worth nothing any more.
+    Confirmed,
+    /// It has not: they are wiped here, and end there by themselves.
+    Unconfirmed,
+}
+
+impl SessionEnd {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::NoSession, Self::Confirmed, Self::Unconfirmed];
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSession => "none",
+            Self::Confirmed => "confirmed",
+            Self::Unconfirmed => "unconfirmed",
+        }
+    }
+
+    /// What the word stands for.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|end| end.as_str() == text)
+    }
 }
 
 /// One entry of the catalogue, for the peer that asks.

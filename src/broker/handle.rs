@@ -16,8 +16,8 @@ use crate::model::{
 
 pub use super::decisions::MAX_DECISIONS;
 pub use super::event::{
-    ConnectionId, CredentialRequest, DecisionView, EndedView, LeaseRequest, OfferView, PolicyView,
-    Standing, StatusView, TargetView, VerdictView,
+    ConnectionId, CredentialRequest, DecisionView, EndedView, LeaseRequest, LostSession, OfferView,
+    PolicyView, SessionEnd, Standing, StatusView, TargetView, VerdictView,
 };
 pub use super::leases::Delivery;
 pub use super::ports::{AuditDamage, AuditReport, PeerProcess, PortFuture};

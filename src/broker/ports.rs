@@ -59,6 +59,10 @@ pub trait AegisService: Send + Sync + fmt::Debug {
         reason: RevokeReason,
     ) -> IssuerCall<()>;
 
+    /// Ends the whole session at the issuer: its tokens, its keys, the leases made with them
+    /// (`RevokeBrokerAccess`). Idempotent.
+    fn revoke_access(&self, session: Arc<Session>, reason: RevokeReason) -> IssuerCall<()>;
+
     /// Drops the HTTP client with its pooled connections and buffers, and the nonces (HY-7).
     fn drop_connections(&self);
 }
@@ -619,6 +623,8 @@ pub enum AuditAction {
     Logout,
     /// The person locked the broker.
     Lock,
+    /// The issuer was asked to end a session, and did or did not.
+    SessionEnd,
     /// A lease was made, or not.
     LeaseCreate,
     /// A lease was redeemed, or not.
@@ -633,7 +639,7 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Start,
         Self::Stop,
         Self::PolicyLoad,
@@ -642,6 +648,7 @@ impl AuditAction {
         Self::Login,
         Self::Logout,
         Self::Lock,
+        Self::SessionEnd,
         Self::LeaseCreate,
         Self::LeaseRedeem,
         Self::Deliver,
@@ -660,6 +667,7 @@ impl AuditAction {
             Self::Login => "login",
             Self::Logout => "logout",
             Self::Lock => "lock",
+            Self::SessionEnd => "session.end",
             Self::LeaseCreate => "lease.create",
             Self::LeaseRedeem => "lease.redeem",
             Self::Deliver => "deliver",

@@ -1089,7 +1089,7 @@ impl State {
     fn session_after(&mut self, failure: &Failure, now: Now, effects: &mut Vec<Effect>) {
         match failure.disposition {
             Disposition::Reauthenticate | Disposition::Compromised => {
-                self.session_lost(now, &reason_word(failure), effects);
+                self.session_lost(failure, now, effects);
             }
             Disposition::Wait(_)
             | Disposition::Retry(_)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::effect::Effect;
-use super::event::{EndedView, Reply, Ticket};
+use super::event::{EndedView, LostSession, Reply, SessionEnd, Ticket};
 use super::leases::{LeaseKey, Phase};
 use super::login::{Callers, Generation, Login, Poll, PollResult};
 use super::ports::{
@@ -24,6 +24,10 @@ use crate::time::{Now, Timestamp};
 /// How long logout and lock wait for the issuer to confirm revocations (OA-16, HY-7).
 const END_WITHIN: Duration = Duration::from_secs(3);
 
+/// How much of that is kept for ending the session itself, which comes after its leases: they
+/// could not be revoked with a token that is worth nothing any more.
+const FOR_THE_SESSION: Duration = Duration::from_secs(1);
+
 /// How long the daemon's stop waits for them.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
@@ -36,10 +40,24 @@ pub(super) enum Settled {
     Otherwise,
 }
 
+/// How far the end of the session itself is at the issuer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AtIssuer {
+    /// To be asked for when its leases are done, for this reason.
+    Due(RevokeReason),
+    /// Asked for.
+    Asked,
+    /// Known, as far as it ever will be.
+    Known(SessionEnd),
+}
+
 /// A session whose leases are being revoked. Holds token and key no longer than that takes.
 #[derive(Debug)]
 pub(super) struct Ending {
     session: Option<Arc<Session>>,
+    at_issuer: AtIssuer,
+    /// When the session's own end is asked for, whether or not its leases are done.
+    session_due: Timestamp,
     until: Timestamp,
     tickets: Vec<Ticket>,
     outstanding: HashSet<LeaseKey>,
@@ -52,7 +70,11 @@ pub(super) struct Ending {
 impl Ending {
     /// When its calls are given up.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
-        (!self.given_up).then_some(self.until)
+        let next = match self.at_issuer {
+            AtIssuer::Due(_) => self.session_due,
+            AtIssuer::Asked | AtIssuer::Known(_) => self.until,
+        };
+        (!self.given_up).then_some(next)
     }
 }
 
@@ -317,6 +339,7 @@ impl State {
         let mut tries = std::mem::take(lost);
         tries.followed_by(trace);
         self.last_principal = Some(session.principal.clone());
+        self.lost = None;
         let session = Arc::new(session);
         self.login = Login::LoggedIn(Arc::clone(&session));
         self.denials.forget();
@@ -416,6 +439,7 @@ impl State {
         self.end_session(&cause, ErrorCode::LoginRequired, now, effects);
         self.login = logged_out(locked);
         self.last_principal = None;
+        self.lost = None;
         self.join_ending(asker.ticket);
     }
 
@@ -449,22 +473,37 @@ impl State {
         // `end_session` has just made it.
         if let Some(ending) = &mut self.ending {
             ending.until = ending.until.min(until);
+            ending.session_due = ending.session_due.min(due(now, STOP_WITHIN));
             ending.then_stop = true;
         }
     }
 
-    /// The issuer says that the session is over, or that its key may be known to others.
-    pub(super) fn session_lost(&mut self, now: Now, reason: &CleanText, effects: &mut Vec<Effect>) {
+    /// The issuer says that the session is over, or that its key may be known to others: the
+    /// person learns of it from the record, from `status`, and from the answer that it was found
+    /// out by.
+    pub(super) fn session_lost(&mut self, failure: &Failure, now: Now, effects: &mut Vec<Effect>) {
         if self.login.session().is_none() {
             return;
         }
+        let reason = reason_word(failure);
+        self.lost = Some(LostSession {
+            reason: reason.clone(),
+            at: now.unix,
+        });
         effects.push(Effect::Audit(Box::new(AuditRecord {
-            reason: Some(reason.clone()),
+            reason: Some(reason),
             ..self.record(AuditAction::Logout, AuditOutcome::Error)
         })));
         let cause = RevokeReason::Logout.into();
         self.end_session(&cause, ErrorCode::LoginRequired, now, effects);
         self.login = Login::LoggedOut;
+        // One that is over there needs no end; one with a doubtful key does, if the issuer still
+        // listens to that key.
+        if failure.disposition != Disposition::Compromised
+            && let Some(ending) = &mut self.ending
+        {
+            ending.at_issuer = AtIssuer::Known(SessionEnd::Confirmed);
+        }
     }
 
     /// Ends every lease here, revokes them at the issuer with the session that goes, and answers
@@ -495,18 +534,26 @@ impl State {
             self.turn_away(&selector, waiters, code, effects);
         }
         self.revocations.suspend();
+        let at_issuer = match session {
+            Some(_) => AtIssuer::Due(cause.reason),
+            None => AtIssuer::Known(SessionEnd::NoSession),
+        };
         match &mut self.ending {
             Some(ending) => {
                 ending.outstanding.extend(outstanding);
                 ending.given_up = false;
                 if session.is_some() {
                     ending.session = session;
+                    ending.at_issuer = at_issuer;
+                    ending.session_due = due(now, END_WITHIN);
                     ending.until = now.boot.plus(END_WITHIN);
                 }
             }
             None => {
                 self.ending = Some(Ending {
                     session,
+                    at_issuer,
+                    session_due: due(now, END_WITHIN),
                     until: now.boot.plus(END_WITHIN),
                     tickets: Vec::new(),
                     outstanding,
@@ -546,13 +593,52 @@ impl State {
         let Some(ending) = &mut self.ending else {
             return;
         };
-        let over = (quiet && ending.outstanding.is_empty()) || now.boot >= ending.until;
+        let leases_done = quiet && ending.outstanding.is_empty();
+        let late = now.boot >= ending.until;
+        if let (AtIssuer::Due(reason), Some(session)) = (ending.at_issuer, &ending.session)
+            && !late
+            && (leases_done || now.boot >= ending.session_due)
+        {
+            ending.at_issuer = AtIssuer::Asked;
+            effects.push(Effect::RevokeAccess {
+                session: Arc::clone(session),
+                reason,
+            });
+        }
+        let session_done = matches!(ending.at_issuer, AtIssuer::Known(_));
+        let over = late || (leases_done && session_done);
         if over && !ending.given_up {
             ending.given_up = true;
             effects.push(Effect::AbandonCalls {
                 keep: self.login.session().map(Arc::clone),
             });
         }
+    }
+
+    /// The issuer's word on the end of a session. Whatever it is, nothing of the session is left
+    /// here (OA-16).
+    pub(super) fn access_revoke_answered(&mut self, answer: Answer<()>, effects: &mut Vec<Effect>) {
+        let (outcome, reason, end) = match &answer.outcome {
+            Ok(()) => (AuditOutcome::Ok, None, SessionEnd::Confirmed),
+            Err(failure) => {
+                let reason = Some(reason_word(failure));
+                (outcome_of(failure), reason, SessionEnd::Unconfirmed)
+            }
+        };
+        let session = self.ending_session();
+        if let Some(ending) = &mut self.ending
+            && ending.at_issuer == AtIssuer::Asked
+        {
+            ending.at_issuer = AtIssuer::Known(end);
+        }
+        effects.push(Effect::Audit(Box::new(AuditRecord {
+            reason,
+            trace: answer.trace,
+            profile: Some(self.settings.profile.clone()),
+            principal: session.as_ref().map(|session| session.principal.clone()),
+            session_id: session.and_then(|session| session.session_id.clone()),
+            ..AuditRecord::new(AuditAction::SessionEnd, outcome)
+        })));
     }
 
     /// Nothing of the session that ended is under way any more: says how its leases stand.
@@ -564,6 +650,10 @@ impl State {
             revoked: ending.revoked,
             // What earlier endings left counts too, as long as it can be live.
             unconfirmed: self.revocations.count(now.boot),
+            session: match ending.at_issuer {
+                AtIssuer::Known(end) => end,
+                AtIssuer::Due(_) | AtIssuer::Asked => SessionEnd::Unconfirmed,
+            },
         };
         effects.push(Effect::DropConnections);
         for ticket in ending.tickets {
@@ -690,6 +780,11 @@ impl State {
             reason,
         });
     }
+}
+
+/// When the end of a session is asked for that is waited for so long.
+fn due(now: Now, within: Duration) -> Timestamp {
+    now.boot.plus(within.saturating_sub(FOR_THE_SESSION))
 }
 
 /// Whether a call may have had the effect at the issuer that it was made for.

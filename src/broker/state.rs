@@ -16,7 +16,9 @@ use std::time::Duration;
 use super::decisions::Decisions;
 use super::denials::Denials;
 use super::effect::Effect;
-use super::event::{ConnectionId, Door, Event, Reply, Request, StatusView, TargetView, Ticket};
+use super::event::{
+    ConnectionId, Door, Event, LostSession, Reply, Request, StatusView, TargetView, Ticket,
+};
 use super::leases::{Holder, LeaseTable};
 use super::login::{Generation, Login};
 use super::policy::Policy;
@@ -72,6 +74,7 @@ pub struct State {
     /// Who asked for a revocation and waits for the issuer's word.
     pub(super) revoke_askers: HashMap<LeaseId, Vec<Asker>>,
     pub(super) ending: Option<Ending>,
+    pub(super) lost: Option<LostSession>,
     pub(super) denials: Denials,
     pub(super) decisions: Decisions,
     pub(super) tickets: HashMap<Ticket, ConnectionId>,
@@ -116,6 +119,7 @@ impl State {
             revocations,
             revoke_askers: HashMap::new(),
             ending: None,
+            lost: None,
             denials: Denials::default(),
             decisions: Decisions::default(),
             tickets: HashMap::new(),
@@ -172,6 +176,7 @@ impl State {
                 reason,
                 answer,
             } => self.lease_revoke_answered(&lease_id, generation, reason, answer, now, effects),
+            Event::AccessRevokeAnswered { answer } => self.access_revoke_answered(answer, effects),
             Event::LeaseUndelivered { lease_id } => {
                 self.lease_undelivered(&lease_id, now, effects);
             }
@@ -363,6 +368,7 @@ impl State {
             key_store: self.settings.key_store,
             audit_folder: self.settings.audit_folder.clone(),
             policy_rules: self.policy.len(),
+            lost: self.lost.clone(),
         }
     }
 

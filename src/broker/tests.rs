@@ -15,7 +15,8 @@ use proptest::prelude::*;
 
 use super::effect::Effect;
 use super::event::{
-    ConnectionId, CredentialRequest, Door, Event, LeaseRequest, Reply, Request, Standing, Ticket,
+    ConnectionId, CredentialRequest, Door, Event, LeaseRequest, Reply, Request, SessionEnd,
+    Standing, Ticket,
 };
 use super::leases::{MAX_LEASES, Phase};
 use super::login::{Generation, Login};
@@ -108,6 +109,7 @@ enum Call {
     ),
     Redeem(super::leases::LeaseKey, Generation, LeaseId, Arc<Session>),
     Revoke(LeaseId, Option<Generation>, RevokeReason, Arc<Session>),
+    Access(Arc<Session>),
 }
 
 impl Call {
@@ -117,7 +119,8 @@ impl Call {
             Self::Begin(..) | Self::Exchange(..) => None,
             Self::Create(_, _, _, session)
             | Self::Redeem(_, _, _, session)
-            | Self::Revoke(_, _, _, session) => Some(session),
+            | Self::Revoke(_, _, _, session)
+            | Self::Access(session) => Some(session),
         }
     }
 }
@@ -168,6 +171,10 @@ struct World {
     ungranted: Option<Action>,
     /// How often the HTTP client was dropped.
     dropped: usize,
+    /// How the issuer answers when a session is to end; `None`: not until somebody says so.
+    ends_sessions: Option<How>,
+    /// Why it was to end each of them.
+    ended_sessions: Vec<RevokeReason>,
     stopped: bool,
 }
 
@@ -195,6 +202,8 @@ impl World {
             may_serve: false,
             ungranted: None,
             dropped: 0,
+            ends_sessions: Some(How::Well),
+            ended_sessions: Vec::new(),
             stopped: false,
         }
     }
@@ -208,6 +217,7 @@ impl World {
         let mut refused_records: Vec<i32> = Vec::new();
         let mut abandoned = Vec::new();
         let mut ending = false;
+        let mut to_end = None;
         for effect in effects {
             match effect {
                 Effect::Audit(record) => {
@@ -316,6 +326,13 @@ impl World {
                     self.calls
                         .push(Call::Revoke(lease_id, generation, reason, session));
                 }
+                Effect::RevokeAccess { session, reason } => {
+                    self.ended_sessions.push(reason);
+                    match self.ends_sessions {
+                        Some(how) => to_end = Some(how),
+                        None => self.calls.push(Call::Access(session)),
+                    }
+                }
                 Effect::WatchProcess { process } => {
                     self.watched.insert(process);
                 }
@@ -347,6 +364,11 @@ impl World {
         self.nothing_lives_for_nobody();
         for call in abandoned {
             self.answered(call, How::Lost);
+        }
+        if let Some(how) = to_end {
+            self.step(Event::AccessRevokeAnswered {
+                answer: answer(how, |_| ()),
+            });
         }
         if ending {
             self.step(Event::CallsAbandoned);
@@ -516,6 +538,9 @@ impl World {
                     answer: revoked,
                 }
             }
+            Call::Access(_) => Event::AccessRevokeAnswered {
+                answer: answer(how, |_| ()),
+            },
         };
         self.step(event);
     }
@@ -1386,6 +1411,125 @@ fn a_late_lease_is_revoked() {
         panic!("logout is over");
     };
     assert_eq!((ended.revoked, ended.unconfirmed), (1, 0));
+}
+
+/// OA-16: the session itself ends at the issuer after its leases, for the reason that it ends here,
+/// and whoever asked hears whether that was confirmed. The record says so too.
+#[test]
+fn a_session_is_ended_at_the_issuer_after_its_leases() {
+    let rows = [
+        (Some(How::Well), SessionEnd::Confirmed, AuditOutcome::Ok),
+        (
+            Some(How::Denied),
+            SessionEnd::Unconfirmed,
+            AuditOutcome::Denied,
+        ),
+        (None, SessionEnd::Unconfirmed, AuditOutcome::Error),
+    ];
+    for (how, said, recorded) in rows {
+        let mut world = World::new(Resumed::default());
+        world.ends_sessions = how;
+        let connection = world.log_in();
+        world.ask(connection, create(0, 1, HolderClass::None));
+        world.answer(0, How::Well);
+        let lock = world.ask(connection, Request::Lock);
+        assert_eq!(world.revokes().len(), 1, "{how:?}");
+        assert!(
+            world.ended_sessions.is_empty(),
+            "{how:?}: before its leases"
+        );
+        world.answer(0, How::Well);
+        assert_eq!(world.ended_sessions, [RevokeReason::Locked], "{how:?}");
+        world.advance(secs(3));
+        let Some(Ok(Reply::Ended(ended))) = world.told.get(&lock) else {
+            panic!("lock is over");
+        };
+        assert_eq!((ended.revoked, ended.session), (1, said), "{how:?}");
+        let record = world
+            .records
+            .iter()
+            .find(|record| record.action == AuditAction::SessionEnd)
+            .unwrap();
+        assert_eq!(record.outcome, recorded, "{how:?}");
+        assert!(record.principal.is_some(), "{how:?}");
+    }
+    let mut world = World::new(Resumed::default());
+    let connection = world.connect(1);
+    let logout = world.ask(connection, Request::Logout);
+    let Some(Ok(Reply::Ended(ended))) = world.told.get(&logout) else {
+        panic!("there was nothing to end");
+    };
+    assert_eq!(ended.session, SessionEnd::NoSession);
+}
+
+/// OA-16: an issuer that does not answer about a lease keeps the session from no end: it is asked
+/// for while there is time.
+#[test]
+fn a_lease_that_is_not_answered_does_not_keep_the_session_alive() {
+    let mut world = World::new(Resumed::default());
+    let connection = world.log_in();
+    world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    let logout = world.ask(connection, Request::Logout);
+    world.advance(secs(1));
+    assert!(world.ended_sessions.is_empty());
+    world.advance(secs(1));
+    assert_eq!(world.ended_sessions, [RevokeReason::Logout]);
+    world.advance(secs(1));
+    let Some(Ok(Reply::Ended(ended))) = world.told.get(&logout) else {
+        panic!("logout is over");
+    };
+    assert_eq!(ended.session, SessionEnd::Confirmed);
+    assert_eq!(ended.unconfirmed, 1);
+}
+
+/// `aegis.md` 12: a key that may be known to others goes with its session, here and, where it
+/// still listens, at the issuer; the person learns of it from `status` until they log in again. A
+/// session that the issuer has ended is not ended once more.
+#[test]
+fn a_lost_session_is_told_of_until_the_next_login() {
+    let rows = [
+        (Disposition::Compromised, "key_suspect", 1),
+        (Disposition::Reauthenticate, "token_revoked", 0),
+    ];
+    for (disposition, word, ended) in rows {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        let asked = world.ask(connection, get(0, HolderClass::None));
+        let Call::Create(lease, generation, ..) = world.calls.remove(0) else {
+            panic!("no lease is made");
+        };
+        world.may_serve = false;
+        let failure = Failure::new(ErrorCode::LoginRequired, disposition, Certainty::NotDone);
+        world.step(Event::LeaseCreateAnswered {
+            lease,
+            generation,
+            answer: Answer {
+                trace: CallTrace::default(),
+                outcome: Err(failure.with_reason(word)),
+            },
+        });
+        assert_eq!(world.code(asked), Some(ErrorCode::LoginRequired), "{word}");
+        assert!(world.state.session(world.now).is_none(), "{word}");
+        assert_eq!(world.ended_sessions.len(), ended, "{word}");
+        assert!(world.records.iter().any(|record| {
+            record.action == AuditAction::Logout
+                && record
+                    .reason
+                    .as_ref()
+                    .is_some_and(|reason| reason.as_str() == word)
+        }));
+        let lost = |world: &World| {
+            world
+                .state
+                .lost
+                .as_ref()
+                .map(|lost| lost.reason.to_string())
+        };
+        assert_eq!(lost(&world).as_deref(), Some(word));
+        world.log_in_on(connection);
+        assert_eq!(lost(&world), None, "{word}");
+    }
 }
 
 /// OA-16: a lease that the issuer would not make was neither revoked nor left unconfirmed.

@@ -71,6 +71,12 @@ pub(super) fn ended(
             reply.view.unconfirmed
         );
     }
+    if reply.view.session == client::SessionEnd::Unconfirmed {
+        text = format!(
+            "{text}; the end of the login is not confirmed by the server: its token and key are \
+             wiped here, and end there by themselves"
+        );
+    }
     progress(&format!("{text}\n"));
     Ok(())
 }

@@ -46,6 +46,10 @@ fn describe(status: &Status) -> String {
             }
         }
     }
+    if let Some(lost) = &status.lost {
+        let note = format!("the last login was lost at {}: {}", lost.at, lost.reason);
+        line("note", &note);
+    }
     line("leases", &status.live_leases);
     if status.unconfirmed_revocations > 0 {
         let count = status.unconfirmed_revocations;
@@ -75,6 +79,8 @@ mod tests {
 
     use super::*;
     use crate::model::{CleanText, LoginView, ProfileName};
+    use crate::socket::client::LostSession;
+    use crate::time::UnixTime;
 
     #[test]
     fn a_status_is_a_few_lines() {
@@ -92,6 +98,10 @@ mod tests {
             connections: 1,
             key_store: CleanText::new("memory", 64),
             policy_rules: 3,
+            lost: Some(LostSession {
+                reason: CleanText::new("key_suspect", 64),
+                at: UnixTime::from_millis(1_795_341_600_000),
+            }),
             audit_folder: Some(PathBuf::from("/state/audit")),
         };
         let text = describe(&status);
@@ -99,5 +109,8 @@ mod tests {
         assert!(text.contains("logged out; run `aegis-broker login`"));
         assert!(text.contains("2 leases may be live at the issuer still: not confirmed as ended"));
         assert!(text.contains("\naudit       /state/audit\n"));
+        assert!(text.contains(
+            "\nnote        the last login was lost at 2026-11-22T10:00:00.000Z: key_suspect\n"
+        ));
     }
 }

@@ -131,6 +131,10 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
         self.over_there(AGAIN, self.service.revoke_lease(session, lease_id, reason))
     }
 
+    fn revoke_access(&self, session: Arc<Session>, reason: RevokeReason) -> IssuerCall<()> {
+        self.over_there(AGAIN, self.service.revoke_access(session, reason))
+    }
+
     fn drop_connections(&self) {
         self.service.drop_connections();
     }

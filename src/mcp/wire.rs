@@ -202,6 +202,8 @@ pub(super) struct LogoutReply {
     pub(super) revoked: usize,
     /// Leases that may be live there still; they are tried again where that can be, else run out.
     pub(super) unconfirmed: usize,
+    /// Whether the issuer confirmed the end of the login itself: `none` where there was none.
+    pub(super) session: &'static str,
     /// What to do next.
     pub(super) next: String,
 }

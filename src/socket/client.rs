@@ -22,7 +22,7 @@ use crate::model::{
 use crate::secret::SecretBuffer;
 use crate::time::{Clock as _, SystemClock, Timestamp};
 
-pub use crate::broker::handle::{Delivery, EndedView as Ended};
+pub use crate::broker::handle::{Delivery, EndedView as Ended, LostSession, SessionEnd};
 
 /// How long a busy daemon may take to have room for a connection. The kernel does the waiting.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -145,6 +145,8 @@ pub struct Status {
     pub key_store: CleanText,
     /// How many rules the policy has.
     pub policy_rules: u64,
+    /// Why the last session ended that nobody here ended, until the next login.
+    pub lost: Option<LostSession>,
     /// Where the audit log is written; `None` where that path is no plain text.
     pub audit_folder: Option<PathBuf>,
 }

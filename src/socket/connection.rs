@@ -298,7 +298,7 @@ mod tests {
 
     use super::super::frame::MAX_LINE;
     use super::*;
-    use crate::broker::handle::{Delivery, EndedView, PortFuture};
+    use crate::broker::handle::{Delivery, EndedView, PortFuture, SessionEnd};
     use crate::model::{
         Field, FieldValue, HolderClass, LeaseId, LeaseState, LeaseView, Material, MaterialKind,
         Selector,
@@ -376,6 +376,7 @@ mod tests {
         Outcome::Ended(EndedView {
             revoked,
             unconfirmed: 0,
+            session: SessionEnd::Confirmed,
         })
     }
 
@@ -422,7 +423,7 @@ mod tests {
         second.send(Ok(ended(2))).unwrap();
         assert_eq!(
             left.hear().await,
-            "{\"jsonrpc\":\"2.0\",\"id\":\"a\",\"result\":{\"revoked\":2,\"unconfirmed\":0}}\n"
+            "{\"jsonrpc\":\"2.0\",\"id\":\"a\",\"result\":{\"revoked\":2,\"unconfirmed\":0,\"session\":\"confirmed\"}}\n"
         );
         other.send(Ok(ended(3))).unwrap();
         assert!(

@@ -21,7 +21,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::API_VERSION;
 use super::client::{AuditStatus, Damage, Status};
 use crate::broker::handle::{
-    AuditReport, CredentialRequest, Delivery, EndedView, LeaseRequest, StatusView, TargetView,
+    AuditReport, CredentialRequest, Delivery, EndedView, LeaseRequest, LostSession, SessionEnd,
+    StatusView, TargetView,
 };
 use crate::model::{
     Action, CleanText, DeviceView, ErrorCode, Exposure, Field, FieldValue, HolderClass, LeaseId,
@@ -686,6 +687,10 @@ impl Serialize for OutcomeWire<'_> {
                 connections: view.connections,
                 key_store: view.key_store,
                 policy_rules: view.policy_rules,
+                lost: view.lost.as_ref().map(|lost| LostOut {
+                    reason: lost.reason.as_str(),
+                    at: Shown(lost.at),
+                }),
                 audit_folder: plain_path(&view.audit_folder).map(Shown),
             }
             .serialize(serializer),
@@ -693,6 +698,7 @@ impl Serialize for OutcomeWire<'_> {
             Outcome::Ended(view) => EndedOut {
                 revoked: view.revoked,
                 unconfirmed: view.unconfirmed,
+                session: view.session.as_str(),
             }
             .serialize(serializer),
             Outcome::Targets(targets) => TargetsOut {
@@ -739,6 +745,8 @@ struct StatusOut<'a> {
     connections: usize,
     key_store: &'a str,
     policy_rules: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost: Option<LostOut<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     audit_folder: Option<Shown<CleanText>>,
 }
@@ -832,6 +840,13 @@ impl<'a> DeviceOut<'a> {
 struct EndedOut {
     revoked: usize,
     unconfirmed: usize,
+    session: &'static str,
+}
+
+#[derive(Serialize)]
+struct LostOut<'a> {
+    reason: &'a str,
+    at: Shown<UnixTime>,
 }
 
 #[derive(Serialize)]
@@ -1205,7 +1220,14 @@ struct StatusIn {
     connections: u64,
     key_store: String,
     policy_rules: u64,
+    lost: Option<LostIn>,
     audit_folder: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct LostIn {
+    reason: String,
+    at: String,
 }
 
 /// Version and API of the daemon, before anything else of a status is understood.
@@ -1232,6 +1254,13 @@ pub(super) fn decode_status(text: &[u8]) -> Result<Status, Misunderstood> {
         connections: status.connections,
         key_store: CleanText::new(&status.key_store, 64),
         policy_rules: status.policy_rules,
+        lost: match status.lost {
+            Some(lost) => Some(LostSession {
+                reason: CleanText::new(&lost.reason, 64),
+                at: UnixTime::parse_rfc3339(&lost.at).ok_or(Misunderstood)?,
+            }),
+            None => None,
+        },
         audit_folder: status
             .audit_folder
             .and_then(|folder| plain_path(Path::new(&folder)))
@@ -1248,11 +1277,13 @@ pub(super) fn decode_ended(text: &[u8]) -> Result<EndedView, Misunderstood> {
     struct EndedIn {
         revoked: usize,
         unconfirmed: usize,
+        session: String,
     }
     let ended: EndedIn = read(text)?;
     Ok(EndedView {
         revoked: ended.revoked,
         unconfirmed: ended.unconfirmed,
+        session: SessionEnd::parse(&ended.session).ok_or(Misunderstood)?,
     })
 }
 
@@ -1724,6 +1755,10 @@ mod tests {
             connections: 4,
             key_store: "memory",
             policy_rules: 5,
+            lost: Some(LostSession {
+                reason: CleanText::new("key_suspect", 64),
+                at: at(),
+            }),
             audit_folder: PathBuf::from("/state/audit"),
         }
     }
@@ -1823,6 +1858,7 @@ mod tests {
         let ended = EndedView {
             revoked: 3,
             unconfirmed: 1,
+            session: SessionEnd::Unconfirmed,
         };
         assert_eq!(decode_ended(&result(Outcome::Ended(ended))), Ok(ended));
         let read = decode_status(&result(Outcome::Status(status()))).unwrap();
@@ -1830,6 +1866,7 @@ mod tests {
             (read.login, read.policy_rules, read.api),
             (status().login, 5, API_VERSION)
         );
+        assert_eq!(read.lost, status().lost);
         assert_eq!(read.audit_folder, Some(status().audit_folder));
         let status = StatusView {
             audit_folder: PathBuf::from("/state\n/audit"),
@@ -1936,6 +1973,7 @@ mod tests {
             let ended = Outcome::Ended(EndedView {
                 revoked: 0,
                 unconfirmed: 0,
+                session: SessionEnd::Confirmed,
             });
             let ended = sample(ended);
             let delivered = sample(Outcome::Delivered(delivery()));

@@ -18,6 +18,7 @@ pub(super) async fn call(peer: &Peer, _arguments: NoArguments) -> Result<LogoutR
     Ok(LogoutReply {
         revoked: ended.revoked,
         unconfirmed: ended.unconfirmed,
+        session: ended.session.as_str(),
         next: "nothing works until the person logs in again".to_owned(),
     })
 }
