@@ -5,8 +5,8 @@
 //! the [`ports`] and feeds results back as events. Doors hold a [`handle::Handle`].
 //!
 //! Read in this order: `event`, `effect`, `state` with its two halves `session` and `serve`, then
-//! what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `decisions`), what they tell of it
-//! (`explain`, `lint`), then `ports`, `actor`, `handle`.
+//! what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `decisions`),
+//! what they tell of it (`explain`, `lint`, `fixes`), then `ports`, `actor`, `handle`.
 
 pub mod event;
 
@@ -29,6 +29,8 @@ pub mod leases;
 mod revocations;
 
 mod denials;
+
+mod fixes;
 
 pub mod decisions;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::denials;
 use super::effect::Effect;
 use super::event::{CredentialRequest, LeaseRequest, Reply};
+use super::fixes;
 use super::leases::{Delivery, Holder, Kind, Lease, LeaseKey, Live, Phase, Waiter};
 use super::login::Generation;
 use super::policy::Question;
@@ -188,22 +189,26 @@ impl State {
             return self.not_found(asker, effects);
         };
         let queued = u32::try_from(lease.waiters.len()).unwrap_or(u32::MAX);
-        let code = match &lease.phase {
-            Phase::Creating => Some(ErrorCode::LeaseNotFound),
-            Phase::Ended { state, .. } => Some(code_of_ended(*state)),
-            Phase::Live(live) if now.boot >= live.expires_at => Some(ErrorCode::LeaseExpired),
+        let refusal: Option<Refusal> = match &lease.phase {
+            Phase::Creating => Some(ErrorCode::LeaseNotFound.into()),
+            Phase::Ended { state, .. } => Some(code_of_ended(*state).into()),
+            Phase::Live(live) if now.boot >= live.expires_at => {
+                Some(ErrorCode::LeaseExpired.into())
+            }
             // Whoever made it: what `credential.get` would cut is not let through by two steps.
             Phase::Live(_) if passed.max_ttl.is_some_and(|max_ttl| lease.ttl > max_ttl) => {
-                Some(ErrorCode::PolicyDenied)
+                Some(fixes::too_long_for_policy(&selector))
             }
             Phase::Live(_) if lease.used.saturating_add(queued) >= lease.max_redemptions => {
-                Some(ErrorCode::LeaseExhausted)
+                Some(ErrorCode::LeaseExhausted.into())
             }
-            Phase::Live(_) if !session.grants(&redeem) => Some(ErrorCode::ScopeNotGranted),
+            Phase::Live(_) if !session.grants(&redeem) => {
+                Some(fixes::scope_not_granted(Action::Redeem, &selector))
+            }
             Phase::Live(_) => None,
         };
-        if let Some(code) = code {
-            return self.deny(asker, Some(&selector), &passed.rule, code.into(), effects);
+        if let Some(refusal) = refusal {
+            return self.deny(asker, Some(&selector), &passed.rule, refusal, effects);
         }
         lease.waiters.push_back(Waiter {
             exposure,
@@ -243,7 +248,7 @@ impl State {
         let on_its_way = match &lease.phase {
             Phase::Live(_) if lease.revocable => true,
             Phase::Live(_) => {
-                let refusal = ErrorCode::ScopeNotGranted.into();
+                let refusal = fixes::scope_not_granted(Action::Revoke, &selector);
                 return self.deny(asker, Some(&selector), &passed.rule, refusal, effects);
             }
             Phase::Ended { state, .. } => *state == LeaseState::Revoking,
@@ -336,7 +341,7 @@ impl State {
         }
         if !self.targets.contains_key(wanted.selector) {
             let rule = NoRule::Catalogue.into();
-            let refusal = ErrorCode::TargetUnknown.into();
+            let refusal = fixes::target_unknown(wanted.selector);
             self.deny(asker, Some(wanted.selector), &rule, refusal, effects);
             return None;
         }
@@ -354,8 +359,12 @@ impl State {
                 });
             }
             PolicyEffect::Ask => ErrorCode::ApprovalUnavailable.into(),
-            PolicyEffect::Deny if self.lets_a_command_have(asker, wanted) => for_commands_only(),
-            PolicyEffect::Deny => ErrorCode::PolicyDenied.into(),
+            PolicyEffect::Deny if self.lets_a_command_have(asker, wanted) => {
+                fixes::for_commands_only(wanted.selector)
+            }
+            PolicyEffect::Deny => {
+                fixes::policy_denied(wanted.selector, (wanted.actions, wanted.exposure))
+            }
         };
         self.deny(
             asker,
@@ -542,7 +551,7 @@ impl State {
                 selector: new.selector.clone(),
             };
             if !session.grants(&scope) {
-                return Err(ErrorCode::ScopeNotGranted.into());
+                return Err(fixes::scope_not_granted(*action, &new.selector));
             }
         }
         let allowed = waiters
@@ -1218,14 +1227,6 @@ fn too_short(login_helps: bool) -> Refusal {
         .with_reason("min_valid_for_too_long")
         .with_message("no lease can stay valid for as long as asked")
         .with_fix(fix)
-}
-
-/// To who may use it by `exec` and wants to see it.
-fn for_commands_only() -> Refusal {
-    Refusal::new(ErrorCode::PolicyDenied)
-        .with_reason("exposure")
-        .with_message("the policy lets a command have this, and not be shown")
-        .with_fix("run the command with `aegis-broker exec --use SELECTOR -- COMMAND`")
 }
 
 /// What is made of an answer that gives a lease the name of another one. What it made, if anything,

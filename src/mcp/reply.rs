@@ -48,12 +48,25 @@ fn say_no(error: RefusalReply) -> CallToolResult {
 /// A refusal whose fix is something a model can do, where the code's own is a command.
 fn for_model(refusal: &Refusal) -> RefusalReply {
     let mut reply = RefusalReply::from(refusal);
-    if refusal.fix.is_none()
-        && let Some(fix) = fix_for_model(refusal.code)
-    {
-        fix.clone_into(&mut reply.fix);
+    if let Some(fix) = fix_for_model(refusal.code) {
+        match &refusal.fix {
+            None => fix.clone_into(&mut reply.fix),
+            // What the person is asked for, exactly.
+            Some(exact) if is_for_the_person(refusal.code) => {
+                reply.fix = format!("{fix}: {exact}");
+            }
+            Some(_) => {}
+        }
     }
     reply
+}
+
+/// Whether a refusal's own fix is something that a model can only pass on.
+const fn is_for_the_person(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::PolicyDenied | ErrorCode::ScopeNotGranted | ErrorCode::TargetUnknown
+    )
 }
 
 const fn fix_for_model(code: ErrorCode) -> Option<&'static str> {

@@ -43,6 +43,8 @@ pub(super) struct RefusalReply {
     pub(super) message: String,
     /// What would fix it.
     pub(super) fix: String,
+    /// Whether the same call may succeed later without anybody changing anything.
+    pub(super) retryable: bool,
     /// Earliest seconds after which trying again makes sense.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "u64")]
@@ -470,6 +472,7 @@ impl From<&Refusal> for RefusalReply {
             message: refusal.message().to_owned(),
             fix: refusal.fix().to_owned(),
             retry_after_s: refusal.retry_after.map(seconds_up),
+            retryable: refusal.code.is_retryable(),
             do_not_retry: refusal.code.do_not_retry(),
             request_id: refusal.request_id.as_ref().map(ToString::to_string),
             login: refusal.login.as_deref().map(DeviceReply::from),
