@@ -29,9 +29,9 @@ use aegis_broker::broker::state::{Resumed, Settings, State};
 use aegis_broker::dpop::{Htm, Htu, Nonce, Proof, ProofClaims, ProofKey, TokenHash};
 use aegis_broker::keystore::MemoryKeyStore;
 use aegis_broker::model::{
-    Action, CleanText, Effect as PolicyEffect, Exposure, Field, FieldValue, HolderClass, LeaseId,
-    Material, MaterialKind, Origin, PeerFacts, PopKeyId, Principal, ProcessId, ProfileName, Rule,
-    Scope, Selector, SelectorPattern, SessionId, Target, TenantId,
+    Action, CleanText, Effect as PolicyEffect, Exposure, Field, FieldValue, Gate, HolderClass,
+    LeaseId, Material, MaterialKind, Origin, PeerFacts, PopKeyId, Principal, ProcessId,
+    ProfileName, Rule, Scope, Selector, SelectorPattern, SessionId, Target, TenantId,
 };
 use aegis_broker::secret::SecretString;
 use aegis_broker::time::{Clock as _, Now, SystemClock, Timestamp, UnixTime};
@@ -230,7 +230,9 @@ fn serving() -> Result<(State, Selector), Failed> {
             description: None,
             actions: Action::ALL.to_vec(),
             ttl: Duration::from_mins(5),
+            decoy: false,
         }],
+        gate: Gate::default(),
         key_store: "memory",
         audit_folder: PathBuf::from("/state/audit"),
     };
@@ -329,6 +331,7 @@ fn issuer(effect: Effect) -> Result<Option<Event>, Failed> {
         Effect::Audit(_)
         | Effect::Reply { .. }
         | Effect::RevokeLease { .. }
+        | Effect::RevokeAccess { .. }
         | Effect::WatchProcess { .. }
         | Effect::AbandonLogin
         | Effect::DropConnections

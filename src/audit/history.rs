@@ -60,7 +60,9 @@ impl History {
             | AuditAction::LoginBegin
             | AuditAction::Lock
             | AuditAction::SessionEnd
-            | AuditAction::Deny => {}
+            | AuditAction::Deny
+            | AuditAction::Decoy
+            | AuditAction::CallerPause => {}
         }
     }
 

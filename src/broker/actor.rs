@@ -16,11 +16,13 @@ use super::event::{ConnectionId, Door, Event, Reply, Request, Ticket};
 use super::handle::Handle;
 use super::policy::Policy;
 use super::ports::{
-    AegisService, Answer, AuditError, AuditLog, AuditReport, CallTrace, Certainty, Disposition,
-    Failure, IssuerCall, PeerProcess, Session,
+    AegisService, Answer, AuditAction, AuditError, AuditLog, AuditRecord, AuditReport, CallTrace,
+    Certainty, Disposition, Failure, IssuerCall, PeerProcess, Session,
 };
 use super::state::State;
-use crate::model::{ErrorCode, LeaseState, PeerFacts, ProcessId, ProfileName, Refusal};
+use crate::model::{
+    CleanText, ErrorCode, LeaseState, PeerFacts, ProcessId, ProfileName, Refusal, Selector,
+};
 use crate::time::{Clock, Now, Timestamp};
 
 /// Requests that may wait for the core (LM). Past that a door answers `rate_limited`.
@@ -385,6 +387,7 @@ impl Actor {
     fn carry_out(&mut self, effect: Effect, now: Now, recorded: &mut bool) {
         match effect {
             Effect::Audit(record) => {
+                announce(&record);
                 *recorded &= self.parts.audit.stage(&record, now).is_ok();
             }
             Effect::Reply { ticket, answer } => {
@@ -564,6 +567,42 @@ impl Actor {
     }
 }
 
+/// What a person should hear of although nobody asked: in the daemon's log, for want of a way to
+/// their screen.
+fn announce(record: &AuditRecord) {
+    let pid = record.peer.as_ref().map(|peer| peer.process.pid);
+    match record.action {
+        AuditAction::Decoy => {
+            let selector = record.selector.as_ref().map(Selector::short);
+            tracing::error!(pid, selector, "somebody asked for a decoy");
+        }
+        AuditAction::CallerPause => {
+            tracing::warn!(
+                pid,
+                "a caller was denied too often and is refused for a while"
+            );
+        }
+        AuditAction::Lock if record.reason.is_some() => {
+            let why = record.reason.as_ref().map(CleanText::as_str);
+            tracing::warn!(why, "the broker locked itself");
+        }
+        AuditAction::Start
+        | AuditAction::Stop
+        | AuditAction::PolicyLoad
+        | AuditAction::KeyStoreChoice
+        | AuditAction::LoginBegin
+        | AuditAction::Login
+        | AuditAction::Logout
+        | AuditAction::Lock
+        | AuditAction::SessionEnd
+        | AuditAction::LeaseCreate
+        | AuditAction::LeaseRedeem
+        | AuditAction::Deliver
+        | AuditAction::LeaseRevoke
+        | AuditAction::Deny => {}
+    }
+}
+
 /// What a call comes to that was not made because its record could not be written.
 fn unrecorded<T>() -> Answer<T> {
     Answer {
@@ -630,7 +669,7 @@ mod tests {
     use super::*;
     use crate::dpop::ProofKey;
     use crate::model::{
-        Action, CleanText, Effect as PolicyEffect, Exposure, HolderClass, LeaseId, Material,
+        Action, CleanText, Effect as PolicyEffect, Exposure, Gate, HolderClass, LeaseId, Material,
         MaterialKind, Origin, PopKeyId, Principal, ProofJti, Rule, Selector, SelectorPattern,
         Target, TenantId,
     };
@@ -809,6 +848,7 @@ mod tests {
             description: None,
             actions: Action::ALL.to_vec(),
             ttl: Duration::from_mins(5),
+            decoy: false,
         }
     }
 
@@ -836,6 +876,7 @@ mod tests {
             token_ttl: Duration::from_mins(10),
             targets: vec![target()],
             audit_folder: std::path::PathBuf::new(),
+            gate: Gate::default(),
             key_store: "memory",
         };
         let policy = Policy::new(vec![Rule {

@@ -6,7 +6,8 @@ use std::collections::{HashMap, VecDeque};
 
 use super::effect::Effect;
 use super::event::{ConnectionId, DecisionView};
-use crate::model::ProcessId;
+use super::ports::AuditAction;
+use crate::model::{NoRule, ProcessId};
 use crate::time::Now;
 
 /// Decisions kept for one process: enough to see why the last things went as they did.
@@ -54,13 +55,19 @@ impl Decisions {
             if kept.len() >= MAX_DECISIONS {
                 kept.pop_front();
             }
+            // A decoy is a denial like any other for whoever asked for it.
+            let (action, rule) = if record.action == AuditAction::Decoy {
+                (AuditAction::Deny, Some(NoRule::Default.into()))
+            } else {
+                (record.action, record.rule.clone())
+            };
             kept.push_back(DecisionView {
                 at: now.unix,
-                action: record.action.as_str(),
+                action: action.as_str(),
                 outcome: record.outcome.as_str(),
                 selector: record.selector.clone(),
                 lease_id: record.lease_id.clone(),
-                rule: record.rule.clone(),
+                rule,
                 reason: record.reason.clone(),
             });
         }

@@ -220,6 +220,41 @@ impl Request {
         }
     }
 
+    /// What it takes of the policy, and how far material would travel.
+    pub(super) const fn takes(&self) -> (&'static [Action], Exposure) {
+        match self {
+            Self::Credential(_) => (&[Action::Create, Action::Redeem], Exposure::Reveal),
+            Self::LeaseCreate(_) => (&[Action::Create], Exposure::Use),
+            Self::LeaseRedeem { exposure, .. } => (&[Action::Redeem], *exposure),
+            Self::LeaseRevoke { .. } | Self::OwnLeaseRevoke { .. } => {
+                (&[Action::Revoke], Exposure::Use)
+            }
+            Self::Status
+            | Self::LoginBegin
+            | Self::LoginWait
+            | Self::LoginCancel
+            | Self::LoginWithdraw { .. }
+            | Self::Logout
+            | Self::Lock
+            | Self::TargetList
+            | Self::OfferList
+            | Self::PolicyExplain { .. }
+            | Self::DecisionList
+            | Self::LeaseList
+            | Self::OwnLeaseList => (&[], Exposure::Use),
+        }
+    }
+
+    /// Whether it ends a lease, which nobody is kept from.
+    const fn ends_a_lease(&self) -> bool {
+        matches!(self, Self::LeaseRevoke { .. } | Self::OwnLeaseRevoke { .. })
+    }
+
+    /// Whether a caller that is paused is refused it.
+    pub(super) const fn may_be_paused(&self) -> bool {
+        self.is_about_a_lease() && !self.ends_a_lease()
+    }
+
     /// For what a credential or a lease is asked.
     pub(super) const fn selector(&self) -> Option<&Selector> {
         match self {

@@ -15,15 +15,14 @@ impl State {
         selector: &Selector,
         now: Now,
     ) -> PolicyView {
+        let judged = self.explained_as(peer, selector);
         PolicyView {
             listed: self.targets.contains_key(selector),
-            create: self.verdict(peer, selector, Action::Create, Exposure::Use),
-            redeem: self.verdict(peer, selector, Action::Redeem, Exposure::Reveal),
-            revoke: self.verdict(peer, selector, Action::Revoke, Exposure::Use),
+            create: self.verdict(peer, judged, Action::Create, Exposure::Use),
+            redeem: self.verdict(peer, judged, Action::Redeem, Exposure::Reveal),
+            revoke: self.verdict(peer, judged, Action::Revoke, Exposure::Use),
             exposure: Exposure::ALL.into_iter().rev().find(|exposure| {
-                self.verdict(peer, selector, Action::Redeem, *exposure)
-                    .effect
-                    != Effect::Deny
+                self.verdict(peer, judged, Action::Redeem, *exposure).effect != Effect::Deny
             }),
             standing: self.standing(selector, now),
             selector: selector.clone(),
@@ -43,6 +42,12 @@ impl State {
             .collect()
     }
 
+    /// Whether the policy lets this peer at least ask for it.
+    pub(super) fn may_ask_for(&self, peer: &PeerFacts, selector: &Selector) -> bool {
+        let create = self.verdict(peer, selector, Action::Create, Exposure::Use);
+        create.effect != Effect::Deny
+    }
+
     fn standing(&self, selector: &Selector, now: Now) -> Standing {
         let create = Scope {
             action: Action::Create,
@@ -51,6 +56,8 @@ impl State {
         match self.session(now) {
             _ if self.login.is_locked() => Standing::Locked,
             None => Standing::LoggedOut,
+            // A decoy looks as if the login covered it.
+            Some(_) if self.is_decoy(selector) => Standing::Granted,
             Some(session) if session.grants(&create) => Standing::Granted,
             Some(_) => Standing::NotGranted,
         }

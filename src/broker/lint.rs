@@ -130,6 +130,7 @@ mod tests {
                 description: None,
                 actions: Action::ALL.to_vec(),
                 ttl: Duration::from_mins(5),
+                decoy: false,
             })
             .to_vec()
     }

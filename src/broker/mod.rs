@@ -5,7 +5,7 @@
 //! the [`ports`] and feeds results back as events. Doors hold a [`handle::Handle`].
 //!
 //! Read in this order: `event`, `effect`, `state` with its two halves `session` and `serve`, then
-//! what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `decisions`),
+//! what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `pauses`, `decoys`, `decisions`),
 //! what they tell of it (`explain`, `lint`, `fixes`), then `ports`, `actor`, `handle`.
 
 pub mod event;
@@ -29,6 +29,10 @@ pub mod leases;
 mod revocations;
 
 mod denials;
+
+mod pauses;
+
+mod decoys;
 
 mod fixes;
 

@@ -635,11 +635,15 @@ pub enum AuditAction {
     LeaseRevoke,
     /// A request was refused without a call of its own.
     Deny,
+    /// Somebody asked for a decoy: nobody does by the way, so this one is to be looked at.
+    Decoy,
+    /// A caller was denied too often, and is refused everything for a while.
+    CallerPause,
 }
 
 impl AuditAction {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Start,
         Self::Stop,
         Self::PolicyLoad,
@@ -654,6 +658,8 @@ impl AuditAction {
         Self::Deliver,
         Self::LeaseRevoke,
         Self::Deny,
+        Self::Decoy,
+        Self::CallerPause,
     ];
 
     /// The word in the log.
@@ -673,6 +679,8 @@ impl AuditAction {
             Self::Deliver => "deliver",
             Self::LeaseRevoke => "lease.revoke",
             Self::Deny => "deny",
+            Self::Decoy => "decoy",
+            Self::CallerPause => "caller.pause",
         }
     }
 }

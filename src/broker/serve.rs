@@ -745,6 +745,7 @@ impl State {
         let Some(waiter) = lease.waiters.pop_front() else {
             return;
         };
+        self.last_use = now.boot;
         self.hold(key, &waiter, effects);
         self.show_lease(&waiter.asker(), key, now, effects);
     }
@@ -1027,6 +1028,7 @@ impl State {
             let (asker, selector) = (waiter.asker(), lease.selector.clone());
             return self.deny(&asker, Some(&selector), &waiter.rule, refusal, effects);
         }
+        self.last_use = now.boot;
         // Before the look: this caller changes what the lease dies with.
         self.hold(key, waiter, effects);
         let Some(view) = self.leases.get(key).and_then(|lease| lease.view(now.boot)) else {

@@ -151,7 +151,7 @@ impl State {
     }
 
     pub(super) fn login_cancel(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {
-        self.cancel_flow(asker, effects);
+        self.cancel_flow(Some(&asker.peer), effects);
         self.show_login(asker.ticket, now, effects);
     }
 
@@ -343,6 +343,8 @@ impl State {
         let session = Arc::new(session);
         self.login = Login::LoggedIn(Arc::clone(&session));
         self.denials.forget();
+        self.pauses.forget();
+        self.last_use = now.boot;
         effects.push(Effect::Audit(Box::new(AuditRecord {
             peer: Some(peer),
             trace: tries,
@@ -368,14 +370,14 @@ impl State {
         self.end_flow_with(&code.into(), denied, reason, None, trace, effects);
     }
 
-    /// Ends the flow that runs, if one does, because a peer wants so.
-    fn cancel_flow(&mut self, asker: &Asker, effects: &mut Vec<Effect>) {
+    /// Ends the flow that runs, if one does, because a peer wants so, where that is known.
+    fn cancel_flow(&mut self, peer: Option<&Arc<PeerFacts>>, effects: &mut Vec<Effect>) {
         let code = ErrorCode::LoginCancelled;
         self.end_flow_with(
             &code.into(),
             AuditOutcome::Denied,
             CleanText::new(code.as_str(), 64),
-            Some(&asker.peer),
+            peer,
             &CallTrace::default(),
             effects,
         );
@@ -432,7 +434,7 @@ impl State {
 
     pub(super) fn logout(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {
         let record = self.asked(asker, AuditAction::Logout);
-        self.cancel_flow(asker, effects);
+        self.cancel_flow(Some(&asker.peer), effects);
         let locked = self.login.is_locked();
         effects.push(record);
         let cause = Cause::asked(RevokeReason::Logout, &asker.peer);
@@ -444,13 +446,43 @@ impl State {
     }
 
     pub(super) fn lock(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {
-        let record = self.asked(asker, AuditAction::Lock);
-        self.cancel_flow(asker, effects);
-        effects.push(record);
         let cause = Cause::asked(RevokeReason::Locked, &asker.peer);
-        self.end_session(&cause, ErrorCode::Locked, now, effects);
-        self.login = Login::Locked;
+        self.lock_down(&cause, None, now, effects);
         self.join_ending(asker.ticket);
+    }
+
+    /// Locks, because a peer wants so or made it necessary, or because nobody wants anything:
+    /// `reason` says which where it is not the plain wish.
+    pub(super) fn lock_down(
+        &mut self,
+        cause: &Cause,
+        reason: Option<CleanText>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let record = Effect::Audit(Box::new(AuditRecord {
+            peer: cause.peer.as_ref().map(Arc::clone),
+            reason,
+            ..self.record(AuditAction::Lock, AuditOutcome::Ok)
+        }));
+        self.cancel_flow(cause.peer.as_ref(), effects);
+        effects.push(record);
+        self.end_session(cause, ErrorCode::Locked, now, effects);
+        self.login = Login::Locked;
+    }
+
+    /// When a session that nobody uses is locked.
+    pub(super) fn idle_deadline(&self) -> Option<Timestamp> {
+        let idle = self.settings.gate.lock_after_idle?;
+        self.login.session()?;
+        Some(self.last_use.plus(idle))
+    }
+
+    pub(super) fn idle_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if self.idle_deadline().is_some_and(|at| at <= now.boot) {
+            let reason = Some(CleanText::new("idle", 64));
+            self.lock_down(&RevokeReason::Locked.into(), reason, now, effects);
+        }
     }
 
     /// The record of something that a peer asked for and that is done.

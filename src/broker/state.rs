@@ -21,12 +21,13 @@ use super::event::{
 };
 use super::leases::{Holder, LeaseTable};
 use super::login::{Generation, Login};
+use super::pauses::{self, Pauses};
 use super::policy::Policy;
 use super::ports::{AuditAction, AuditOutcome, AuditRecord, OpenLease};
 use super::revocations::{Revocations, gone_at};
 use super::session::Ending;
 use crate::model::{
-    CleanText, ErrorCode, LeaseId, LoginPhase, LoginView, NoRule, PeerFacts, Principal,
+    CleanText, ErrorCode, Gate, LeaseId, LoginPhase, LoginView, NoRule, PeerFacts, Principal,
     ProfileName, Refusal, Scope, Selector, Target, TenantId,
 };
 use crate::time::{Now, Timestamp};
@@ -44,6 +45,8 @@ pub struct Settings {
     pub token_ttl: Duration,
     /// The catalogue.
     pub targets: Vec<Target>,
+    /// What is done about callers that go wrong.
+    pub gate: Gate,
     /// Where long-lived secrets rest, for `status`.
     pub key_store: &'static str,
     /// Where the audit log is written, absolute, for `status`.
@@ -76,6 +79,9 @@ pub struct State {
     pub(super) ending: Option<Ending>,
     pub(super) lost: Option<LostSession>,
     pub(super) denials: Denials,
+    pub(super) pauses: Pauses,
+    /// When something was given out, or the person logged in, the last time.
+    pub(super) last_use: Timestamp,
     pub(super) decisions: Decisions,
     pub(super) tickets: HashMap<Ticket, ConnectionId>,
     pub(super) stopping: bool,
@@ -121,6 +127,8 @@ impl State {
             ending: None,
             lost: None,
             denials: Denials::default(),
+            pauses: Pauses::default(),
+            last_use: now.boot,
             decisions: Decisions::default(),
             tickets: HashMap::new(),
             stopping: false,
@@ -184,6 +192,7 @@ impl State {
             Event::PolicyReplaced { policy } => {
                 self.policy = policy;
                 self.denials.forget();
+                self.pauses.forget();
                 effects.push(self.audit(AuditAction::PolicyLoad, AuditOutcome::Ok));
             }
             Event::PolicyRefused => effects.push(Effect::Audit(Box::new(AuditRecord {
@@ -194,6 +203,7 @@ impl State {
             Event::ShutdownRequested => self.shutdown(now, effects),
         }
         self.look_at_the_clock(now, effects);
+        self.count_denials(before, now, effects);
         self.decisions
             .note(effects.get(before..).unwrap_or_default(), now);
     }
@@ -215,6 +225,7 @@ impl State {
     pub fn next_deadline(&self) -> Option<Timestamp> {
         [
             self.login_deadline(),
+            self.idle_deadline(),
             self.leases.next_deadline(),
             // Without a session nothing is tried again, and a time that passed would spin.
             self.login
@@ -230,8 +241,24 @@ impl State {
     fn look_at_the_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.purge_leases(now, effects);
         self.login_clock(now, effects);
+        self.idle_clock(now, effects);
         self.retry_revocations(now, effects);
         self.ending_clock(now, effects);
+    }
+
+    /// Looks for denials in what this step led to, and begins the pauses that follow from them.
+    fn count_denials(&mut self, before: usize, now: Now, effects: &mut Vec<Effect>) {
+        if !self.settings.gate.denial_pause {
+            return;
+        }
+        let new = effects.get(before..).unwrap_or_default();
+        for peer in self.pauses.note(new, now.boot) {
+            effects.push(Effect::Audit(Box::new(AuditRecord {
+                peer: Some(peer),
+                reason: Some(CleanText::new(pauses::REASON, 64)),
+                ..self.record(AuditAction::CallerPause, AuditOutcome::Ok)
+            })));
+        }
     }
 
     fn requested(
@@ -260,6 +287,15 @@ impl State {
         if profile.is_some_and(|name| *name != self.settings.profile) {
             let (code, rule) = (ErrorCode::ProfileUnknown, NoRule::ProfileUnknown);
             return self.turn_down(&asker, &request, code, rule, effects);
+        }
+        if let Some(selector) = request.selector().filter(|wanted| self.is_decoy(wanted)) {
+            return self.decoy_touched(&asker, &request, selector, now, effects);
+        }
+        if request.may_be_paused()
+            && let Some(refusal) = self.pauses.answer(&asker.peer, now.boot)
+        {
+            let rule = pauses::RULE.into();
+            return self.deny(&asker, request.selector(), &rule, refusal, effects);
         }
         match request {
             Request::Status => {
@@ -362,6 +398,7 @@ impl State {
                 .settings
                 .targets
                 .iter()
+                .filter(|target| !target.decoy)
                 .filter(|target| !target.actions.contains(&crate::model::Action::Revoke))
                 .count(),
             connections: self.peers.len(),

@@ -30,9 +30,9 @@ use super::revocations::LATER;
 use super::state::{Resumed, Settings, State};
 use crate::dpop::ProofKey;
 use crate::model::{
-    Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, Field, FieldValue, HolderClass,
-    LeaseId, LeaseState, LoginPhase, MAX_LEASE_TTL, Material, MaterialKind, Origin, PeerFacts,
-    PopKeyId, Principal, ProcessId, ProfileName, ProofJti, Refusal, Rule, Selector,
+    Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, Field, FieldValue, Gate,
+    HolderClass, LeaseId, LeaseState, LoginPhase, MAX_LEASE_TTL, Material, MaterialKind, Origin,
+    PeerFacts, PopKeyId, Principal, ProcessId, ProfileName, ProofJti, Refusal, Rule, Selector,
     SelectorPattern, Target, TenantId,
 };
 use crate::secret::SecretString;
@@ -89,8 +89,10 @@ fn settings() -> Settings {
                 description: None,
                 actions: Action::ALL.to_vec(),
                 ttl: secs(300),
+                decoy: false,
             })
             .collect(),
+        gate: Gate::default(),
         key_store: "memory",
         audit_folder: PathBuf::from("/state/audit"),
     }

@@ -19,6 +19,7 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) profiles: BTreeMap<Spanned<String>, RawProfile>,
     pub(super) limits: Option<RawLimits>,
+    pub(super) gate: Option<RawGate>,
 }
 
 #[derive(Deserialize)]
@@ -42,6 +43,15 @@ pub(super) struct RawTarget {
     pub(super) description: Option<Raw>,
     pub(super) actions: Option<Raw>,
     pub(super) ttl: Option<Raw>,
+    pub(super) decoy: Option<Raw>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawGate {
+    pub(super) decoy_locks: Option<Raw>,
+    pub(super) denial_pause: Option<Raw>,
+    pub(super) lock_after_idle: Option<Raw>,
 }
 
 #[derive(Deserialize, Default)]

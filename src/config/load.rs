@@ -12,10 +12,10 @@ use serde::de::DeserializeOwned;
 use toml::{Spanned, Value};
 use url::{Host, Url};
 
-use super::file::{Raw, RawConfig, RawLimits, RawProfile, RawTarget};
+use super::file::{Raw, RawConfig, RawGate, RawLimits, RawProfile, RawTarget};
 use super::paths::{Environment, Overrides, Paths};
 use crate::model::{
-    Action, CleanText, ErrorCode, MAX_DISPLAY_NAME, MAX_LEASE_TTL, MAX_SCOPES, MAX_TOKEN_TTL,
+    Action, CleanText, ErrorCode, Gate, MAX_DISPLAY_NAME, MAX_LEASE_TTL, MAX_SCOPES, MAX_TOKEN_TTL,
     MIN_LEASE_TTL, MIN_TOKEN_TTL, ProfileName, Refusal, Selector, Target, TenantId,
 };
 
@@ -39,6 +39,13 @@ const DEFAULT_CONNECTIONS: u32 = 256;
 const IN_FLIGHT: RangeInclusive<u64> = 1..=1024;
 const DEFAULT_IN_FLIGHT: u32 = 64;
 
+/// How long nobody may use the broker before it locks itself: shorter would lock between two
+/// commands, longer than a day is never.
+const IDLE: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(24);
+
+/// What stands where it never does.
+const NEVER: &str = "never";
+
 /// How serde's messages begin that quote a value, up to their last ", expected ".
 const QUOTING: [&str; 3] = ["invalid type: ", "invalid value: ", "invalid length "];
 
@@ -52,6 +59,8 @@ pub struct Config {
     pub profile: Profile,
     /// Bounds on what the doors take.
     pub limits: Limits,
+    /// What is done about callers that go wrong.
+    pub gate: Gate,
     /// Where the audit log is.
     pub audit_dir: PathBuf,
     /// Where the policy is; it may be absent, which allows nothing.
@@ -238,6 +247,7 @@ pub(super) fn parse(
     Ok(Config {
         profile: self::profile(source, &name, &profile, environment)?,
         limits: limits(source, &raw.limits.unwrap_or_default())?,
+        gate: gate(source, &raw.gate.unwrap_or_default())?,
         audit_dir: overrides
             .audit_dir
             .clone()
@@ -300,7 +310,7 @@ fn profile(
     let mut scopes = 0_usize;
     for raw in &raw.target {
         let target = target(source, &key("target"), raw)?;
-        scopes = scopes.saturating_add(target.actions.len());
+        scopes = scopes.saturating_add(target.scopes().count());
         if scopes > MAX_SCOPES {
             return Err(source.mistake(
                 Some(raw.span()),
@@ -319,6 +329,13 @@ fn profile(
     }
     if targets.is_empty() {
         return Err(missing("target"));
+    }
+    if targets.iter().all(|target| target.decoy) {
+        return Err(source.mistake(
+            Some(place),
+            &key("target"),
+            "has decoys only: a login needs something to ask for",
+        ));
     }
     Ok(Profile {
         base_url,
@@ -368,6 +385,29 @@ fn target(source: &Source<'_>, key: &str, raw: &Spanned<RawTarget>) -> Result<Ta
         ttl: match &raw.ttl {
             Some(raw) => source.duration(&key("ttl"), raw, &LEASE_TTL)?,
             None => DEFAULT_LEASE_TTL,
+        },
+        decoy: match &raw.decoy {
+            Some(raw) => source.boolean(&key("decoy"), raw)?,
+            None => false,
+        },
+    })
+}
+
+fn gate(source: &Source<'_>, raw: &RawGate) -> Result<Gate, ConfigError> {
+    let default = Gate::default();
+    Ok(Gate {
+        decoy_locks: match &raw.decoy_locks {
+            Some(raw) => source.boolean("gate.decoy_locks", raw)?,
+            None => default.decoy_locks,
+        },
+        denial_pause: match &raw.denial_pause {
+            Some(raw) => source.boolean("gate.denial_pause", raw)?,
+            None => default.denial_pause,
+        },
+        lock_after_idle: match &raw.lock_after_idle {
+            Some(raw) if raw.get_ref().as_str() == Some(NEVER) => None,
+            Some(raw) => Some(source.duration("gate.lock_after_idle", raw, &IDLE)?),
+            None => default.lock_after_idle,
         },
     })
 }

@@ -11,7 +11,7 @@ use super::{
     Config, ConfigError, Environment, Limits, Overrides, PathError, Paths, ProcessEnvironment,
     load, load_policy, runtime_dir,
 };
-use crate::model::{Action, Effect, Exposure, PeerPattern, Rule, Selector};
+use crate::model::{Action, Effect, Exposure, Gate, PeerPattern, Rule, Selector};
 
 const CONFIG: &str = include_str!("../../config/aegis-broker.toml");
 const POLICY: &str = include_str!("../../config/policy.example.toml");
@@ -116,6 +116,7 @@ fn the_shipped_configuration_lists_every_key() {
     let rows = [
         ("top", "x = 1", &shipped),
         ("limits", "[limits]\nx = 1", &shipped["limits"]),
+        ("gate", "[gate]\nx = 1", &shipped["gate"]),
         ("profile", "[profiles.work]\nx = 1", profile),
         (
             "target",
@@ -143,6 +144,7 @@ fn defaults_are_as_documented() {
     let Config {
         profile,
         limits,
+        gate,
         audit_dir,
         policy_file,
     } = config(LEAST).unwrap();
@@ -155,6 +157,8 @@ fn defaults_are_as_documented() {
         Path::new("/home/you/.config/aegis-broker/policy.toml")
     );
     assert_eq!(limits, Limits::default());
+    assert_eq!(gate, Gate::default());
+    assert!(gate.denial_pause && !gate.decoy_locks && gate.lock_after_idle.is_none());
     assert_eq!(profile.name.as_str(), "work");
     assert_eq!(profile.base_url.as_str(), "https://aegis.example.com/");
     assert_eq!(profile.token_ttl, Duration::from_mins(10));
@@ -194,6 +198,27 @@ fn http_is_for_loopback_addresses_where_allowed() {
     ] {
         assert!(with(url, true).is_err(), "{url}");
     }
+}
+
+/// LM: an idle time is a minute to a day, or none.
+#[test]
+fn the_gate_is_configured() {
+    let idle = |text: &str| {
+        let text = format!("[gate]\nlock_after_idle = \"{text}\"\n{LEAST}");
+        config(&text).unwrap().gate.lock_after_idle
+    };
+    assert_eq!(idle("1m"), Some(Duration::from_mins(1)));
+    assert_eq!(idle("24h"), Some(Duration::from_hours(24)));
+    assert_eq!(idle("never"), None);
+    let decoy = "[[profiles.work.target]]\nselector = \"aws/root/admin\"\ndecoy = true\n";
+    let config = config(&format!(
+        "[gate]\ndecoy_locks = true\ndenial_pause = false\n{LEAST}{decoy}"
+    ));
+    let Config { gate, profile, .. } = config.unwrap();
+    assert!(gate.decoy_locks && !gate.denial_pause);
+    let decoys: Vec<_> = profile.targets.iter().map(|target| target.decoy).collect();
+    assert_eq!(decoys, [false, true]);
+    assert_eq!(profile.targets[1].scopes().count(), 0, "never asked for");
 }
 
 /// A mistake names file, place and key, and quotes no value.
@@ -459,6 +484,36 @@ fn each_mistake_in_the_configuration_names_its_key() {
             "negative",
             format!("[limits]\nin_flight_per_connection = -7331\n{P}{GOOD}{T}"),
             "`limits.in_flight_per_connection` must be a whole number from 1 to 1024",
+        ),
+        (
+            "no boolean of the gate",
+            format!("[gate]\ndecoy_locks = \"hunter2\"\n{P}{GOOD}{T}"),
+            ":2:15: `gate.decoy_locks` must be true or false",
+        ),
+        (
+            "a boolean of the gate",
+            format!("[gate]\ndenial_pause = 7331\n{P}{GOOD}{T}"),
+            "`gate.denial_pause` must be true or false",
+        ),
+        (
+            "idle for less than a minute",
+            format!("[gate]\nlock_after_idle = \"59s\"\n{P}{GOOD}{T}"),
+            "`gate.lock_after_idle` must be a duration like \"90s\" or \"5m\", from 1m to 24h",
+        ),
+        (
+            "idle for more than a day",
+            format!("[gate]\nlock_after_idle = \"1441m\"\n{P}{GOOD}{T}"),
+            "`gate.lock_after_idle` must be a duration",
+        ),
+        (
+            "a decoy is a word",
+            in_target("decoy = \"hunter2\""),
+            "`profiles.work.target.decoy` must be true or false",
+        ),
+        (
+            "decoys only",
+            in_target("decoy = true"),
+            "`profiles.work.target` has decoys only",
         ),
         (
             "relative audit folder",

@@ -164,6 +164,7 @@ pub(super) fn build(
         client_display_name: profile.client_display_name,
         token_ttl: profile.token_ttl,
         targets: profile.targets,
+        gate: config.gate,
         key_store: key_store.kind(),
         audit_folder,
     };

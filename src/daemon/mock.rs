@@ -7,7 +7,7 @@ use url::Url;
 use super::build::Plan;
 use crate::config::{Config, Limits, Paths, Profile, Renew};
 use crate::model::{
-    Action, CleanText, Effect, ErrorCode, Exposure, ProfileName, Refusal, Rule, Selector,
+    Action, CleanText, Effect, ErrorCode, Exposure, Gate, ProfileName, Refusal, Rule, Selector,
     SelectorPattern, Target, TenantId,
 };
 
@@ -112,6 +112,7 @@ pub(super) fn config(paths: &Paths) -> Result<Config, Refusal> {
                 description: None,
                 actions: Action::ALL.to_vec(),
                 ttl: Duration::from_mins(5),
+                decoy: false,
             })
         })
         .collect::<Result<_, Refusal>>()?;
@@ -129,6 +130,7 @@ pub(super) fn config(paths: &Paths) -> Result<Config, Refusal> {
             targets,
         },
         limits: Limits::default(),
+        gate: Gate::default(),
         audit_dir: paths.state_dir.join("mock-audit"),
         policy_file: paths.policy_file.clone(),
     })

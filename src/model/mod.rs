@@ -17,6 +17,8 @@ mod credential;
 
 mod device;
 
+mod gate;
+
 mod peer;
 
 mod rule;
@@ -36,6 +38,7 @@ pub use device::{
 };
 pub use error_code::ErrorCode;
 pub use exposure::Exposure;
+pub use gate::Gate;
 pub use ids::{
     IdError, LeaseId, PopKeyId, Principal, ProfileName, ProofJti, RequestId, SessionId, TenantId,
 };

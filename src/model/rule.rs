@@ -30,17 +30,23 @@ pub enum NoRule {
     ShuttingDown,
     /// It serves another profile.
     ProfileUnknown,
+    /// The target is a decoy.
+    Decoy,
+    /// The caller was denied too often.
+    DenialPause,
 }
 
 impl NoRule {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Default,
         Self::Locked,
         Self::Catalogue,
         Self::Handle,
         Self::ShuttingDown,
         Self::ProfileUnknown,
+        Self::Decoy,
+        Self::DenialPause,
     ];
 
     /// The word in records.
@@ -52,6 +58,8 @@ impl NoRule {
             Self::Handle => "handle",
             Self::ShuttingDown => "shutting_down",
             Self::ProfileUnknown => "profile_unknown",
+            Self::Decoy => "decoy",
+            Self::DenialPause => "denial_pause",
         }
     }
 }

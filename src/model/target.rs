@@ -13,12 +13,15 @@ pub struct Target {
     pub actions: Vec<Action>,
     /// How long its leases live unless a caller asks otherwise, 30 s to 1 h.
     pub ttl: Duration,
+    /// It only looks like the others: nobody gets it, and who asks for it is noticed.
+    pub decoy: bool,
 }
 
 impl Target {
-    /// The scopes a login needs for it.
+    /// The scopes a login needs for it; none for a decoy, which the issuer never hears of.
     pub fn scopes(&self) -> impl Iterator<Item = Scope> {
-        self.actions.iter().map(|action| Scope {
+        let actions = if self.decoy { &[] } else { &*self.actions };
+        actions.iter().map(|action| Scope {
             action: *action,
             selector: self.selector.clone(),
         })

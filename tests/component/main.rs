@@ -20,6 +20,7 @@ mod audit;
 mod costs;
 mod evidence_page;
 mod faults;
+mod gate;
 mod holders;
 mod leases;
 mod lies;

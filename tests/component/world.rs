@@ -11,7 +11,9 @@ use aegis_broker::aegis::{AegisClient, AegisSettings};
 use aegis_broker::audit::verify::{Entry, read, verify};
 use aegis_broker::audit::{FileAuditLog, Keys, Opened};
 use aegis_broker::broker::actor::{Actor, Parts};
-use aegis_broker::broker::handle::{Connection, CredentialRequest, Delivery, Handle, LeaseRequest};
+use aegis_broker::broker::handle::{
+    Connection, CredentialRequest, Delivery, Handle, LeaseRequest, ModelConnection,
+};
 use aegis_broker::broker::policy::Policy;
 use aegis_broker::broker::ports::{
     AuditError, AuditLog, AuditRecord, AuditReport, PeerProcess, PortFuture,
@@ -19,9 +21,9 @@ use aegis_broker::broker::ports::{
 use aegis_broker::broker::state::{Resumed, Settings, State};
 use aegis_broker::keystore::MemoryKeyStore;
 use aegis_broker::model::{
-    Action, CleanText, Effect, ErrorCode, Exposure, Field, FieldValue, HolderClass, LeaseView,
-    LoginPhase, LoginView, Origin, PeerFacts, ProcessId, ProfileName, Refusal, Rule, Selector,
-    SelectorPattern, Target, TenantId,
+    Action, CleanText, Effect, ErrorCode, Exposure, Field, FieldValue, Gate, HolderClass,
+    LeaseView, LoginPhase, LoginView, Origin, PeerFacts, ProcessId, ProfileName, Refusal, Rule,
+    Selector, SelectorPattern, Target, TenantId,
 };
 use aegis_broker::time::{Clock, Now, SystemClock, Timestamp, UnixTime};
 use aegis_mock::{Mock, RequestRecord};
@@ -82,6 +84,9 @@ pub(crate) struct World {
     clock: Arc<dyn Clock>,
     looks: Arc<AtomicUsize>,
     targets: Vec<&'static str>,
+    /// Those of the catalogue that are decoys.
+    pub(crate) decoys: Vec<&'static str>,
+    pub(crate) gate: Gate,
     logged_before: usize,
 }
 
@@ -110,6 +115,8 @@ impl World {
             home: TempDir::new().unwrap(),
             looks: Arc::clone(&clock.looks),
             targets: vec![DEPLOY, READER],
+            decoys: Vec::new(),
+            gate: Gate::default(),
             clock: Arc::new(clock),
             logged_before,
             mock,
@@ -161,7 +168,7 @@ impl World {
         )
         .unwrap();
         let resumed = Resumed {
-            principal: last_principals.remove(&settings(&self.targets).profile),
+            principal: last_principals.remove(&settings(self).profile),
             open_leases,
         };
         (log, resumed)
@@ -185,7 +192,7 @@ impl World {
         let shutdown = CancellationToken::new();
         let (actor, handle) = Actor::new(
             Parts {
-                state: State::new(settings(&self.targets), policy(), resumed, clock.now()),
+                state: State::new(settings(self), policy(), resumed, clock.now()),
                 aegis: Arc::new(aegis),
                 audit,
                 clock,
@@ -357,21 +364,24 @@ fn server_policy(settings: &str) -> String {
     format!("{settings}\n[throttle]\nenabled = false\n{rest}")
 }
 
-fn settings(targets: &[&str]) -> Settings {
+fn settings(world: &World) -> Settings {
     Settings {
         profile: ProfileName::parse("work").unwrap(),
         tenant: TenantId::parse("business-default").unwrap(),
         client_display_name: CleanText::new("Component tests", 64),
         token_ttl: Duration::from_mins(10),
-        targets: targets
+        targets: world
+            .targets
             .iter()
             .map(|target| Target {
                 selector: selector(target),
                 description: None,
                 actions: Action::ALL.to_vec(),
                 ttl: Duration::from_mins(5),
+                decoy: world.decoys.contains(target),
             })
             .collect(),
+        gate: world.gate,
         key_store: "memory",
         audit_folder: PathBuf::from("/state/audit"),
     }
@@ -409,6 +419,13 @@ impl Daemon {
 
     pub(crate) fn connect_as(&self, peer: &Peer) -> Connection {
         connect(&self.handle, peer)
+    }
+
+    /// The way to the core of a new model's process.
+    pub(crate) fn connect_model(&self) -> ModelConnection {
+        let peer = Peer::new();
+        let process = Arc::new(peer.process.clone());
+        self.handle.connect_model(peer.facts, process).unwrap()
     }
 
     /// As SIGTERM would, to the end.
