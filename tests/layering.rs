@@ -80,6 +80,7 @@ const PURE: &[&str] = &[
     "src/broker/decisions.rs",
     "src/broker/denials.rs",
     "src/broker/explain.rs",
+    "src/broker/reconcile.rs",
     "src/broker/lint.rs",
     "src/model/",
     "src/redact/",

@@ -63,13 +63,11 @@ pub(super) async fn list(
         };
         let page = inner.ask(call, tries, |reply| page(last, reply)).await?;
         listed.events.extend(page.events);
-        match page.next {
-            Some(next) => token = next,
-            None => {
-                listed.complete = true;
-                break;
-            }
-        }
+        let Some(next) = page.next else {
+            listed.complete = true;
+            break;
+        };
+        token = next;
     }
     Ok(listed)
 }
@@ -81,7 +79,7 @@ fn page(mut last: Option<u64>, reply: &Reply) -> Result<Page, AegisError> {
         return Err(bad("events"));
     }
     let mut events = Vec::with_capacity(answer.events.len());
-    for raw in answer.events {
+    for raw in &answer.events {
         let event = event(raw)?;
         // Ascending: a server that turned in circles would never end.
         if last.is_some_and(|last| event.seq <= last) {
@@ -101,13 +99,13 @@ fn page(mut last: Option<u64>, reply: &Reply) -> Result<Page, AegisError> {
 }
 
 /// One event, whose hash is that of what it says.
-fn event(raw: AuditEventIn) -> Result<IssuerEvent, AegisError> {
+fn event(raw: &AuditEventIn) -> Result<IssuerEvent, AegisError> {
     let seq = raw
         .seq
         .0
         .and_then(|seq| u64::try_from(seq).ok())
         .ok_or(bad("seq"))?;
-    let at = raw.occurred_at.ok_or(bad("occurred_at"))?.0;
+    let at = raw.occurred_at.as_ref().ok_or(bad("occurred_at"))?.0;
     let fields = [
         raw.event_id.as_str(),
         &seq.to_string(),
@@ -129,7 +127,8 @@ fn event(raw: AuditEventIn) -> Result<IssuerEvent, AegisError> {
     if hash(&fields) != raw.hash {
         return Err(bad("hash"));
     }
-    let word = |text: &str| CleanText::exact(text, MAX_WORD).filter(|text| !text.as_str().is_empty());
+    let word =
+        |text: &str| CleanText::exact(text, MAX_WORD).filter(|text| !text.as_str().is_empty());
     Ok(IssuerEvent {
         seq,
         at,
@@ -203,7 +202,10 @@ mod tests {
         let events = read(None, &json!({ "events": [redeemed()] })).unwrap();
         let event = events.first().unwrap();
         assert_eq!((event.seq, event.action.as_str()), (5, "lease.redeem"));
-        assert_eq!(event.proof_jti.as_ref().map(ProofJti::as_str), Some("jti-0004"));
+        assert_eq!(
+            event.proof_jti.as_ref().map(ProofJti::as_str),
+            Some("jti-0004")
+        );
         assert_eq!(read(None, &json!({})).unwrap(), []);
     }
 
@@ -218,11 +220,23 @@ mod tests {
         let rows = [
             ("another session", with("sessionId", "ses_x"), bad("hash")),
             ("another outcome", with("outcome", "denied"), bad("hash")),
-            ("another time", with("occurredAt", "2026-11-22T10:00:14Z"), bad("hash")),
+            (
+                "another time",
+                with("occurredAt", "2026-11-22T10:00:14Z"),
+                bad("hash"),
+            ),
             ("no hash", with("hash", ""), bad("hash")),
             ("no number", with("seq", "x"), bad("seq")),
-            ("twice", json!({ "events": [redeemed(), redeemed()] }), bad("seq")),
-            ("a page of nothing", json!({ "nextPageToken": "t" }), bad("next_page_token")),
+            (
+                "twice",
+                json!({ "events": [redeemed(), redeemed()] }),
+                bad("seq"),
+            ),
+            (
+                "a page of nothing",
+                json!({ "nextPageToken": "t" }),
+                bad("next_page_token"),
+            ),
         ];
         for (name, body, expected) in rows {
             assert_eq!(read(None, &body), Err(expected), "{name}");

@@ -5,7 +5,7 @@
 //! whatever a server answers becomes a value or a classified failure. It never follows a
 //! redirect, never logs a body or a URL, and keeps no token: tokens and keys are the session's.
 //!
-//! Read `transport` (the single road), then `device`, `leases`, `access` and `material` (what is asked and what
+//! Read `transport` (the single road), then `device`, `leases`, `access`, `events` and `material` (what is asked and what
 //! is believed), then `error` (what is made of a no).
 
 mod error;
@@ -22,6 +22,8 @@ mod leases;
 
 mod access;
 
+mod events;
+
 mod material;
 
 #[cfg(test)]
@@ -37,8 +39,8 @@ pub use error::{
 
 use crate::broker::ports::{
     AegisService, BeginDeviceAuthorization, Certainty, CreateLease, CreatedLease,
-    DeviceAuthorization, DeviceExchange, Failure, IssuerCall, RedeemedLease, RevokeReason, Session,
-    Tries,
+    DeviceAuthorization, DeviceExchange, Failure, IssuerCall, IssuerEvents, RedeemedLease,
+    RevokeReason, Session, Tries,
 };
 use crate::model::{LeaseId, Selector};
 use crate::time::Clock;
@@ -161,6 +163,11 @@ impl AegisService for AegisClient {
         IssuerCall::new(
             |tries| async move { access::revoke(&inner, &session, reason, &tries).await },
         )
+    }
+
+    fn list_audit_events(&self, session: Arc<Session>) -> IssuerCall<IssuerEvents> {
+        let inner = Arc::clone(&self.inner);
+        IssuerCall::new(|tries| async move { events::list(&inner, &session, &tries).await })
     }
 
     fn drop_connections(&self) {

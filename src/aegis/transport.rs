@@ -100,6 +100,7 @@ pub(super) enum Rpc {
     Redeem,
     Revoke,
     RevokeAccess,
+    ListEvents,
 }
 
 impl Rpc {
@@ -111,14 +112,15 @@ impl Rpc {
             Self::Redeem => "aegis.v1.BrokerService/RedeemCredentialLease",
             Self::Revoke => "aegis.v1.BrokerService/RevokeCredentialLease",
             Self::RevokeAccess => "aegis.v1.BrokerService/RevokeBrokerAccess",
+            Self::ListEvents => "aegis.v1.BrokerService/ListBrokerAuditEvents",
         }
     }
 
     /// Whether it may be sent again although it may have had its effect: create under its
-    /// idempotency key, and revoking (CN-4). The pace of exchange is the core's.
+    /// idempotency key, revoking, and what only reads (CN-4). The pace of exchange is the core's.
     const fn repeats(self) -> bool {
         match self {
-            Self::Create | Self::Revoke | Self::RevokeAccess => true,
+            Self::Create | Self::Revoke | Self::RevokeAccess | Self::ListEvents => true,
             Self::Begin | Self::Exchange | Self::Redeem => false,
         }
     }
@@ -127,7 +129,9 @@ impl Rpc {
         match self {
             Self::Begin => During::Begin,
             Self::Exchange => During::Poll,
-            Self::Create | Self::Redeem | Self::Revoke | Self::RevokeAccess => During::Call,
+            Self::Create | Self::Redeem | Self::Revoke | Self::RevokeAccess | Self::ListEvents => {
+                During::Call
+            }
         }
     }
 }
@@ -217,6 +221,7 @@ struct Endpoints {
     redeem: Endpoint,
     revoke: Endpoint,
     revoke_access: Endpoint,
+    list_events: Endpoint,
 }
 
 /// What a try left behind, whether it succeeded or not.
@@ -604,6 +609,7 @@ impl Endpoints {
             redeem: endpoint(Rpc::Redeem)?,
             revoke: endpoint(Rpc::Revoke)?,
             revoke_access: endpoint(Rpc::RevokeAccess)?,
+            list_events: endpoint(Rpc::ListEvents)?,
         })
     }
 
@@ -615,6 +621,7 @@ impl Endpoints {
             Rpc::Redeem => &self.redeem,
             Rpc::Revoke => &self.revoke,
             Rpc::RevokeAccess => &self.revoke_access,
+            Rpc::ListEvents => &self.list_events,
         }
     }
 }

@@ -114,6 +114,16 @@ pub(super) struct RevokeAccessRequest<'a> {
     pub(super) request_proof: Option<RequestProof<'a>>,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ListEventsRequest<'a> {
+    pub(super) tenant_id: &'a str,
+    pub(super) page_size: u32,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) page_token: &'a str,
+    pub(super) request_proof: Option<RequestProof<'a>>,
+}
+
 /// Writes a message into `body`, which must have room for it.
 pub(super) fn encode<T: Serialize>(message: &T, body: &mut SecretBuffer) -> Result<(), WireError> {
     serde_json::to_writer(body, message).ok().ok_or(WireError)
@@ -143,7 +153,8 @@ success!(
     CreateResponse,
     RedeemResponse,
     RevokeResponse,
-    RevokeAccessResponse
+    RevokeAccessResponse,
+    ListEventsResponse
 );
 
 #[derive(Deserialize)]
@@ -311,6 +322,50 @@ pub(super) struct RevokeResponse {
 #[derive(Deserialize)]
 pub(super) struct RevokeAccessResponse {
     error: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ListEventsResponse {
+    error: Option<IgnoredAny>,
+    #[serde(default)]
+    pub(super) events: Vec<AuditEventIn>,
+    #[serde(alias = "next_page_token")]
+    pub(super) next_page_token: Option<String>,
+}
+
+/// An event, absent fields empty as the contract has it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+pub(super) struct AuditEventIn {
+    #[serde(alias = "event_id")]
+    pub(super) event_id: String,
+    pub(super) seq: Number,
+    #[serde(alias = "occurred_at")]
+    pub(super) occurred_at: Option<Time>,
+    #[serde(alias = "tenant_id")]
+    pub(super) tenant_id: String,
+    pub(super) action: String,
+    pub(super) outcome: String,
+    pub(super) principal: String,
+    #[serde(alias = "session_id")]
+    pub(super) session_id: String,
+    #[serde(alias = "lease_id")]
+    pub(super) lease_id: String,
+    pub(super) target: String,
+    pub(super) reason: String,
+    #[serde(alias = "request_id")]
+    pub(super) request_id: String,
+    #[serde(alias = "proof_type")]
+    pub(super) proof_type: String,
+    #[serde(alias = "key_thumbprint")]
+    pub(super) key_thumbprint: String,
+    #[serde(alias = "proof_jti")]
+    pub(super) proof_jti: String,
+    #[serde(alias = "prev_hash")]
+    pub(super) prev_hash: String,
+    pub(super) hash: String,
 }
 
 /// A Connect error body. Its message is not even kept.

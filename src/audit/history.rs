@@ -1,7 +1,9 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::wire::Line;
-use crate::broker::ports::{AuditAction, AuditOutcome, AuditRecord, OpenLease};
+use crate::broker::ports::{
+    AuditAction, AuditOutcome, AuditRecord, MAX_OWN_CALLS, OpenLease, OwnCall, OwnCalls,
+};
 use crate::model::{CleanText, ErrorCode, LeaseId, MAX_LEASE_TTL, Principal, ProfileName};
 use crate::time::UnixTime;
 
@@ -62,7 +64,8 @@ impl History {
             | AuditAction::SessionEnd
             | AuditAction::Deny
             | AuditAction::Decoy
-            | AuditAction::CallerPause => {}
+            | AuditAction::CallerPause
+            | AuditAction::Reconcile => {}
         }
     }
 
@@ -118,6 +121,35 @@ impl History {
             (left.expires_at, &left.lease_id).cmp(&(right.expires_at, &right.lease_id))
         });
         (leases, self.principals)
+    }
+}
+
+/// The newest calls to the issuer that a log has.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    calls: VecDeque<OwnCall>,
+    dropped: bool,
+}
+
+impl Calls {
+    /// Takes in the next record.
+    pub(super) fn note(&mut self, line: &Line<AuditRecord>) {
+        let Some(call) = OwnCall::of(&line.content, line.at) else {
+            return;
+        };
+        if self.calls.len() >= MAX_OWN_CALLS {
+            self.calls.pop_front();
+            self.dropped = true;
+        }
+        self.calls.push_back(call);
+    }
+
+    pub(super) fn finish(self, damaged: bool) -> OwnCalls {
+        OwnCalls {
+            calls: self.calls.into(),
+            complete: !self.dropped,
+            damaged,
+        }
     }
 }
 

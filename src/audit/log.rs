@@ -12,12 +12,13 @@ use std::time::Duration;
 use super::chain::{Hash, Head, Keys, SegmentKey};
 use super::commit::{Mark, Order, Segment, Shared, Syncer, Unsynced};
 use super::folder::{self, FolderError};
-use super::history::History;
+use super::history::{Calls, History};
 use super::line::{self, Header, MAX_LINE};
 use super::scan::{self, Bound, Scanned, Torn, Unreadable};
+use super::wire::Line;
 use crate::broker::ports::{
     AuditDamage, AuditError, AuditLog, AuditRecord, AuditReport, KeyStore, KeyStoreError,
-    OpenLease, PortFuture,
+    OpenLease, OwnCalls, PortFuture,
 };
 use crate::model::{Principal, ProfileName};
 use crate::time::{Now, UnixTime};
@@ -447,6 +448,39 @@ impl FileAuditLog {
         }
     }
 
+    /// One pass over the whole log on a thread that may block, in which each good line is noted.
+    fn look<T: Default + Send + 'static>(
+        &self,
+        note: fn(&mut T, &Line<AuditRecord>),
+    ) -> PortFuture<Result<(AuditReport, T), AuditError>> {
+        let folder = self.shared.folder.clone();
+        let keys = Arc::clone(&self.keys);
+        let bound = self.bound();
+        Box::pin(async move {
+            let check = tokio::task::spawn_blocking(move || {
+                let mut notes = T::default();
+                scan::scan(&folder, &keys, Some(&bound), &mut |line| {
+                    note(&mut notes, line);
+                })
+                .map(|found| (found.report, notes))
+            });
+            match check.await {
+                Ok(Ok(found)) => Ok(found),
+                Ok(Err(error)) => {
+                    tracing::error!(error = %error.source, path = %error.path.display(), "the audit log could not be read");
+                    Err(AuditError)
+                }
+                Err(error) => {
+                    tracing::error!(
+                        is_panic = error.is_panic(),
+                        "the audit check did not finish"
+                    );
+                    Err(AuditError)
+                }
+            }
+        })
+    }
+
     /// What is held for the copy of what the disk may not have, in bytes.
     #[cfg(test)]
     pub(super) const fn room(&self) -> usize {
@@ -508,27 +542,15 @@ impl AuditLog for FileAuditLog {
     }
 
     fn verify(&self) -> PortFuture<Result<AuditReport, AuditError>> {
-        let folder = self.shared.folder.clone();
-        let keys = Arc::clone(&self.keys);
-        let bound = self.bound();
+        let found = self.look(|(), _line| {});
+        Box::pin(async move { found.await.map(|(report, ())| report) })
+    }
+
+    fn calls(&self) -> PortFuture<Result<OwnCalls, AuditError>> {
+        let found = self.look(Calls::note);
         Box::pin(async move {
-            let check = tokio::task::spawn_blocking(move || {
-                scan::scan(&folder, &keys, Some(&bound), &mut |_line| {})
-            });
-            match check.await {
-                Ok(Ok(found)) => Ok(found.report),
-                Ok(Err(error)) => {
-                    tracing::error!(error = %error.source, path = %error.path.display(), "the audit log could not be read");
-                    Err(AuditError)
-                }
-                Err(error) => {
-                    tracing::error!(
-                        is_panic = error.is_panic(),
-                        "the audit check did not finish"
-                    );
-                    Err(AuditError)
-                }
-            }
+            let (report, calls) = found.await?;
+            Ok(calls.finish(report.damage.is_some()))
         })
     }
 }

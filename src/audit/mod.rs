@@ -54,3 +54,6 @@ mod tests;
 pub use chain::Keys;
 pub use folder::FolderError;
 pub use log::{FileAuditLog, OpenError, Opened};
+
+// For those who read records and may not name the core.
+pub use crate::broker::ports::{AuditAction, AuditOutcome};

@@ -73,6 +73,25 @@ pub fn read(folder: &Path, newest: usize) -> Result<Vec<Entry>, ReadError> {
     Ok(entries.into())
 }
 
+/// Shows every record of the whole log to `visit`, the oldest first, and checks it as [`verify`]
+/// does. Holds one record at a time.
+///
+/// # Errors
+/// [`ReadError`]: what comes before a damage has been shown by then.
+pub fn visit(folder: &Path, visit: &mut dyn FnMut(Entry)) -> Result<(), ReadError> {
+    let found = scan::scan(folder, &Keys::none(), None, &mut |line| {
+        visit(Entry {
+            seq: line.seq,
+            at: line.at,
+            record: line.content.clone(),
+        });
+    })?;
+    match found.report.damage {
+        Some(damage) => Err(ReadError::Damaged(damage)),
+        None => Ok(()),
+    }
+}
+
 fn read_segment(path: &Path, newest: usize) -> Result<VecDeque<Entry>, ReadError> {
     let unreadable = |source: io::Error| Unreadable {
         path: path.to_owned(),

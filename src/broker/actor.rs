@@ -17,11 +17,13 @@ use super::handle::Handle;
 use super::policy::Policy;
 use super::ports::{
     AegisService, Answer, AuditAction, AuditError, AuditLog, AuditRecord, AuditReport, CallTrace,
-    Certainty, Disposition, Failure, IssuerCall, PeerProcess, Session,
+    Certainty, Disposition, Failure, IssuerCall, IssuerEvents, PeerProcess, Session, Tries,
 };
+use super::reconcile::ReadCalls;
 use super::state::State;
 use crate::model::{
-    CleanText, ErrorCode, LeaseState, PeerFacts, ProcessId, ProfileName, Refusal, Selector,
+    CleanText, ErrorCode, LeaseState, PeerFacts, Principal, ProcessId, ProfileName, Refusal,
+    Selector,
 };
 use crate::time::{Clock, Now, Timestamp};
 
@@ -126,6 +128,8 @@ struct UnderWay {
     /// Whose token and key it holds; a login's call holds none.
     session: Option<Weak<Session>>,
     give_up: CancellationToken,
+    /// What it has sent so far.
+    tries: Tries,
     /// What it comes to when its task panics.
     panicked: Box<dyn FnOnce() -> Event + Send>,
 }
@@ -484,6 +488,26 @@ impl Actor {
                     answer,
                 });
             }
+            Effect::ListAuditEvents {
+                ticket,
+                generation,
+                session,
+            } => {
+                let principal = session.principal.clone();
+                let held = Arc::downgrade(&session);
+                let call = self.parts.aegis.list_audit_events(session);
+                self.call(Some(held), call, move |answer| Event::AuditEventsListed {
+                    ticket,
+                    generation,
+                    principal,
+                    answer,
+                });
+            }
+            Effect::ReadOwnCalls {
+                ticket,
+                principal,
+                listed,
+            } => self.read_own_calls(ticket, principal, listed),
             Effect::WatchProcess { process } => self.watch(process),
             Effect::AbandonLogin => self.give_up(|session| session.is_none()),
             Effect::AbandonCalls { keep } => {
@@ -508,6 +532,26 @@ impl Actor {
         }
     }
 
+    /// Reads the log's calls. What was answered by now is in it: its records are written first.
+    /// What is not yet is known by its tries.
+    fn read_own_calls(&mut self, ticket: Ticket, principal: Principal, listed: Box<IssuerEvents>) {
+        self.release();
+        let traces = self.calls.values().map(|call| call.tries.trace());
+        let under_way = traces.flat_map(CallTrace::into_tries).collect();
+        let calls = self.parts.audit.calls();
+        self.work.spawn(async move {
+            let calls = calls.await;
+            let read = ReadCalls {
+                ticket,
+                principal,
+                listed,
+                calls,
+                under_way,
+            };
+            read.into()
+        });
+    }
+
     /// Waits for a call, which comes back as `event`.
     fn call<T: Send + 'static>(
         &mut self,
@@ -518,6 +562,7 @@ impl Actor {
         let give_up = CancellationToken::new();
         let over = give_up.clone();
         let (answered, tries) = (event.clone(), call.tries.clone());
+        let sent = tries.clone();
         let task = self
             .work
             .spawn(async move { answered(unless(over, call).await) });
@@ -530,6 +575,7 @@ impl Actor {
         let under_way = UnderWay {
             session,
             give_up,
+            tries: sent,
             panicked,
         };
         self.calls.insert(task.id(), under_way);
@@ -599,6 +645,7 @@ fn announce(record: &AuditRecord) {
         | AuditAction::LeaseRedeem
         | AuditAction::Deliver
         | AuditAction::LeaseRevoke
+        | AuditAction::Reconcile
         | AuditAction::Deny => {}
     }
 }
@@ -663,7 +710,7 @@ mod tests {
     use super::super::login::Login;
     use super::super::ports::{
         AuditRecord, BeginDeviceAuthorization, CreateLease, CreatedLease, DeviceAuthorization,
-        DeviceExchange, PortFuture, RedeemedLease, RevokeReason,
+        DeviceExchange, OwnCalls, PortFuture, RedeemedLease, RevokeReason,
     };
     use super::super::state::{Resumed, Settings};
     use super::*;
@@ -780,6 +827,10 @@ mod tests {
             self.call("access", session, || ())
         }
 
+        fn list_audit_events(&self, session: Arc<Session>) -> IssuerCall<IssuerEvents> {
+            self.call("events", session, IssuerEvents::default)
+        }
+
         fn drop_connections(&self) {}
     }
 
@@ -803,6 +854,10 @@ mod tests {
         }
 
         fn verify(&self) -> PortFuture<Result<AuditReport, AuditError>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn calls(&self) -> PortFuture<Result<OwnCalls, AuditError>> {
             Box::pin(std::future::pending())
         }
     }

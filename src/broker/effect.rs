@@ -6,9 +6,10 @@ use super::event::{Reply, Ticket};
 use super::leases::LeaseKey;
 use super::login::Generation;
 use super::ports::{
-    AuditRecord, BeginDeviceAuthorization, CreateLease, DeviceAuthorization, RevokeReason, Session,
+    AuditRecord, BeginDeviceAuthorization, CreateLease, DeviceAuthorization, IssuerEvents,
+    RevokeReason, Session,
 };
-use crate::model::{LeaseId, ProcessId, Refusal, Selector};
+use crate::model::{LeaseId, Principal, ProcessId, Refusal, Selector};
 
 /// One thing to do.
 #[derive(Debug)]
@@ -78,6 +79,24 @@ pub enum Effect {
         session: Arc<Session>,
         /// Why.
         reason: RevokeReason,
+    },
+    /// Ask for the issuer's record of what was done as us.
+    ListAuditEvents {
+        /// Who waits.
+        ticket: Ticket,
+        /// Comes back with the answer.
+        generation: Generation,
+        /// With this token and key.
+        session: Arc<Session>,
+    },
+    /// Read our own record of calls, to compare it with the issuer's.
+    ReadOwnCalls {
+        /// Who waits.
+        ticket: Ticket,
+        /// Whose events were listed.
+        principal: Principal,
+        /// They.
+        listed: Box<IssuerEvents>,
     },
     /// Tell when this process exits.
     WatchProcess {

@@ -8,11 +8,13 @@ use super::leases::{Delivery, LeaseKey};
 use super::login::Generation;
 use super::policy::Policy;
 use super::ports::{
-    Answer, CreatedLease, DeviceAuthorization, DeviceExchange, RedeemedLease, RevokeReason,
+    Answer, CreatedLease, DeviceAuthorization, DeviceExchange, IssuerEvents, RedeemedLease,
+    RevokeReason,
 };
+use super::reconcile::{ReadCalls, Reconciliation};
 use crate::model::{
     Action, CleanText, Effect, Exposure, HolderClass, LeaseId, LeaseView, LoginView, PeerFacts,
-    ProcessId, ProfileName, Selector,
+    Principal, ProcessId, ProfileName, Selector,
 };
 use crate::time::UnixTime;
 
@@ -97,6 +99,19 @@ pub enum Event {
         /// With what.
         answer: Answer<()>,
     },
+    /// `ListBrokerAuditEvents` came back.
+    AuditEventsListed {
+        /// Who waits.
+        ticket: Ticket,
+        /// Which login's session was used.
+        generation: Generation,
+        /// Whose events these are.
+        principal: Principal,
+        /// With what.
+        answer: Answer<IssuerEvents>,
+    },
+    /// Our own record of calls was read.
+    OwnCallsRead(Box<ReadCalls>),
     /// A lease was made and nobody was told of it: its record could not be written, or its caller
     /// had dropped the wait.
     LeaseUndelivered {
@@ -189,6 +204,8 @@ pub enum Request {
         /// Which.
         lease_id: LeaseId,
     },
+    /// Compare the log with the issuer's record.
+    AuditReconcile,
     /// The leases of this run.
     LeaseList,
     /// Those of them that this peer's process created.
@@ -215,6 +232,7 @@ impl Request {
             | Self::OfferList
             | Self::PolicyExplain { .. }
             | Self::DecisionList
+            | Self::AuditReconcile
             | Self::LeaseList
             | Self::OwnLeaseList => false,
         }
@@ -240,6 +258,7 @@ impl Request {
             | Self::OfferList
             | Self::PolicyExplain { .. }
             | Self::DecisionList
+            | Self::AuditReconcile
             | Self::LeaseList
             | Self::OwnLeaseList => (&[], Exposure::Use),
         }
@@ -271,6 +290,7 @@ impl Request {
             | Self::OfferList
             | Self::PolicyExplain { .. }
             | Self::DecisionList
+            | Self::AuditReconcile
             | Self::LeaseRedeem { .. }
             | Self::LeaseRevoke { .. }
             | Self::OwnLeaseRevoke { .. }
@@ -332,6 +352,8 @@ pub enum Reply {
     Lease(Box<LeaseView>),
     /// To `LeaseList`.
     Leases(Vec<LeaseView>),
+    /// To `AuditReconcile`.
+    Reconciled(Box<Reconciliation>),
 }
 
 /// How everything stands.

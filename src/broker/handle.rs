@@ -20,7 +20,10 @@ pub use super::event::{
     PolicyView, SessionEnd, Standing, StatusView, TargetView, VerdictView,
 };
 pub use super::leases::Delivery;
-pub use super::ports::{AuditDamage, AuditReport, PeerProcess, PortFuture};
+pub use super::ports::{
+    AuditAction, AuditDamage, AuditReport, IssuerEvent, OwnCall, PeerProcess, PortFuture, Try,
+};
+pub use super::reconcile::Reconciliation;
 
 use super::event::{Door, Reply, Request};
 use super::policy::Policy;
@@ -301,6 +304,18 @@ impl Connection {
             return Err(mismatch());
         };
         Ok(leases)
+    }
+
+    /// Compares the audit log with the issuer's record of the principal that is logged in.
+    ///
+    /// # Errors
+    /// `login_required`, `locked`, `audit_damaged`, `audit_unavailable`, what Aegis says,
+    /// `rate_limited`, `shutting_down`.
+    pub async fn audit_reconcile(&self) -> Result<Reconciliation, Refusal> {
+        let Reply::Reconciled(found) = self.ask(None, Request::AuditReconcile).await? else {
+            return Err(mismatch());
+        };
+        Ok(*found)
     }
 
     /// Checks the audit log with the keys this daemon holds.

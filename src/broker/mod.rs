@@ -4,9 +4,9 @@
 //! effects out. The actor is the one owner of the state; it runs the effects through
 //! the [`ports`] and feeds results back as events. Doors hold a [`handle::Handle`].
 //!
-//! Read in this order: `event`, `effect`, `state` with its two halves `session` and `serve`, then
-//! what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `pauses`, `decoys`, `decisions`),
-//! what they tell of it (`explain`, `lint`, `fixes`), then `ports`, `actor`, `handle`.
+//! Read in this order: `event`, `effect`, `state` with its parts `session`, `serve` and `reconcile`,
+//! then what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `pauses`, `decoys`,
+//! `decisions`), what they tell of it (`explain`, `lint`, `fixes`), then `ports`, `actor`, `handle`.
 
 pub mod event;
 
@@ -17,6 +17,8 @@ pub mod state;
 mod session;
 
 mod serve;
+
+pub mod reconcile;
 
 pub mod policy;
 

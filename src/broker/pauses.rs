@@ -170,7 +170,8 @@ fn is_counted(record: &AuditRecord) -> bool {
         | AuditAction::SessionEnd
         | AuditAction::Deliver
         | AuditAction::LeaseRevoke
-        | AuditAction::CallerPause => false,
+        | AuditAction::CallerPause
+        | AuditAction::Reconcile => false,
     };
     let word = record.reason.as_ref().map(CleanText::as_str);
     about_a_lease

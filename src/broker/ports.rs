@@ -63,6 +63,9 @@ pub trait AegisService: Send + Sync + fmt::Debug {
     /// (`RevokeBrokerAccess`). Idempotent.
     fn revoke_access(&self, session: Arc<Session>, reason: RevokeReason) -> IssuerCall<()>;
 
+    /// What the issuer has written down about this session's principal.
+    fn list_audit_events(&self, session: Arc<Session>) -> IssuerCall<IssuerEvents>;
+
     /// Drops the HTTP client with its pooled connections and buffers, and the nonces (HY-7).
     fn drop_connections(&self);
 }
@@ -242,6 +245,18 @@ impl CallTrace {
                 proof_jti: later.proof_jti.clone(),
             });
         }
+    }
+
+    /// Its tries, the first one first.
+    pub fn into_tries(self) -> Vec<Try> {
+        let mut tries = self.earlier;
+        if self.request_id.is_some() || self.proof_jti.is_some() {
+            tries.push(Try {
+                request_id: self.request_id,
+                proof_jti: self.proof_jti,
+            });
+        }
+        tries
     }
 
     /// Whether it names nothing: no try was sent, or only one that left no name anywhere.
@@ -508,6 +523,93 @@ pub trait AuditLog: Send + fmt::Debug {
 
     /// Checks the whole log, with the keys this process holds.
     fn verify(&self) -> PortFuture<Result<AuditReport, AuditError>>;
+
+    /// The calls to the issuer that the log has, over all its segments.
+    fn calls(&self) -> PortFuture<Result<OwnCalls, AuditError>>;
+}
+
+/// The calls to the issuer that the log has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OwnCalls {
+    /// They, the oldest first; the newest [`MAX_OWN_CALLS`].
+    pub calls: Vec<OwnCall>,
+    /// Whether these are all.
+    pub complete: bool,
+    /// The log does not verify, so that it proves nothing.
+    pub damaged: bool,
+}
+
+/// How many calls of a log are looked at when it is compared with the issuer's record: months of
+/// a busy host, in some tens of MiB while it is done.
+pub const MAX_OWN_CALLS: usize = 100_000;
+
+/// One call, as far as it matters to that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnCall {
+    /// When its record was written.
+    pub at: UnixTime,
+    /// What it was.
+    pub action: AuditAction,
+    /// Whether the issuer did it.
+    pub done: bool,
+    /// As whom.
+    pub principal: Option<Principal>,
+    /// In which session.
+    pub session_id: Option<SessionId>,
+    /// Every HTTP try of it.
+    pub tries: Vec<Try>,
+}
+
+impl OwnCall {
+    /// The call that a record is about, if it is about one.
+    pub fn of(record: &AuditRecord, at: UnixTime) -> Option<Self> {
+        let tries = record.trace.clone().into_tries();
+        if tries.is_empty() {
+            return None;
+        }
+        Some(Self {
+            at,
+            action: record.action,
+            done: record.outcome == AuditOutcome::Ok,
+            principal: record.principal.clone(),
+            session_id: record.session_id.clone(),
+            tries,
+        })
+    }
+}
+
+/// What the issuer has written down, as far as it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IssuerEvents {
+    /// In their order.
+    pub events: Vec<IssuerEvent>,
+    /// Whether these are all that it shows to us.
+    pub complete: bool,
+}
+
+/// One event of the issuer's audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuerEvent {
+    /// Its number in the tenant.
+    pub seq: u64,
+    /// When, by the issuer's clock.
+    pub at: UnixTime,
+    /// What, in the issuer's words.
+    pub action: CleanText,
+    /// `ok`, `denied` or `error`.
+    pub outcome: CleanText,
+    /// In which session.
+    pub session_id: Option<SessionId>,
+    /// Which lease.
+    pub lease_id: Option<LeaseId>,
+    /// For what.
+    pub target: Option<CleanText>,
+    /// Why.
+    pub reason: Option<CleanText>,
+    /// Under which name it was answered.
+    pub request_id: Option<RequestId>,
+    /// By which proof it was asked for.
+    pub proof_jti: Option<ProofJti>,
 }
 
 /// A lease that an earlier run made and did not see end.
@@ -639,11 +741,13 @@ pub enum AuditAction {
     Decoy,
     /// A caller was denied too often, and is refused everything for a while.
     CallerPause,
+    /// This log was compared with the issuer's, or the issuer would not show its own.
+    Reconcile,
 }
 
 impl AuditAction {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Start,
         Self::Stop,
         Self::PolicyLoad,
@@ -660,6 +764,7 @@ impl AuditAction {
         Self::Deny,
         Self::Decoy,
         Self::CallerPause,
+        Self::Reconcile,
     ];
 
     /// The word in the log.
@@ -681,6 +786,7 @@ impl AuditAction {
             Self::Deny => "deny",
             Self::Decoy => "decoy",
             Self::CallerPause => "caller.pause",
+            Self::Reconcile => "audit.reconcile",
         }
     }
 }

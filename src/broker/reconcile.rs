@@ -7,6 +7,7 @@
 //! asked for by a call (a lease that ran out, an approval in the browser) are left out.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::effect::Effect;
 use super::event::{Event, Reply, Ticket};
@@ -181,7 +182,7 @@ impl State {
         effects.push(Effect::ListAuditEvents {
             ticket: asker.ticket,
             generation: self.generation,
-            session: session.clone(),
+            session: Arc::clone(session),
         });
     }
 
@@ -231,7 +232,10 @@ impl State {
         if found.foreign > 0 {
             // The alarm itself: whoever reads the log finds it, whether or not the answer is read.
             record.outcome = AuditOutcome::Error;
-            record.reason = Some(CleanText::new(&format!("foreign_use:{}", found.foreign), 64));
+            record.reason = Some(CleanText::new(
+                &format!("foreign_use:{}", found.foreign),
+                64,
+            ));
         } else if found.missing > 0 {
             record.reason = Some(CleanText::new(&format!("missing:{}", found.missing), 64));
         }
@@ -331,17 +335,42 @@ mod tests {
         let calls = || vec![call(10, vec![one("", "jti-0"), one("req-1", "jti-1")])];
         let rows = [
             ("the request id", "lease.create", "ses_1", "req-1", "", 0),
-            ("the proof alone", "lease.create", "ses_1", "req-9", "jti-0", 0),
-            ("a call under way", "lease.redeem", "ses_1", "req-8", "jti-8", 0),
+            (
+                "the proof alone",
+                "lease.create",
+                "ses_1",
+                "req-9",
+                "jti-0",
+                0,
+            ),
+            (
+                "a call under way",
+                "lease.redeem",
+                "ses_1",
+                "req-8",
+                "jti-8",
+                0,
+            ),
             ("neither", "lease.create", "ses_1", "req-9", "jti-9", 1),
             ("without a name", "token.mint", "ses_1", "", "", 1),
             ("no call at all", "lease.expire", "ses_1", "", "", 0),
-            ("another session", "lease.create", "ses_2", "req-9", "jti-9", 0),
+            (
+                "another session",
+                "lease.create",
+                "ses_2",
+                "req-9",
+                "jti-9",
+                0,
+            ),
             ("no session", "lease.create", "", "req-9", "jti-9", 0),
         ];
         for (name, action, session, id, jti, foreign) in rows {
             let under_way = [one("", "jti-8")];
-            let found = compare(vec![event(10, action, session, id, jti)], calls(), &under_way);
+            let found = compare(
+                vec![event(10, action, session, id, jti)],
+                calls(),
+                &under_way,
+            );
             assert_eq!(found.foreign, foreign, "{name}");
             assert_eq!(found.foreign_events.len(), foreign, "{name}");
         }
@@ -357,7 +386,11 @@ mod tests {
         let missing = |calls| compare(vec![known()], calls, &[]).missing;
         assert_eq!(missing(vec![call(10, vec![one("req-1", "jti-1")])]), 0);
         assert_eq!(missing(vec![call(11, vec![one("req-2", "jti-2")])]), 1);
-        assert_eq!(missing(vec![call(9, vec![one("req-2", "jti-2")])]), 0, "older");
+        assert_eq!(
+            missing(vec![call(9, vec![one("req-2", "jti-2")])]),
+            0,
+            "older"
+        );
         let mut refused = call(11, vec![one("req-2", "jti-2")]);
         refused.done = false;
         assert_eq!(missing(vec![refused]), 0, "not done");
@@ -373,10 +406,18 @@ mod tests {
         let events: Vec<_> = (0..1000)
             .map(|second| event(second, "lease.create", "ses_1", "req-x", "jti-x"))
             .collect();
-        let calls: Vec<_> = (0..1000).map(|at| call(at, vec![one("req-1", "jti-1")])).collect();
+        let calls: Vec<_> = (0..1000)
+            .map(|at| call(at, vec![one("req-1", "jti-1")]))
+            .collect();
         let found = compare(events.clone(), calls.clone(), &[]);
-        assert_eq!((found.foreign, found.foreign_events.len()), (1000, MAX_SHOWN));
-        assert_eq!((found.missing, found.missing_calls.len()), (1000, MAX_SHOWN));
+        assert_eq!(
+            (found.foreign, found.foreign_events.len()),
+            (1000, MAX_SHOWN)
+        );
+        assert_eq!(
+            (found.missing, found.missing_calls.len()),
+            (1000, MAX_SHOWN)
+        );
         let listed = IssuerEvents {
             events,
             complete: false,

@@ -1097,7 +1097,7 @@ impl State {
     }
 
     /// What a failed call means for the session.
-    fn session_after(&mut self, failure: &Failure, now: Now, effects: &mut Vec<Effect>) {
+    pub(super) fn session_after(&mut self, failure: &Failure, now: Now, effects: &mut Vec<Effect>) {
         match failure.disposition {
             Disposition::Reauthenticate | Disposition::Compromised => {
                 self.session_lost(failure, now, effects);

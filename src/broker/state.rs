@@ -185,6 +185,13 @@ impl State {
                 answer,
             } => self.lease_revoke_answered(&lease_id, generation, reason, answer, now, effects),
             Event::AccessRevokeAnswered { answer } => self.access_revoke_answered(answer, effects),
+            Event::AuditEventsListed {
+                ticket,
+                generation,
+                principal,
+                answer,
+            } => self.audit_events_listed(ticket, generation, principal, answer, now, effects),
+            Event::OwnCallsRead(read) => self.own_calls_read(*read, effects),
             Event::LeaseUndelivered { lease_id } => {
                 self.lease_undelivered(&lease_id, now, effects);
             }
@@ -341,6 +348,7 @@ impl State {
                     self.not_found(&asker, effects);
                 }
             }
+            Request::AuditReconcile => self.audit_reconcile(&asker, now, effects),
             Request::LeaseList => {
                 let leases = self.leases.list(now);
                 self.reply(ticket, Reply::Leases(leases), effects);

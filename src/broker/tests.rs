@@ -22,10 +22,12 @@ use super::leases::{MAX_LEASES, Phase};
 use super::login::{Generation, Login};
 use super::policy::Policy;
 use super::ports::{
-    Answer, AuditAction, AuditOutcome, AuditRecord, BeginDeviceAuthorization, CALL_LIMIT,
-    CallTrace, Certainty, CreateLease, CreatedLease, DeviceAuthorization, DeviceExchange,
-    Disposition, Failure, OpenLease, RedeemedLease, RevokeReason, Session,
+    Answer, AuditAction, AuditError, AuditOutcome, AuditRecord, BeginDeviceAuthorization,
+    CALL_LIMIT, CallTrace, Certainty, CreateLease, CreatedLease, DeviceAuthorization,
+    DeviceExchange, Disposition, Failure, IssuerEvent, IssuerEvents, OpenLease, OwnCall, OwnCalls,
+    RedeemedLease, RevokeReason, Session, Try,
 };
+use super::reconcile::ReadCalls;
 use super::revocations::LATER;
 use super::state::{Resumed, Settings, State};
 use crate::dpop::ProofKey;
@@ -33,7 +35,7 @@ use crate::model::{
     Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, Field, FieldValue, Gate,
     HolderClass, LeaseId, LeaseState, LoginPhase, MAX_LEASE_TTL, Material, MaterialKind, Origin,
     PeerFacts, PopKeyId, Principal, ProcessId, ProfileName, ProofJti, Refusal, Rule, Selector,
-    SelectorPattern, Target, TenantId,
+    SelectorPattern, SessionId, Target, TenantId,
 };
 use crate::secret::SecretString;
 use crate::time::{Now, Timestamp, UnixTime};
@@ -112,6 +114,7 @@ enum Call {
     Redeem(super::leases::LeaseKey, Generation, LeaseId, Arc<Session>),
     Revoke(LeaseId, Option<Generation>, RevokeReason, Arc<Session>),
     Access(Arc<Session>),
+    Events(Ticket, Generation, Arc<Session>),
 }
 
 impl Call {
@@ -122,7 +125,8 @@ impl Call {
             Self::Create(_, _, _, session)
             | Self::Redeem(_, _, _, session)
             | Self::Revoke(_, _, _, session)
-            | Self::Access(session) => Some(session),
+            | Self::Access(session)
+            | Self::Events(_, _, session) => Some(session),
         }
     }
 }
@@ -177,6 +181,10 @@ struct World {
     ends_sessions: Option<How>,
     /// Why it was to end each of them.
     ended_sessions: Vec<RevokeReason>,
+    /// What the issuer has written down.
+    events: IssuerEvents,
+    /// What the log has of calls.
+    own_calls: Result<OwnCalls, AuditError>,
     stopped: bool,
 }
 
@@ -206,6 +214,8 @@ impl World {
             dropped: 0,
             ends_sessions: Some(How::Well),
             ended_sessions: Vec::new(),
+            events: IssuerEvents::default(),
+            own_calls: Ok(OwnCalls::default()),
             stopped: false,
         }
     }
@@ -220,6 +230,7 @@ impl World {
         let mut abandoned = Vec::new();
         let mut ending = false;
         let mut to_end = None;
+        let mut own_calls = None;
         for effect in effects {
             match effect {
                 Effect::Audit(record) => {
@@ -335,6 +346,16 @@ impl World {
                         None => self.calls.push(Call::Access(session)),
                     }
                 }
+                Effect::ListAuditEvents {
+                    ticket,
+                    generation,
+                    session,
+                } => self.calls.push(Call::Events(ticket, generation, session)),
+                Effect::ReadOwnCalls {
+                    ticket,
+                    principal,
+                    listed,
+                } => own_calls = Some((ticket, principal, listed)),
                 Effect::WatchProcess { process } => {
                     self.watched.insert(process);
                 }
@@ -366,6 +387,16 @@ impl World {
         self.nothing_lives_for_nobody();
         for call in abandoned {
             self.answered(call, How::Lost);
+        }
+        if let Some((ticket, principal, listed)) = own_calls {
+            let read = ReadCalls {
+                ticket,
+                principal,
+                listed,
+                calls: self.own_calls.clone(),
+                under_way: Vec::new(),
+            };
+            self.step(read.into());
         }
         if let Some(how) = to_end {
             self.step(Event::AccessRevokeAnswered {
@@ -540,6 +571,12 @@ impl World {
                     answer: revoked,
                 }
             }
+            Call::Events(ticket, generation, session) => Event::AuditEventsListed {
+                ticket,
+                generation,
+                principal: session.principal.clone(),
+                answer: answer(how, |_| self.events.clone()),
+            },
             Call::Access(_) => Event::AccessRevokeAnswered {
                 answer: answer(how, |_| ()),
             },
@@ -1531,6 +1568,81 @@ fn a_lost_session_is_told_of_until_the_next_login() {
         assert_eq!(lost(&world).as_deref(), Some(word));
         world.log_in_on(connection);
         assert_eq!(lost(&world), None, "{word}");
+    }
+}
+
+/// AU-9: a comparison is recorded and answered; foreign use of the session is an alarm in the log.
+/// A log that is damaged or cannot be read proves nothing.
+#[test]
+fn foreign_use_of_a_session_is_an_alarm_in_the_log() {
+    let session = || SessionId::parse("ses_1").ok();
+    let call = |world: &World| OwnCall {
+        at: world.now.unix,
+        action: AuditAction::Login,
+        done: true,
+        principal: Principal::parse("user:u-demo").ok(),
+        session_id: session(),
+        tries: vec![Try {
+            request_id: None,
+            proof_jti: jti("a"),
+        }],
+    };
+    let event = |world: &World, proof: &str| IssuerEvent {
+        seq: 1,
+        at: world.now.unix,
+        action: text("lease.create"),
+        outcome: text("ok"),
+        session_id: session(),
+        lease_id: None,
+        target: None,
+        reason: None,
+        request_id: None,
+        proof_jti: jti(proof),
+    };
+    for (proof, foreign, outcome) in [("a", 0, AuditOutcome::Ok), ("b", 1, AuditOutcome::Error)] {
+        let mut world = World::new(Resumed::default());
+        let connection = world.log_in();
+        world.own_calls = Ok(OwnCalls {
+            calls: vec![call(&world)],
+            complete: true,
+            damaged: false,
+        });
+        world.events = IssuerEvents {
+            events: vec![event(&world, proof)],
+            complete: true,
+        };
+        let asked = world.ask(connection, Request::AuditReconcile);
+        world.answer(0, How::Well);
+        let Some(Ok(Reply::Reconciled(found))) = world.told.get(&asked) else {
+            panic!("{:?}", world.told.get(&asked));
+        };
+        assert_eq!((found.foreign, found.complete), (foreign, true), "{proof}");
+        let record = world.records.last().unwrap();
+        assert_eq!(
+            (record.action, record.outcome),
+            (AuditAction::Reconcile, outcome)
+        );
+        assert_eq!(record.reason.is_some(), foreign > 0, "{proof}");
+    }
+    let mut world = World::new(Resumed::default());
+    let connection = world.connect(1);
+    let asked = world.ask(connection, Request::AuditReconcile);
+    assert_eq!(world.code(asked), Some(ErrorCode::LoginRequired));
+    world.log_in_on(connection);
+    let damaged = OwnCalls {
+        damaged: true,
+        ..OwnCalls::default()
+    };
+    let rows = [
+        (How::Well, Ok(damaged), ErrorCode::AuditDamaged),
+        (How::Well, Err(AuditError), ErrorCode::AuditUnavailable),
+        (How::Denied, Ok(OwnCalls::default()), ErrorCode::AegisDenied),
+    ];
+    for (how, calls, code) in rows {
+        world.own_calls = calls;
+        let asked = world.ask(connection, Request::AuditReconcile);
+        world.answer(0, how);
+        assert_eq!(world.code(asked), Some(code));
     }
 }
 

@@ -9,8 +9,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::ports::{
     AegisService, BeginDeviceAuthorization, Certainty, CreateLease, CreatedLease,
-    DeviceAuthorization, DeviceExchange, Disposition, Failure, IssuerCall, RedeemedLease,
-    RevokeReason, Session,
+    DeviceAuthorization, DeviceExchange, Disposition, Failure, IssuerCall, IssuerEvents,
+    RedeemedLease, RevokeReason, Session,
 };
 use crate::model::{ErrorCode, LeaseId, Selector};
 
@@ -133,6 +133,10 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
 
     fn revoke_access(&self, session: Arc<Session>, reason: RevokeReason) -> IssuerCall<()> {
         self.over_there(AGAIN, self.service.revoke_access(session, reason))
+    }
+
+    fn list_audit_events(&self, session: Arc<Session>) -> IssuerCall<IssuerEvents> {
+        self.over_there(AGAIN, self.service.list_audit_events(session))
     }
 
     fn drop_connections(&self) {

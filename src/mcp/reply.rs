@@ -102,6 +102,7 @@ const fn fix_for_model(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::AegisProtocol
         | ErrorCode::AuditUnavailable
         | ErrorCode::AuditDamaged
+        | ErrorCode::ForeignUse
         | ErrorCode::ShuttingDown
         | ErrorCode::DaemonUnreachable
         | ErrorCode::DaemonUnavailable

@@ -6,6 +6,8 @@ mod exit {
     pub(super) const USAGE: u8 = 64;
     pub(super) const DATA: u8 = 65;
     pub(super) const NO_INPUT: u8 = 66;
+    /// Its own, so that whoever runs the comparison by a timer can tell an alarm from a failure.
+    pub(super) const ALARM: u8 = 68;
     pub(super) const UNAVAILABLE: u8 = 69;
     pub(super) const SOFTWARE: u8 = 70;
     pub(super) const IO: u8 = 74;
@@ -128,6 +130,9 @@ error_codes! {
     /// The audit log does not verify.
     AuditDamaged = "audit_damaged", exit DATA, retryable false,
         "the audit log does not verify", fix "keep the log as evidence and find out who changed it";
+    /// The issuer knows calls in our session that we did not make.
+    ForeignUse = "foreign_use", exit ALARM, retryable false,
+        "somebody else has used this login", fix "run `aegis-broker logout`, keep the log as evidence, and tell the tenant's administrator the request ids";
     /// The daemon is stopping.
     ShuttingDown = "shutting_down", exit TEMPORARY, retryable true,
         "the daemon is stopping", fix "try again when it is back";
@@ -197,6 +202,7 @@ impl ErrorCode {
             | Self::AegisUnavailable
             | Self::AuditUnavailable
             | Self::AuditDamaged
+            | Self::ForeignUse
             | Self::ShuttingDown
             | Self::DaemonUnreachable
             | Self::AlreadyRunning

@@ -22,6 +22,7 @@ use crate::model::{
 use crate::secret::SecretBuffer;
 use crate::time::{Clock as _, SystemClock, Timestamp};
 
+pub use super::audit::{ForeignEvent, MissingCall, Reconciled};
 pub use crate::broker::handle::{Delivery, EndedView as Ended, LostSession, SessionEnd};
 
 /// How long a busy daemon may take to have room for a connection. The kernel does the waiting.
@@ -381,6 +382,15 @@ impl Client {
     pub fn leases(&mut self) -> Result<ClientReply<Vec<LeaseView>>, Refusal> {
         self.exchange(Method::LeaseList, &Params::default(), QUICK)?
             .understood(wire::decode_leases)
+    }
+
+    /// Compares the audit log with the issuer's record.
+    ///
+    /// # Errors
+    /// What the daemon says.
+    pub fn audit_reconcile(&mut self) -> Result<ClientReply<Reconciled>, Refusal> {
+        self.exchange(Method::AuditReconcile, &Params::default(), CALL)?
+            .understood(wire::decode_reconciled)
     }
 
     /// Checks the audit log with the daemon's keys.

@@ -84,6 +84,7 @@ pub(super) fn ask_core(core: &Arc<Connection>, ask: Ask) -> Waiting {
             }
             Ask::LeaseRevoke(lease_id) => Outcome::Lease(core.lease_revoke(lease_id).await?),
             Ask::Leases => Outcome::Leases(core.leases().await?),
+            Ask::AuditReconcile => Outcome::Reconciled(Box::new(core.audit_reconcile().await?)),
             Ask::AuditVerify => Outcome::Audit(core.audit_verify().await?),
         })
     })

@@ -7,7 +7,7 @@
 //! a buffer that is wiped.
 //!
 //! Read in this order: [`folder`] (where the socket lives), [`listener`] (who may connect),
-//! `peer` (who that is), `frame` (lines), `wire` (JSON-RPC), `connection` (one peer's
+//! `peer` (who that is), `frame` (lines), `wire` and `audit` (JSON-RPC), `connection` (one peer's
 //! conversation), [`client`] (the other end). The wire itself is described in
 //! `docs/socket-protocol.md`.
 
@@ -22,6 +22,8 @@ mod frame;
 mod wire;
 
 mod connection;
+
+mod audit;
 
 pub mod client;
 

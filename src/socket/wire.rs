@@ -19,10 +19,12 @@ use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::API_VERSION;
+use super::audit::Reconciled;
+use super::audit::wire::ReconciliationOut;
 use super::client::{AuditStatus, Damage, Status};
 use crate::broker::handle::{
-    AuditReport, CredentialRequest, Delivery, EndedView, LeaseRequest, LostSession, SessionEnd,
-    StatusView, TargetView,
+    AuditReport, CredentialRequest, Delivery, EndedView, LeaseRequest, LostSession, Reconciliation,
+    SessionEnd, StatusView, TargetView,
 };
 use crate::model::{
     Action, CleanText, DeviceView, ErrorCode, Exposure, Field, FieldValue, HolderClass, LeaseId,
@@ -99,6 +101,8 @@ methods! {
     LeaseList = "lease.list" ();
     /// Check the audit log.
     AuditVerify = "audit.verify" ();
+    /// Compare it with the issuer's record.
+    AuditReconcile = "audit.reconcile" ();
 }
 
 /// A request's id, echoed as it came.
@@ -135,6 +139,7 @@ pub(super) enum Ask {
     LeaseRevoke(LeaseId),
     Leases,
     AuditVerify,
+    AuditReconcile,
 }
 
 /// What is answered.
@@ -149,6 +154,7 @@ pub(super) enum Outcome {
     Lease(LeaseView),
     Leases(Vec<LeaseView>),
     Audit(AuditReport),
+    Reconciled(Box<Reconciliation>),
 }
 
 /// At which level a request failed.
@@ -381,6 +387,7 @@ fn ask(method: Method, params: &Params<'_>) -> Result<Ask, (Fault, Refusal)> {
         Method::LeaseRevoke => Ask::LeaseRevoke(params.lease_id()?),
         Method::LeaseList => Ask::Leases,
         Method::AuditVerify => Ask::AuditVerify,
+        Method::AuditReconcile => Ask::AuditReconcile,
     })
 }
 
@@ -718,6 +725,7 @@ impl Serialize for OutcomeWire<'_> {
                 leases: leases.iter().map(LeaseOut::new).collect(),
             }
             .serialize(serializer),
+            Outcome::Reconciled(found) => ReconciliationOut::new(found).serialize(serializer),
             Outcome::Audit(report) => AuditOut {
                 records: report.records,
                 keyed: report.keyed,
@@ -1439,6 +1447,10 @@ impl<'de> Deserialize<'de> for SecretIn {
     }
 }
 
+pub(super) fn decode_reconciled(text: &[u8]) -> Result<Reconciled, Misunderstood> {
+    super::audit::wire::decode(text).ok_or(Misunderstood)
+}
+
 pub(super) fn decode_audit(text: &[u8]) -> Result<AuditStatus, Misunderstood> {
     #[derive(Deserialize)]
     struct AuditIn {
@@ -1472,7 +1484,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::broker::handle::AuditDamage;
+    use crate::broker::handle::{AuditAction, AuditDamage, IssuerEvent, OwnCall, Try};
+    use crate::model::{ProofJti, SessionId};
 
     fn faulty(line: &[u8]) -> (i32, ErrorCode, Value) {
         let answer = *decode(line).expect_err("a bad line");
@@ -1808,6 +1821,41 @@ mod tests {
         }
     }
 
+    fn reconciliation() -> Reconciliation {
+        let at = at();
+        let one = Try {
+            request_id: RequestId::parse("req-1").ok(),
+            proof_jti: ProofJti::parse("jti-1").ok(),
+        };
+        Reconciliation {
+            compared: 5,
+            foreign: 1,
+            foreign_events: vec![IssuerEvent {
+                seq: 7,
+                at,
+                action: CleanText::new("lease.create", 64),
+                outcome: CleanText::new("ok", 64),
+                session_id: SessionId::parse("ses_1").ok(),
+                lease_id: LeaseId::parse("lse_1").ok(),
+                target: Some(CleanText::new("provider:a:app:b:account:c", 256)),
+                reason: Some(CleanText::new("released", 64)),
+                request_id: one.request_id.clone(),
+                proof_jti: one.proof_jti.clone(),
+            }],
+            missing: 1,
+            missing_calls: vec![OwnCall {
+                at,
+                action: AuditAction::LeaseRedeem,
+                done: true,
+                principal: None,
+                session_id: SessionId::parse("ses_1").ok(),
+                tries: vec![one],
+            }],
+            elsewhere: 2,
+            complete: true,
+        }
+    }
+
     fn refusal() -> Refusal {
         Refusal {
             code: ErrorCode::LoginRequired,
@@ -1867,6 +1915,12 @@ mod tests {
             (status().login, 5, API_VERSION)
         );
         assert_eq!(read.lost, status().lost);
+        let found = result(Outcome::Reconciled(Box::new(reconciliation())));
+        let found = decode_reconciled(&found).unwrap();
+        assert_eq!((found.compared, found.foreign, found.missing), (5, 1, 1));
+        assert_eq!((found.elsewhere, found.complete), (2, true));
+        assert_eq!(found.foreign_events.len(), 1);
+        assert_eq!(found.missing_calls.len(), 1);
         assert_eq!(read.audit_folder, Some(status().audit_folder));
         let status = StatusView {
             audit_folder: PathBuf::from("/state\n/audit"),
@@ -1986,6 +2040,10 @@ mod tests {
                 ("lease.redeem", delivered),
                 ("lease.list", sample(Outcome::Leases(vec![lease()]))),
                 ("audit.verify", sample(Outcome::Audit(report()))),
+                (
+                    "audit.reconcile",
+                    sample(Outcome::Reconciled(Box::new(reconciliation()))),
+                ),
             ];
             for (method, value) in &rows {
                 let section = section(&format!("`{method}`"));
@@ -2020,6 +2078,7 @@ mod tests {
                 phases().map(|phase| sample(Outcome::Login(login(phase))));
             let error: Value =
                 serde_json::from_slice(&line(Err((Fault::Refused, Box::new(refusal()))))).unwrap();
+            let found = sample(Outcome::Reconciled(Box::new(reconciliation())));
             let rows = [
                 ("device", &awaiting["device"]),
                 ("session", &logged_in["session"]),
@@ -2029,6 +2088,8 @@ mod tests {
                     &sample(Outcome::Targets(vec![target()]))["targets"][0],
                 ),
                 ("damage", &sample(Outcome::Audit(report()))["damage"]),
+                ("event", &found["foreign_events"][0]),
+                ("call", &found["missing_calls"][0]),
                 ("error", &error["error"]),
                 ("error data", &error["error"]["data"]),
                 ("device", &error["error"]["data"]["login"]),

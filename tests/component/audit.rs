@@ -172,7 +172,8 @@ async fn both_audits_tell_the_same() {
             | AuditAction::Deliver
             | AuditAction::Deny
             | AuditAction::Decoy
-            | AuditAction::CallerPause => continue,
+            | AuditAction::CallerPause
+            | AuditAction::Reconcile => continue,
         };
         assert_eq!(record.outcome, AuditOutcome::Ok);
         let request_id = record.trace.request_id.expect("a request id").to_string();

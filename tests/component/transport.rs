@@ -197,12 +197,12 @@ async fn the_token_is_in_the_authorization_header_only() {
     let in_header = format!("authorization: Bearer {token}\r\n");
     assert_eq!(
         text.matches(&in_header).count(),
-        3,
-        "create, redeem, revoke"
+        4,
+        "create, redeem, revoke, the end of the session"
     );
     assert_eq!(
         text.matches(&token).count(),
-        3,
+        4,
         "the token is elsewhere too"
     );
     let code = of_kind("device_code");

@@ -16,7 +16,7 @@ use aegis_broker::broker::handle::{
 };
 use aegis_broker::broker::policy::Policy;
 use aegis_broker::broker::ports::{
-    AuditError, AuditLog, AuditRecord, AuditReport, PeerProcess, PortFuture,
+    AuditError, AuditLog, AuditRecord, AuditReport, OwnCalls, PeerProcess, PortFuture,
 };
 use aegis_broker::broker::state::{Resumed, Settings, State};
 use aegis_broker::keystore::MemoryKeyStore;
@@ -580,6 +580,10 @@ impl AuditLog for Sink {
 
     fn verify(&self) -> PortFuture<Result<AuditReport, AuditError>> {
         self.log().verify()
+    }
+
+    fn calls(&self) -> PortFuture<Result<OwnCalls, AuditError>> {
+        self.log().calls()
     }
 }
 

@@ -3,7 +3,12 @@
 //! Which log: of a folder that is named, else of the daemon that runs, which says where it writes,
 //! else the configured one. Which it was is always said.
 //! `verify` asks the daemon, which holds the key of the log's MACs; without a daemon it checks
-//! the chain alone. `show` reads the files.
+//! the chain alone. `show` and `export` read the files. `reconcile` is the daemon's, which is logged
+//! in.
+
+mod export;
+
+mod reconcile;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -27,6 +32,16 @@ pub(super) enum Command {
     Show(Show),
     /// Check that the log is what was written, with the daemon's key where it runs
     Verify(Verify),
+    /// Compare the log with the issuer's record; exit status 68 if somebody else used the login
+    Reconcile,
+    /// Write the whole log as a table for an incident report
+    Export(Export),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Export {
+    #[command(flatten)]
+    folder: Folder,
 }
 
 #[derive(Debug, clap::Args)]
@@ -66,6 +81,15 @@ impl Folder {
 pub(super) fn run(context: &Context, command: &Command) -> Result<(), Refusal> {
     match command {
         Command::Show(arguments) => show(context, arguments),
+        Command::Reconcile => reconcile::run(context),
+        Command::Export(arguments) => {
+            let folder = match arguments.folder.named() {
+                Some(folder) => folder,
+                None => current_folder(context)?,
+            };
+            say_which(&shown(&folder));
+            export::run(context, &folder)
+        }
         Command::Verify(arguments) => match arguments.folder.named() {
             Some(folder) => verify_here(context, &folder),
             None => verify(context),
@@ -80,10 +104,7 @@ fn show(context: &Context, arguments: &Show) -> Result<(), Refusal> {
     };
     // Beside the records, which are one a line also where they are JSON.
     say_which(&shown(&folder));
-    let entries = log::read(&folder, arguments.last).map_err(|error| match error {
-        log::ReadError::Unreadable(error) => unreadable(&error),
-        log::ReadError::Damaged(found) => damaged(found.what, found.file.display(), found.line),
-    })?;
+    let entries = log::read(&folder, arguments.last).map_err(not_read)?;
     let line = if context.json { object } else { row };
     entries
         .iter()
@@ -312,6 +333,13 @@ impl Found {
         }
         say_which(&folder);
         render::data(describe(self.records, self.keyed, self.torn_tail).as_bytes())
+    }
+}
+
+fn not_read(error: log::ReadError) -> Refusal {
+    match error {
+        log::ReadError::Unreadable(error) => unreadable(&error),
+        log::ReadError::Damaged(found) => damaged(found.what, found.file.display(), found.line),
     }
 }
 
