@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aegis_broker::aegis::{AegisClient, AegisSettings};
+use aegis_broker::aegis::{AegisClient, AegisSettings, Network};
 use aegis_broker::broker::ports::{
     AegisService as _, BeginDeviceAuthorization, DeviceExchange, Session,
 };
@@ -219,6 +219,7 @@ async fn session(mock: &Mock) -> Result<Session, Failed> {
         base_url: mock.api().clone(),
         allow_insecure_loopback: true,
         allow_missing_token_info: false,
+        network: Network::default(),
     };
     let aegis = AegisClient::new(settings, Arc::new(SystemClock))?;
     let scopes = [Action::Create, Action::Redeem, Action::Revoke];

@@ -199,7 +199,7 @@ fn is_typeable(code: &str) -> bool {
 }
 
 /// A URI that may be shown and opened (OA-7, OA-15): https, or http on a loopback literal where
-/// allowed; without user info; as the parser writes it. With its origin.
+/// allowed; where a profile pins one, at that origin; without user info; as the parser writes it. With its origin.
 fn showable_uri(settings: &AegisSettings, text: &str) -> Option<(CleanText, url::Origin)> {
     if text.chars().count() > MAX_URI {
         return None;
@@ -210,7 +210,8 @@ fn showable_uri(settings: &AegisSettings, text: &str) -> Option<(CleanText, url:
         "http" => settings.allow_insecure_loopback && is_loopback(&url),
         _ => false,
     };
-    if !secure || !url.username().is_empty() || url.password().is_some() {
+    let allowed = settings.network.allows_login_at(&url.origin());
+    if !allowed || !secure || !url.username().is_empty() || url.password().is_some() {
         return None;
     }
     let shown = CleanText::exact(url.as_str(), MAX_URI)?;

@@ -14,6 +14,8 @@ mod error_info;
 
 mod wire;
 
+mod network;
+
 mod transport;
 
 mod device;
@@ -45,10 +47,12 @@ use crate::broker::ports::{
 use crate::model::{LeaseId, Selector};
 use crate::time::Clock;
 
+pub use network::Network;
+
 use transport::{Call, Reply, Transport};
 
 /// Where Aegis is, and what of it may be missing. From a checked configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct AegisSettings {
     /// https, or http on a literal loopback address where that is allowed; without user, query
     /// and fragment. The methods are paths below it.
@@ -58,6 +62,8 @@ pub struct AegisSettings {
     /// Whether a server that sends no `token_info` is believed to have bound the token
     /// (`aegis.md` 17.6).
     pub allow_missing_token_info: bool,
+    /// How it is reached.
+    pub network: Network,
 }
 
 /// The settings name no place that may be called. Never quotes the URL.
@@ -71,6 +77,12 @@ pub enum SettingsError {
     /// User info, a query, a fragment, no host, or too long.
     #[error("base_url must be a host and a path, without user, query and fragment")]
     Shape,
+    /// No certificate of an authority.
+    #[error("ca_file must hold certificates in PEM form, at least one")]
+    Authorities,
+    /// No proxy, or no credentials for one.
+    #[error("proxy must be an http or https address, and proxy_auth_file one line user:password")]
+    Proxy,
 }
 
 /// The Aegis service of one profile.

@@ -136,6 +136,7 @@ fn client_of(base: &str, allow_missing_token_info: bool) -> AegisClient {
         base_url: Url::parse(base).unwrap(),
         allow_insecure_loopback: true,
         allow_missing_token_info,
+        network: Network::default(),
     };
     let clock = TestClock {
         start: tokio::time::Instant::now(),
@@ -1243,6 +1244,38 @@ async fn begin_answers_are_checked() {
             .outcome
             .unwrap();
         assert_eq!(begun.verification_uri_complete.is_some(), kept, "{name}");
+    }
+}
+
+/// OA-17: a login that leads elsewhere than the profile's pinned origin is none.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_leads_elsewhere_is_refused() {
+    let begun = json!({
+        "deviceCode": DEVICE_CODE, "userCode": "BCDF-GHJK",
+        "verificationUri": "https://login.example/device", "expiresInSeconds": 600,
+    });
+    for (pinned, good) in [
+        ("https://login.example", true),
+        ("https://other.example", false),
+    ] {
+        let server = Server::start(vec![ok(&begun)]).await;
+        let settings = AegisSettings {
+            base_url: Url::parse(&server.base()).unwrap(),
+            allow_insecure_loopback: true,
+            allow_missing_token_info: false,
+            network: Network::default().with_login_at(&Url::parse(pinned).unwrap()),
+        };
+        let clock = TestClock {
+            start: tokio::time::Instant::now(),
+        };
+        let client = AegisClient::new(settings, Arc::new(clock)).unwrap();
+        let outcome = client
+            .begin_device_authorization(begin_request())
+            .await
+            .outcome;
+        let code = outcome.as_ref().err().map(|failure| failure.code);
+        let expected = (!good).then_some(ErrorCode::AegisProtocol);
+        assert_eq!(code, expected, "{pinned}");
     }
 }
 

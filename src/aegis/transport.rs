@@ -1,7 +1,7 @@
 //! The single road to Aegis: Connect unary over HTTP (`aegis.md` 1, 4, 12).
 //!
 //! Every HTTP try has its own proof and is bounded: 10 s to connect, 30 s for the whole call
-//! with all its tries, 64 KiB of headers, 1 MiB of body. No redirect, no proxy, no compression,
+//! with all its tries, 64 KiB of headers, 1 MiB of body. No redirect, no proxy but a configured one, no compression,
 //! at most four requests at a time. Nothing of a request or an answer is logged but the method,
 //! the status, the code and the request id.
 
@@ -30,7 +30,7 @@ use super::error::{
 };
 use super::error_info::{self, ErrorInfo};
 use super::wire::{self, ErrorBody, RequestProof};
-use super::{AegisSettings, SettingsError};
+use super::{AegisSettings, Network, SettingsError};
 use crate::broker::ports::{CALL_LIMIT, Certainty, Tries};
 use crate::dpop::{Htm, Htu, Nonce, Proof, ProofClaims, ProofKey, TokenHash};
 use crate::model::{CleanText, ProofJti, RequestId};
@@ -184,6 +184,7 @@ pub(super) struct Failed {
 pub(super) struct Transport {
     endpoints: Endpoints,
     plain_http: bool,
+    network: Network,
     clock: Arc<dyn Clock>,
     turns: Semaphore,
     /// A mutex of std: held for a few instructions (once for building a client), never across
@@ -252,6 +253,7 @@ impl Transport {
         Ok(Self {
             endpoints: Endpoints::new(&settings.base_url)?,
             plain_http,
+            network: settings.network.clone(),
             clock,
             turns: Semaphore::new(MAX_CONNECTIONS),
             memory: Mutex::default(),
@@ -478,8 +480,9 @@ impl Transport {
         if let Some(client) = &memory.client {
             return Ok(client.clone());
         }
-        let client = reqwest::Client::builder()
-            .no_proxy()
+        let client = self
+            .network
+            .apply(reqwest::Client::builder())
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
@@ -960,6 +963,7 @@ mod tests {
             base_url: Url::parse(base).unwrap(),
             allow_insecure_loopback: loopback,
             allow_missing_token_info: false,
+            network: Network::default(),
         }
     }
 

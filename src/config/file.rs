@@ -32,6 +32,10 @@ pub(super) struct RawProfile {
     pub(super) token_ttl: Option<Raw>,
     pub(super) client_display_name: Option<Raw>,
     pub(super) renew: Option<Raw>,
+    pub(super) ca_file: Option<Raw>,
+    pub(super) login_origin: Option<Raw>,
+    pub(super) proxy: Option<Raw>,
+    pub(super) proxy_auth_file: Option<Raw>,
     #[serde(default)]
     pub(super) target: Vec<Spanned<RawTarget>>,
 }

@@ -13,6 +13,7 @@ use toml::{Spanned, Value};
 use url::{Host, Url};
 
 use super::file::{Raw, RawConfig, RawGate, RawLimits, RawProfile, RawTarget};
+use super::network::{Network, network};
 use super::paths::{Environment, Overrides, Paths};
 use crate::model::{
     Action, CleanText, ErrorCode, Gate, MAX_DISPLAY_NAME, MAX_LEASE_TTL, MAX_SCOPES, MAX_TOKEN_TTL,
@@ -87,6 +88,8 @@ pub struct Profile {
     pub client_display_name: CleanText,
     /// What happens when the access token ends.
     pub renew: Renew,
+    /// How the service is reached.
+    pub network: Network,
     /// What may be asked for; at least one, no selector twice, at most 96 scopes in total.
     pub targets: Vec<Target>,
 }
@@ -351,6 +354,7 @@ fn profile(
         },
         client_display_name,
         renew: Renew::Login,
+        network: network(source, key, raw)?,
         targets,
         name,
     })
@@ -677,7 +681,7 @@ impl<'a> Source<'a> {
         Ok(actions)
     }
 
-    fn absolute_path(&self, key: &str, raw: &Raw) -> Result<PathBuf, ConfigError> {
+    pub(super) fn absolute_path(&self, key: &str, raw: &Raw) -> Result<PathBuf, ConfigError> {
         let path = PathBuf::from(self.text(key, raw)?);
         if path.is_absolute() {
             Ok(path)

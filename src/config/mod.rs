@@ -11,11 +11,14 @@ mod file;
 
 mod load;
 
+mod network;
+
 mod policy;
 
 #[cfg(test)]
 mod tests;
 
 pub use load::{Config, ConfigError, Limits, Mistake, Profile, Renew, load};
+pub use network::{Network, Proxy};
 pub use paths::{Environment, Overrides, PathError, Paths, ProcessEnvironment, runtime_dir};
 pub use policy::{load_named_policy, load_policy};

@@ -134,6 +134,19 @@ fn the_shipped_configuration_is_the_defaults() {
     let defaults = config(LEAST).unwrap();
     assert_eq!(config(CONFIG).unwrap(), defaults);
     let mut spelled_out = config(&uncommented(CONFIG)).unwrap();
+    let network = std::mem::take(&mut spelled_out.profile.network);
+    assert_eq!(
+        network.proxy.unwrap().auth_file.unwrap(),
+        Path::new("/home/you/.config/aegis-broker/proxy-auth")
+    );
+    assert_eq!(
+        network.ca_file.unwrap(),
+        Path::new("/etc/ssl/company-ca.pem")
+    );
+    assert_eq!(
+        network.login_origin.unwrap().as_str(),
+        "https://login.example.com/"
+    );
     let description = spelled_out.profile.targets[0].description.take();
     assert_eq!(description.unwrap().as_str(), "Deploys the billing service");
     assert_eq!(spelled_out, defaults);
@@ -296,6 +309,36 @@ fn each_mistake_in_the_configuration_names_its_key() {
             "profile name",
             "[profiles.\"hunter2 x\"]\n".to_owned(),
             ":1:11: `profiles` profile name must be",
+        ),
+        (
+            "a relative ca_file",
+            in_profile("ca_file = \"hunter2.pem\""),
+            ":4:11: `profiles.work.ca_file` must be an absolute path",
+        ),
+        (
+            "a login origin with a path",
+            in_profile("login_origin = \"https://a.example/hunter2\""),
+            ":4:16: `profiles.work.login_origin` must be `https`, a host and perhaps a port",
+        ),
+        (
+            "a login origin without tls",
+            in_profile("login_origin = \"http://hunter2.example\""),
+            ":4:16: `profiles.work.login_origin` must be `https`",
+        ),
+        (
+            "a proxy of another kind",
+            in_profile("proxy = \"socks5://hunter2.example\""),
+            ":4:9: `profiles.work.proxy` must be `http` or `https`",
+        ),
+        (
+            "a proxy with a password",
+            in_profile("proxy = \"http://u:hunter2@p.example\""),
+            ":4:9: `profiles.work.proxy` must not hold a user name or password",
+        ),
+        (
+            "credentials for no proxy",
+            in_profile("proxy_auth_file = \"/hunter2\""),
+            ":4:19: `profiles.work.proxy_auth_file` is of no use without `proxy`",
         ),
         (
             "no base_url",

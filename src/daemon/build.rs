@@ -146,6 +146,7 @@ pub(super) fn build(
             base_url: profile.base_url,
             allow_insecure_loopback: profile.allow_insecure_loopback,
             allow_missing_token_info: profile.allow_missing_token_info,
+            network: super::network::read(&profile.network)?,
         },
         Arc::clone(&clock),
     )

@@ -5,7 +5,7 @@ use aegis_mock::{Mock, SpawnError, StateFileError};
 use url::Url;
 
 use super::build::Plan;
-use crate::config::{Config, Limits, Paths, Profile, Renew};
+use crate::config::{Config, Limits, Network, Paths, Profile, Renew};
 use crate::model::{
     Action, CleanText, Effect, ErrorCode, Exposure, Gate, ProfileName, Refusal, Rule, Selector,
     SelectorPattern, Target, TenantId,
@@ -127,6 +127,7 @@ pub(super) fn config(paths: &Paths) -> Result<Config, Refusal> {
             token_ttl: Duration::from_mins(10),
             client_display_name: CleanText::new("aegis-broker --mock", 64),
             renew: Renew::Login,
+            network: Network::default(),
             targets,
         },
         limits: Limits::default(),

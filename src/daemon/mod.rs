@@ -15,6 +15,8 @@ mod log;
 #[cfg(feature = "mock")]
 mod mock;
 
+mod network;
+
 mod outside;
 
 mod policy_source;

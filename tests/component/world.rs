@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
-use aegis_broker::aegis::{AegisClient, AegisSettings};
+use aegis_broker::aegis::{AegisClient, AegisSettings, Network};
 use aegis_broker::audit::verify::{Entry, read, verify};
 use aegis_broker::audit::{FileAuditLog, Keys, Opened};
 use aegis_broker::broker::actor::{Actor, Parts};
@@ -185,6 +185,7 @@ impl World {
                 base_url: self.base_url.clone(),
                 allow_insecure_loopback: true,
                 allow_missing_token_info: false,
+                network: Network::default(),
             },
             Arc::clone(&clock),
         )
