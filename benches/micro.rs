@@ -332,6 +332,8 @@ fn issuer(effect: Effect) -> Result<Option<Event>, Failed> {
         | Effect::Reply { .. }
         | Effect::RevokeLease { .. }
         | Effect::RevokeAccess { .. }
+        | Effect::ListAuditEvents { .. }
+        | Effect::ReadOwnCalls { .. }
         | Effect::WatchProcess { .. }
         | Effect::AbandonLogin
         | Effect::DropConnections
