@@ -46,7 +46,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     // `audit`, not only its verification: `audit show` reads the log where no daemon runs.
     // `time`: the countdown of a login, and the time that each step of the demonstration takes.
-    // The policy: `policy check` and `explain` decide as the core does, without a daemon.
+    // The policy: `policy check` and `explain` decide as the core does, without a daemon, and
+    // `check --replay` decides again what the log has.
     (
         "cli",
         &[
@@ -56,6 +57,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "audit",
             "broker::lint",
             "broker::policy",
+            "broker::replay",
             "config",
             "model",
             "secret",
@@ -79,6 +81,10 @@ const PURE: &[&str] = &[
     "src/broker/revocations.rs",
     "src/broker/decisions.rs",
     "src/broker/denials.rs",
+    "src/broker/pauses.rs",
+    "src/broker/decoys.rs",
+    "src/broker/fixes.rs",
+    "src/broker/replay.rs",
     "src/broker/explain.rs",
     "src/broker/reconcile.rs",
     "src/broker/lint.rs",

@@ -6,18 +6,19 @@ use std::io::{self, Write as _};
 use super::chain::{Hash, Head};
 use crate::broker::ports::{AuditRecord, CallTrace, MAX_EARLIER_TRIES, Try};
 use crate::model::{
-    CleanText, Exposure, LeaseId, PeerFacts, Principal, ProfileName, ProofJti, RequestId, SessionId,
+    Action, CleanText, Exposure, LeaseId, PeerFacts, Principal, ProfileName, ProofJti, RequestId,
+    SessionId,
 };
 use crate::time::UnixTime;
 
 /// The longest line, line feed included. The bounds below, the longest
-/// identifiers and the tries of one call keep every line under 12 KiB.
+/// identifiers and the tries of one call keep every line under 14 KiB.
 pub(super) const MAX_LINE: usize = 16 * 1024;
 
 /// The format that headers name.
 pub(super) const VERSION: u64 = 1;
 
-/// How much of a peer's executable path is recorded, in characters.
+/// How much of a peer's executable path, and of its control group's, is recorded, in characters.
 pub(super) const MAX_EXE: usize = 512;
 
 /// How many ancestors are recorded (PE-5).
@@ -76,6 +77,7 @@ pub(super) fn record(
         lease_id,
         lease_expires_at,
         exposure,
+        actions,
         rule,
         reason,
         principal,
@@ -100,6 +102,15 @@ pub(super) fn record(
         write!(out, r#","lease_expires_at":"{at}""#)?;
     }
     plain(out, "exposure", exposure.map(Exposure::as_str));
+    if !actions.is_empty() {
+        member(out, "actions");
+        for (index, action) in actions.iter().take(Action::ALL.len()).enumerate() {
+            out.extend_from_slice(if index > 0 { b",\"" } else { b"[\"" });
+            out.extend_from_slice(action.as_str().as_bytes());
+            out.push(b'"');
+        }
+        out.push(b']');
+    }
     text(out, "rule", rule.as_ref(), MAX_RULE);
     text(out, "reason", reason.as_ref(), MAX_REASON);
     plain(out, "principal", principal.as_ref().map(Principal::as_str));
@@ -132,7 +143,7 @@ fn peer(out: &mut Vec<u8>, peer: &PeerFacts) -> io::Result<()> {
         process,
         exe,
         ancestors,
-        origin: _,
+        origin,
     } = peer;
     write!(
         out,
@@ -140,6 +151,10 @@ fn peer(out: &mut Vec<u8>, peer: &PeerFacts) -> io::Result<()> {
         process.pid, process.started
     )?;
     text(out, "exe", exe.as_ref(), MAX_EXE);
+    text(out, "cgroup", origin.cgroup.as_ref(), MAX_EXE);
+    if let Some(hash) = &origin.exe_hash {
+        write!(out, r#","exe_sha256":"{hash}""#)?;
+    }
     out.extend_from_slice(br#","ancestors":["#);
     for (index, name) in ancestors.iter().take(MAX_ANCESTORS).enumerate() {
         if index > 0 {

@@ -23,8 +23,8 @@ use crate::broker::ports::{
     KeyStore, KeyStoreError, MAX_EARLIER_TRIES, Try,
 };
 use crate::model::{
-    CleanText, Exposure, LeaseId, Origin, PeerFacts, Principal, ProcessId, ProfileName, ProofJti,
-    RequestId, Selector, SessionId,
+    Action, CleanText, Exposure, FileHash, LeaseId, Origin, PeerFacts, Principal, ProcessId,
+    ProfileName, ProofJti, RequestId, Selector, SessionId,
 };
 use crate::secret::SecretString;
 use crate::time::{Now, Timestamp, UnixTime};
@@ -88,8 +88,13 @@ fn sample(index: usize) -> AuditRecord {
             },
             exe: Some(CleanText::new(r#"/opt/"quoted" \ päth/tool"#, 512)),
             ancestors: vec![CleanText::new("bash", 64), CleanText::new("a\"b", 64)],
-            origin: Origin::default(),
+            origin: Origin {
+                cgroup: (index.is_multiple_of(4)).then(|| CleanText::new("/a \"b\"/c.service", 64)),
+                exe_hash: (index.is_multiple_of(6)).then(|| FileHash::new([0xa5; 32])),
+                ..Origin::default()
+            },
         }));
+        record.actions = Action::ALL[..index / 2 % 4].to_vec();
         record.selector = Some(Selector::parse("gcp/billing-prod/deploy-bot").unwrap());
         record.lease_id = Some(LeaseId::parse(&format!("lse_{index}")).unwrap());
         record.lease_expires_at = Some(at(300).unix);
@@ -727,6 +732,7 @@ fn overlong_and_hostile_text_is_cut_to_a_line_that_reads() {
     let long = CleanText::new(&"\"\u{1f980}\\\n".repeat(9000), usize::MAX);
     record.rule = Some(long.clone());
     record.reason = Some(long.clone());
+    record.actions = vec![Action::Redeem; 9];
     record.lease_expires_at = Some(UnixTime::from_millis(u64::MAX));
     record.peer = Some(Arc::new(PeerFacts {
         process: ProcessId {
@@ -734,8 +740,12 @@ fn overlong_and_hostile_text_is_cut_to_a_line_that_reads() {
             started: u64::MAX,
         },
         exe: Some(long.clone()),
-        ancestors: vec![long; 40],
-        origin: Origin::default(),
+        ancestors: vec![long.clone(); 40],
+        origin: Origin {
+            cgroup: Some(long),
+            exe_hash: Some(FileHash::new([255; 32])),
+            ..Origin::default()
+        },
     }));
     log.append(&record, at(1)).unwrap();
     drop(log);
@@ -745,6 +755,8 @@ fn overlong_and_hostile_text_is_cut_to_a_line_that_reads() {
     let peer = entries[0].record.peer.as_ref().unwrap();
     assert_eq!(peer.ancestors.len(), 16);
     assert_eq!(peer.exe.as_ref().unwrap().as_str().chars().count(), 512);
+    let cgroup = peer.origin.cgroup.as_ref().unwrap();
+    assert_eq!(cgroup.as_str().chars().count(), 512);
     assert_eq!(verify(&folder, &Keys::none()).unwrap().damage, None);
 }
 

@@ -12,8 +12,8 @@ use super::chain::{Hash, Head};
 use super::line::{self, Header, VERSION};
 use crate::broker::ports::{AuditAction, AuditOutcome, AuditRecord, CallTrace, Try};
 use crate::model::{
-    CleanText, Exposure, LeaseId, Origin, PeerFacts, Principal, ProcessId, ProfileName, ProofJti,
-    RequestId, Selector, SessionId,
+    Action, CleanText, Exposure, FileHash, LeaseId, Origin, PeerFacts, Principal, ProcessId,
+    ProfileName, ProofJti, RequestId, Selector, SessionId,
 };
 use crate::time::UnixTime;
 
@@ -75,6 +75,11 @@ pub(super) fn record(bytes: &[u8], scratch: &mut Vec<u8>) -> Option<Line<AuditRe
         lease_id: optional(raw.lease_id, |text| LeaseId::parse(text).ok())?,
         lease_expires_at: optional(raw.lease_expires_at, time)?,
         exposure: optional(raw.exposure, Exposure::parse)?,
+        actions: raw
+            .actions
+            .iter()
+            .map(|word| Action::parse(word))
+            .collect::<Option<_>>()?,
         rule: optional(raw.rule, |text| CleanText::exact(text, line::MAX_RULE))?,
         reason: optional(raw.reason, |text| CleanText::exact(text, line::MAX_REASON))?,
         principal: optional(raw.principal, |text| Principal::parse(text).ok())?,
@@ -163,7 +168,17 @@ fn peer(raw: &RawPeer) -> Option<PeerFacts> {
             .iter()
             .map(|text| CleanText::exact(text, line::MAX_ANCESTOR))
             .collect::<Option<_>>()?,
-        origin: Origin::default(),
+        origin: Origin {
+            cgroup: match &raw.cgroup {
+                Some(text) => Some(CleanText::exact(text, line::MAX_EXE)?),
+                None => None,
+            },
+            exe_hash: match &raw.exe_sha256 {
+                Some(text) => Some(FileHash::parse(text)?),
+                None => None,
+            },
+            ..Origin::default()
+        },
     })
 }
 
@@ -214,6 +229,8 @@ struct RawRecord {
     lease_id: Option<String>,
     lease_expires_at: Option<String>,
     exposure: Option<String>,
+    #[serde(default)]
+    actions: Vec<String>,
     rule: Option<String>,
     reason: Option<String>,
     principal: Option<String>,
@@ -240,6 +257,8 @@ struct RawPeer {
     pid: i32,
     started: u64,
     exe: Option<String>,
+    cgroup: Option<String>,
+    exe_sha256: Option<String>,
     ancestors: Vec<String>,
 }
 

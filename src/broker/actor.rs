@@ -145,6 +145,7 @@ impl Actor {
     pub fn new(parts: Parts, connections: usize) -> (Self, Handle) {
         // Every connection keeps one place for its goodbye.
         let (sender, messages) = mpsc::channel(QUEUE.saturating_add(connections));
+        let needs = parts.state.policy.needs();
         let actor = Self {
             parts,
             messages,
@@ -163,7 +164,7 @@ impl Actor {
             outbox: Vec::new(),
             stopped: false,
         };
-        (actor, Handle::new(sender))
+        (actor, Handle::new(sender, needs))
     }
 
     /// Runs until the daemon stops: then leases are revoked, as far as 2 s allow, and everything

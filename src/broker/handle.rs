@@ -2,7 +2,7 @@
 //! dropping the future drops the wait, never the work.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -20,6 +20,7 @@ pub use super::event::{
     PolicyView, SessionEnd, Standing, StatusView, TargetView, VerdictView,
 };
 pub use super::leases::Delivery;
+pub use super::policy::Needs;
 pub use super::ports::{
     AuditAction, AuditDamage, AuditReport, IssuerEvent, OwnCall, PeerProcess, PortFuture, Try,
 };
@@ -36,13 +37,39 @@ const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Handle {
     messages: mpsc::Sender<Message>,
     next_connection: Arc<AtomicU64>,
+    needs: Arc<SharedNeeds>,
+}
+
+/// What the policy in force looks at. The doors read it for every peer that comes.
+#[derive(Debug, Default)]
+struct SharedNeeds {
+    cgroup: AtomicBool,
+    exe_hash: AtomicBool,
+}
+
+impl SharedNeeds {
+    fn set(&self, needs: Needs) {
+        self.cgroup.store(needs.cgroup, Ordering::Relaxed);
+        self.exe_hash.store(needs.exe_hash, Ordering::Relaxed);
+    }
 }
 
 impl Handle {
-    pub(super) fn new(messages: mpsc::Sender<Message>) -> Self {
-        Self {
+    pub(super) fn new(messages: mpsc::Sender<Message>, needs: Needs) -> Self {
+        let handle = Self {
             messages,
             next_connection: Arc::new(AtomicU64::new(1)),
+            needs: Arc::default(),
+        };
+        handle.needs.set(needs);
+        handle
+    }
+
+    /// What the policy looks at in a peer beside what is always known.
+    pub fn needs(&self) -> Needs {
+        Needs {
+            cgroup: self.needs.cgroup.load(Ordering::Relaxed),
+            exe_hash: self.needs.exe_hash.load(Ordering::Relaxed),
         }
     }
 
@@ -101,12 +128,16 @@ impl Handle {
         })
     }
 
-    /// Puts a new policy in force.
+    /// Puts a new policy in force. Peers that are connected already are known as they were when they
+    /// came: a rule that asks for more does not fit them.
     ///
     /// # Errors
     /// `rate_limited` when the core's queue is full, `shutting_down` when it is gone.
     pub fn replace_policy(&self, policy: Policy) -> Result<(), Refusal> {
-        self.send(Message::ReplacePolicy { policy })
+        let needs = policy.needs();
+        self.send(Message::ReplacePolicy { policy })?;
+        self.needs.set(needs);
+        Ok(())
     }
 
     /// Tells of a policy that was read and is not a valid one: the old one stays in force, and the

@@ -6,7 +6,8 @@
 //!
 //! Read in this order: `event`, `effect`, `state` with its parts `session`, `serve` and `reconcile`,
 //! then what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `pauses`, `decoys`,
-//! `decisions`), what they tell of it (`explain`, `lint`, `fixes`), then `ports`, `actor`, `handle`.
+//! `decisions`), what they tell of it (`explain`, `lint`, `fixes`, `replay`), then
+//! `ports`, `actor`, `handle`.
 
 pub mod event;
 
@@ -23,6 +24,8 @@ pub mod reconcile;
 pub mod policy;
 
 pub mod lint;
+
+pub mod replay;
 
 pub mod login;
 

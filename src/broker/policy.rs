@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::model::{Action, CleanText, Effect, Exposure, NoRule, PeerFacts, Rule, Selector};
+use crate::model::{
+    Action, CleanText, Effect, Exposure, NoRule, PeerFacts, PeerPattern, Rule, Selector,
+};
 
 /// The rules in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +25,15 @@ pub struct Question<'q> {
     pub actions: &'q [Action],
     /// How far the material would travel.
     pub exposure: Exposure,
+}
+
+/// What rules look at in a peer that costs something to find out. What none looks at is not read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Its control group.
+    pub cgroup: bool,
+    /// The hash of its executable.
+    pub exe_hash: bool,
 }
 
 /// What the policy says.
@@ -53,6 +64,29 @@ impl Policy {
     /// Whether there are none, so that everything is denied.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// What it looks at in a peer beside what is always known.
+    pub fn needs(&self) -> Needs {
+        let mut needs = Needs::default();
+        for pattern in self.rules.iter().flat_map(|rule| &rule.peers) {
+            match pattern {
+                PeerPattern::Exe(_) | PeerPattern::Under(_) => {}
+                PeerPattern::Unit(_) | PeerPattern::Cgroup(_) => needs.cgroup = true,
+                PeerPattern::Sha256(_) => needs.exe_hash = true,
+            }
+        }
+        needs
+    }
+
+    /// Whether everything is known of the peer that a rule about this could look at.
+    pub fn can_judge(&self, question: Question<'_>) -> bool {
+        let asked = |rule: &&Rule| {
+            let mut actions = question.actions.iter();
+            actions.any(|action| covers(rule, question.selector, *action, question.exposure))
+        };
+        let mut patterns = self.rules.iter().filter(asked).flat_map(|rule| &rule.peers);
+        patterns.all(|pattern| pattern.is_known_of(question.peer))
     }
 
     /// Decides. For several actions the strictest of their decisions holds, with the shortest
@@ -142,7 +176,7 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Origin, PeerPattern, ProcessId, SelectorPattern};
+    use crate::model::{FileHash, Origin, ProcessId, SelectorPattern};
 
     fn text(text: &str) -> CleanText {
         CleanText::new(text, 64)
@@ -247,6 +281,59 @@ mod tests {
         });
         assert_eq!(decision.effect, Effect::Allow);
         assert_eq!(decision.max_ttl, Some(Duration::from_mins(1)));
+    }
+
+    /// PE-3: what a rule asks for and is not known of the peer fits nothing, so that it only narrows;
+    /// and nothing is read that no rule asks for.
+    #[test]
+    fn conditions_on_unit_group_and_hash_narrow() {
+        let hash = FileHash::new([7; 32]);
+        let mut peer = terraform();
+        let group = "/user.slice/app.slice/agent.service/sub";
+        peer.origin.cgroup = Some(text(group));
+        peer.origin.exe_hash = Some(hash);
+        let none = terraform();
+        let rows = [
+            (PeerPattern::Unit(text("agent.service")), true),
+            (PeerPattern::Unit(text("app.slice")), false),
+            (PeerPattern::Unit(text("sub")), false),
+            (PeerPattern::Cgroup(text(group)), true),
+            (PeerPattern::Cgroup(text("/user.slice/app.slice")), true),
+            (PeerPattern::Cgroup(text("/user.slice/app")), false),
+            (
+                PeerPattern::Cgroup(text("/user.slice/app.slice/agent.service/sub/x")),
+                false,
+            ),
+            (PeerPattern::Sha256(hash), true),
+            (PeerPattern::Sha256(FileHash::new([8; 32])), false),
+        ];
+        for (pattern, fits) in rows {
+            let mut allow = rule("a", Effect::Allow, "*/*/*");
+            allow.peers = vec![pattern.clone()];
+            let policy = Policy::new(vec![allow]);
+            let needs = policy.needs();
+            let of_hash = matches!(pattern, PeerPattern::Sha256(_));
+            assert_eq!(
+                (needs.cgroup, needs.exe_hash),
+                (!of_hash, of_hash),
+                "{pattern:?}"
+            );
+            for (peer, fits, known) in [(&peer, fits, true), (&none, false, false)] {
+                let question = Question {
+                    peer,
+                    selector: &Selector::parse("a/b/c").unwrap(),
+                    actions: &[Action::Create],
+                    exposure: Exposure::Use,
+                };
+                let allowed = policy.decide(question).effect == Effect::Allow;
+                assert_eq!(allowed, fits, "{pattern:?}");
+                assert_eq!(policy.can_judge(question), known, "{pattern:?}");
+            }
+        }
+        assert_eq!(
+            Policy::new(vec![rule("a", Effect::Allow, "*/*/*")]).needs(),
+            Needs::default()
+        );
     }
 
     /// PE-3: peer conditions narrow.

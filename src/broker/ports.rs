@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::dpop::ProofKey;
 use crate::model::{
-    CleanText, ErrorCode, Exposure, LeaseId, Material, PeerFacts, PopKeyId, Principal, ProfileName,
-    ProofJti, RequestId, Scope, Selector, SessionId, TenantId,
+    Action, CleanText, ErrorCode, Exposure, LeaseId, Material, PeerFacts, PopKeyId, Principal,
+    ProfileName, ProofJti, RequestId, Scope, Selector, SessionId, TenantId,
 };
 use crate::secret::SecretString;
 use crate::time::{Now, Timestamp, UnixTime};
@@ -671,8 +671,10 @@ pub struct AuditRecord {
     pub lease_id: Option<LeaseId>,
     /// When that lease ends: an open lease past it needs no revocation after a crash.
     pub lease_expires_at: Option<UnixTime>,
-    /// How far material was let out.
+    /// How far material was let out, or would have been.
     pub exposure: Option<Exposure>,
+    /// What the policy was asked to allow, where this is its decision; empty elsewhere.
+    pub actions: Vec<Action>,
     /// Which policy rule decided; `default` where none did.
     pub rule: Option<CleanText>,
     /// A code or reason word.
@@ -697,6 +699,7 @@ impl AuditRecord {
             lease_id: None,
             lease_expires_at: None,
             exposure: None,
+            actions: Vec::new(),
             rule: None,
             reason: None,
             principal: None,

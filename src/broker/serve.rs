@@ -366,13 +366,16 @@ impl State {
                 fixes::policy_denied(wanted.selector, (wanted.actions, wanted.exposure))
             }
         };
-        self.deny(
-            asker,
-            Some(wanted.selector),
-            &decision.rule,
-            refusal,
-            effects,
-        );
+        effects.push(Effect::Audit(Box::new(AuditRecord {
+            peer: Some(Arc::clone(&asker.peer)),
+            selector: Some(wanted.selector.clone()),
+            rule: Some(decision.rule),
+            reason: Some(CleanText::new(refusal.code.as_str(), 64)),
+            actions: wanted.actions.to_vec(),
+            exposure: Some(wanted.exposure),
+            ..self.record(AuditAction::Deny, AuditOutcome::Denied)
+        })));
+        self.refuse(asker.ticket, refusal, effects);
         None
     }
 
@@ -621,10 +624,16 @@ impl State {
         match answer.outcome {
             Ok(created) => {
                 lease.max_redemptions = created.max_redemptions;
+                // Of a shared one the decision stands in the record of each delivery.
+                let actions = match lease.kind {
+                    Kind::Single => vec![Action::Create],
+                    Kind::Shared | Kind::Replacement => Vec::new(),
+                };
                 self.denials.granted(&lease.wanted);
                 effects.push(Effect::Audit(Box::new(AuditRecord {
                     lease_id: Some(created.lease_id.clone()),
                     lease_expires_at: Some(created.expires_at_unix),
+                    actions,
                     ..self.lease_record(
                         key,
                         AuditAction::LeaseCreate,
@@ -1028,6 +1037,12 @@ impl State {
             let (asker, selector) = (waiter.asker(), lease.selector.clone());
             return self.deny(&asker, Some(&selector), &waiter.rule, refusal, effects);
         }
+        let actions: &[Action] = if lease.kind.is_shared() {
+            &[Action::Create, Action::Redeem]
+        } else {
+            &[Action::Redeem]
+        };
+        let actions = actions.to_vec();
         self.last_use = now.boot;
         // Before the look: this caller changes what the lease dies with.
         self.hold(key, waiter, effects);
@@ -1039,6 +1054,7 @@ impl State {
             selector: Some(view.selector.clone()),
             lease_id: Some(view.lease_id.clone()),
             exposure: Some(waiter.exposure),
+            actions,
             rule: Some(waiter.rule.clone()),
             ..self.record(AuditAction::Deliver, AuditOutcome::Ok)
         })));

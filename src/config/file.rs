@@ -89,4 +89,7 @@ pub(super) struct RawRule {
 pub(super) struct RawPeer {
     pub(super) exe: Option<Raw>,
     pub(super) under: Option<Raw>,
+    pub(super) unit: Option<Raw>,
+    pub(super) cgroup: Option<Raw>,
+    pub(super) sha256: Option<Raw>,
 }

@@ -6,7 +6,7 @@ use toml::Spanned;
 use super::file::{Raw, RawPeer, RawPolicy, RawRule};
 use super::load::{ConfigError, LEASE_TTL, Source, optional, read};
 use crate::model::{
-    Action, CleanText, Effect, Exposure, NoRule, PeerPattern, Rule, SelectorPattern,
+    Action, CleanText, Effect, Exposure, FileHash, NoRule, PeerPattern, Rule, SelectorPattern,
 };
 
 /// More rules than a person keeps in mind; a decision looks at each (0.45 µs for ten).
@@ -186,35 +186,82 @@ fn exposure(source: &Source<'_>, raw: &Raw) -> Result<Exposure, ConfigError> {
 }
 
 fn peer(source: &Source<'_>, raw: &Spanned<RawPeer>) -> Result<PeerPattern, ConfigError> {
-    let RawPeer { exe, under } = raw.get_ref();
-    match (exe, under) {
-        (Some(raw), None) => {
-            let exe = source.clean("rule.peers.exe", raw, MAX_EXE)?;
-            if exe.as_str().starts_with('/') {
-                Ok(PeerPattern::Exe(exe))
+    let RawPeer {
+        exe,
+        under,
+        unit,
+        cgroup,
+        sha256,
+    } = raw.get_ref();
+    match (exe, under, unit, cgroup, sha256) {
+        (Some(raw), None, None, None, None) => {
+            path(source, "rule.peers.exe", raw).map(PeerPattern::Exe)
+        }
+        (None, Some(raw), None, None, None) => {
+            let what = "must be a program's name without a path";
+            name(source, "rule.peers.under", raw, what).map(PeerPattern::Under)
+        }
+        (None, None, Some(raw), None, None) => {
+            let what = "must be the name of a service or a scope";
+            let unit = name(source, "rule.peers.unit", raw, what)?;
+            let is_one = [".service", ".scope"]
+                .iter()
+                .any(|kind| unit.as_str().ends_with(kind));
+            if is_one {
+                Ok(PeerPattern::Unit(unit))
             } else {
-                Err(source.mistake(
-                    Some(raw.span()),
-                    "rule.peers.exe",
-                    "must be an absolute path",
-                ))
+                Err(source.mistake(Some(raw.span()), "rule.peers.unit", what))
             }
         }
-        (None, Some(raw)) => {
-            let name = source.clean("rule.peers.under", raw, MAX_NAME)?;
-            if name.as_str().contains('/') {
+        (None, None, None, Some(raw), None) => {
+            let group = path(source, "rule.peers.cgroup", raw)?;
+            if group.as_str().ends_with('/') {
                 return Err(source.mistake(
                     Some(raw.span()),
-                    "rule.peers.under",
-                    "must be a program's name without a path",
+                    "rule.peers.cgroup",
+                    "must not end in a slash: what is below is meant too",
                 ));
             }
-            Ok(PeerPattern::Under(name))
+            Ok(PeerPattern::Cgroup(group))
         }
-        (Some(_), Some(_)) | (None, None) => Err(source.mistake(
+        (None, None, None, None, Some(raw)) => {
+            let text = source.text("rule.peers.sha256", raw)?;
+            FileHash::parse(text)
+                .map(PeerPattern::Sha256)
+                .ok_or_else(|| {
+                    source.mistake(
+                        Some(raw.span()),
+                        "rule.peers.sha256",
+                        "must be 64 hexadecimal digits, as sha256sum writes them",
+                    )
+                })
+        }
+        _ => Err(source.mistake(
             Some(raw.span()),
             "rule.peers",
-            "needs exactly one of exe and under in each entry",
+            "needs exactly one of exe, under, unit, cgroup and sha256 in each entry",
         )),
     }
+}
+
+fn path(source: &Source<'_>, key: &str, raw: &Raw) -> Result<CleanText, ConfigError> {
+    let path = source.clean(key, raw, MAX_EXE)?;
+    if path.as_str().starts_with('/') {
+        Ok(path)
+    } else {
+        Err(source.mistake(Some(raw.span()), key, "must be an absolute path"))
+    }
+}
+
+fn name(
+    source: &Source<'_>,
+    key: &str,
+    raw: &Raw,
+    what: &'static str,
+) -> Result<CleanText, ConfigError> {
+    let name = source.clean(key, raw, MAX_NAME)?;
+    if name.as_str().contains('/') {
+        return Err(source.mistake(Some(raw.span()), key, what));
+    }
+    Ok(name)
 }

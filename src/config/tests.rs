@@ -632,8 +632,10 @@ fn the_example_policy_shows_every_key() {
     let rules = shown["rule"].as_array().unwrap();
     let keys = rules.iter().flat_map(keys_of).collect();
     assert_eq!(known_keys::<RawPolicy>("[[rule]]\nx = 1"), keys);
-    let peers = rules[0]["peers"].as_array().unwrap();
-    let keys = peers.iter().flat_map(keys_of).collect();
+    let peers = rules
+        .iter()
+        .filter_map(|rule| rule.get("peers")?.as_array());
+    let keys = peers.flatten().flat_map(keys_of).collect();
     assert_eq!(
         known_keys::<RawPolicy>("[[rule]]\npeers = [{ x = 1 }]"),
         keys
@@ -806,6 +808,26 @@ fn each_mistake_in_the_policy_names_its_key() {
             "under with a path",
             allow("peers = [{ under = \"/hunter2\" }]"),
             "`rule.peers.under` must be a program's name",
+        ),
+        (
+            "a unit that is none",
+            allow("peers = [{ unit = \"hunter2\" }]"),
+            "`rule.peers.unit` must be the name of a service or a scope",
+        ),
+        (
+            "relative control group",
+            allow("peers = [{ cgroup = \"hunter2\" }]"),
+            "`rule.peers.cgroup` must be an absolute path",
+        ),
+        (
+            "control group with a slash",
+            allow("peers = [{ cgroup = \"/hunter2/\" }]"),
+            "`rule.peers.cgroup` must not end in a slash",
+        ),
+        (
+            "a hash that is none",
+            allow("peers = [{ sha256 = \"hunter2\" }]"),
+            ":6:21: `rule.peers.sha256` must be 64 hexadecimal digits",
         ),
         (
             "ttl too long",

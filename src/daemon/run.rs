@@ -9,6 +9,7 @@ use super::build::{self, Built, Plan};
 #[cfg(feature = "mock")]
 use super::mock;
 use super::{descriptors, hardening, log, readiness, signals};
+use crate::broker::handle::Handle;
 use crate::config::{Environment as _, ProcessEnvironment};
 use crate::mcp::door::{self, Door};
 use crate::model::{ErrorCode, Refusal};
@@ -81,7 +82,13 @@ async fn serve(plan: Plan) -> Result<(), Refusal> {
     let models_socket = bind(&mut instance, MCP_SOCKET)?;
     let programs = listener::serve(programs_socket, handle.clone(), limits, doors_shut.clone());
     let programs = tokio::spawn(ending_all(shutdown.clone(), programs));
-    let models = serve_models(models_socket, models, limits, doors_shut.clone());
+    let models = serve_models(
+        models_socket,
+        handle.clone(),
+        models,
+        limits,
+        doors_shut.clone(),
+    );
     let models = tokio::spawn(ending_all(shutdown.clone(), models));
     let signals = tokio::spawn(signals);
     readiness::ready();
@@ -141,6 +148,7 @@ fn unusual(socket: &Path) -> Option<PathBuf> {
 /// The models' door on the listener that both doors share.
 async fn serve_models(
     listener: UnixListener,
+    handle: Handle,
     door: Door,
     limits: Limits,
     shutdown: CancellationToken,
@@ -154,7 +162,15 @@ async fn serve_models(
         }
     };
     let turn_away = |stream: &UnixStream, refusal| door::turn_away(stream, &refusal);
-    listener::serve_with(listener, limits.connections, shutdown, talk, turn_away).await
+    listener::serve_with(
+        listener,
+        handle,
+        limits.connections,
+        shutdown,
+        talk,
+        turn_away,
+    )
+    .await
 }
 
 /// Does `part` of the daemon and cancels `shutdown` at its end, whichever way it ends: without

@@ -45,7 +45,7 @@ pub use ids::{
 pub use lease::{
     HolderClass, LeaseState, LeaseView, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS, MIN_LEASE_TTL,
 };
-pub use peer::{Ancestor, FileId, Origin, PeerFacts, ProcessId};
+pub use peer::{Ancestor, FileHash, FileId, Origin, PeerFacts, ProcessId};
 pub use refusal::Refusal;
 pub use rule::{Effect, NoRule, PeerPattern, Rule, SelectorPattern};
 pub use scope::{Action, Scope, ScopeError};

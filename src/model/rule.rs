@@ -1,7 +1,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Action, CleanText, Exposure, PeerFacts, Selector, SelectorError, is_segment};
+use super::{
+    Action, CleanText, Exposure, FileHash, PeerFacts, Selector, SelectorError, is_segment,
+};
 
 /// What a rule does to a request it matches. `deny` beats `ask` beats `allow`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,6 +121,12 @@ impl SelectorPattern {
         provider.is_none()
     }
 
+    /// Whether it covers every selector that the other one covers.
+    pub fn covers(&self, other: &Self) -> bool {
+        let mut parts = self.parts.iter().zip(&other.parts);
+        parts.all(|(mine, others)| mine.is_none() || mine == others)
+    }
+
     /// Whether it covers that selector.
     pub fn matches(&self, selector: &Selector) -> bool {
         let (provider, app, account) = selector.parts();
@@ -154,14 +162,35 @@ pub enum PeerPattern {
     Exe(CleanText),
     /// An ancestor's executable has this base name.
     Under(CleanText),
+    /// It belongs to this unit of systemd.
+    Unit(CleanText),
+    /// It is in this control group, or in one below.
+    Cgroup(CleanText),
+    /// Its executable has this hash.
+    Sha256(FileHash),
 }
 
 impl PeerPattern {
-    /// Whether the peer fits. A peer that shows no executable fits no `Exe`.
+    /// Whether the peer fits. What is not known of a peer fits nothing.
     pub fn matches(&self, peer: &PeerFacts) -> bool {
         match self {
             Self::Exe(path) => peer.exe.as_ref() == Some(path),
             Self::Under(name) => peer.ancestors.contains(name),
+            Self::Unit(name) => peer.origin.unit() == Some(name.as_str()),
+            Self::Cgroup(path) => peer.origin.cgroup.as_ref().is_some_and(|cgroup| {
+                let below = cgroup.as_str().strip_prefix(path.as_str());
+                below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }),
+            Self::Sha256(hash) => peer.origin.exe_hash == Some(*hash),
+        }
+    }
+
+    /// Whether what it asks for is known of the peer, so that its answer says something.
+    pub fn is_known_of(&self, peer: &PeerFacts) -> bool {
+        match self {
+            Self::Exe(_) | Self::Under(_) => true,
+            Self::Unit(_) | Self::Cgroup(_) => peer.origin.cgroup.is_some(),
+            Self::Sha256(_) => peer.origin.exe_hash.is_some(),
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::exe_hash::ExeHashes;
 use super::{connection, peer};
 use crate::broker::handle::{Handle, PeerProcess};
 use crate::model::{ErrorCode, PeerFacts, ProcessId, Refusal};
@@ -58,6 +59,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let stop = shutdown.clone();
+    let looks = handle.clone();
     let talk = move |caller| {
         let (handle, stop) = (handle.clone(), stop.clone());
         async move {
@@ -67,11 +69,20 @@ pub async fn serve(
         }
     };
     let turn_away = connection::turn_away;
-    serve_with(listener, limits.connections, shutdown, talk, turn_away).await
+    serve_with(
+        listener,
+        looks,
+        limits.connections,
+        shutdown,
+        talk,
+        turn_away,
+    )
+    .await
 }
 
 /// The same way in for a conversation of another kind, at most `connections` at a time: what
-/// must be true of every peer is made sure of once. A process that holds half of the connections
+/// must be true of every peer is made sure of once, and what the policy behind `handle` looks at is
+/// read once. A process that holds half of the connections
 /// is told `rate_limited` when it asks for more. Whoever has no place is told so by `turn_away`,
 /// which must not wait.
 ///
@@ -79,18 +90,21 @@ pub async fn serve(
 /// When the listening socket itself fails.
 pub async fn serve_with<F: Future<Output = ()> + Send + 'static>(
     listener: UnixListener,
+    handle: Handle,
     connections: usize,
     shutdown: CancellationToken,
     converse: impl Fn(Caller) -> F + Clone + Send + 'static,
     turn_away: impl Fn(&UnixStream, Refusal) + Clone + Send + 'static,
 ) -> io::Result<()> {
     let places = Places::new(connections);
+    let hashes = ExeHashes::default();
     let over_share = turn_away.clone();
     let admit = move |stream| {
         let (converse, places) = (converse.clone(), places.clone());
+        let (needs, hashes) = (handle.needs(), hashes.clone());
         let turn_away = over_share.clone();
         async move {
-            let (facts, process) = match peer::identify(&stream) {
+            let (facts, process) = match peer::identify(&stream, needs, &hashes).await {
                 Ok(identified) => identified,
                 Err(error) => {
                     tracing::debug!(%error, "a peer was turned away");

@@ -15,6 +15,8 @@ pub mod folder;
 
 pub mod listener;
 
+mod exe_hash;
+
 mod peer;
 
 mod frame;

@@ -17,7 +17,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
-use crate::broker::handle::{PeerProcess, PortFuture};
+use super::exe_hash::ExeHashes;
+use crate::broker::handle::{Needs, PeerProcess, PortFuture};
 use crate::model::{Ancestor, CleanText, FileId, Origin, PeerFacts, ProcessId};
 
 /// How many ancestors are looked at (PE-5).
@@ -69,8 +70,40 @@ fn is_ours(peer: u32, ours: u32) -> Result<(), PeerError> {
     }
 }
 
-/// Reads what the kernel knows about the peer.
-pub(super) fn identify(stream: &UnixStream) -> Result<(PeerFacts, PeerHandle), PeerError> {
+/// Reads what the kernel knows about the peer, and what the policy needs beside.
+pub(super) async fn identify(
+    stream: &UnixStream,
+    needs: Needs,
+    hashes: &ExeHashes,
+) -> Result<(PeerFacts, PeerHandle), PeerError> {
+    let (mut facts, handle, folder) = identify_in(stream)?;
+    if needs.cgroup {
+        let read = read_file(&folder, "cgroup");
+        facts.origin.cgroup = read.ok().and_then(|text| parse_cgroup(&text));
+    }
+    if needs.exe_hash {
+        facts.origin.exe_hash = hashes.of(&folder).await;
+    }
+    Ok((facts, handle))
+}
+
+/// The one group of `cgroup(7)` version 2, or of systemd's own hierarchy beside version 1.
+fn parse_cgroup(text: &[u8]) -> Option<CleanText> {
+    // A path that was cut would name another group.
+    if text.len() >= MAX_PROC_FILE {
+        return None;
+    }
+    let mut lines = std::str::from_utf8(text).ok()?.lines();
+    let path = lines.find_map(|line| {
+        let (_, of_kind) = line.split_once(':')?;
+        let path = of_kind.strip_prefix(':');
+        path.or_else(|| of_kind.strip_prefix("name=systemd:"))
+    })?;
+    CleanText::exact(path, MAX_PATH).filter(|path| path.as_str().starts_with('/'))
+}
+
+/// What is always known, and the process's folder.
+fn identify_in(stream: &UnixStream) -> Result<(PeerFacts, PeerHandle, OwnedFd), PeerError> {
     let pidfd = match getsockopt(stream, PeerPidfd) {
         Ok(pidfd) => pidfd,
         // Linux before 6.5 has no such option. Any other error means the peer is gone.
@@ -103,9 +136,11 @@ pub(super) fn identify(stream: &UnixStream) -> Result<(PeerFacts, PeerHandle), P
             session_leader: leader(stat.session, process, &above),
             has_terminal: stat.terminal != 0,
             ancestors: above,
+            cgroup: None,
+            exe_hash: None,
         },
     };
-    Ok((facts, PeerHandle { pidfd }))
+    Ok((facts, PeerHandle { pidfd }, folder))
 }
 
 /// A peer's process, held by a descriptor that no other process can take over.
@@ -354,7 +389,7 @@ mod tests {
     async fn this_process_is_identified_as_itself() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         check_uid(&ours).unwrap();
-        let (facts, process) = identify(&ours).unwrap();
+        let (facts, process, _folder) = identify_in(&ours).unwrap();
         assert_eq!(
             u32::try_from(facts.process.pid).unwrap(),
             std::process::id()
@@ -382,6 +417,48 @@ mod tests {
             assert!(!name.as_str().contains('/'), "{name}");
         }
         assert!(process.is_alive());
+    }
+
+    /// PE-3: a control group is read whole or not at all.
+    #[test]
+    fn the_control_group_is_the_one_of_version_2_or_of_systemd() {
+        let long = format!("0::/{}\n", "a".repeat(MAX_PROC_FILE));
+        let rows: [(&str, Option<&str>); 7] = [
+            ("0::/user.slice/a.service\n", Some("/user.slice/a.service")),
+            ("3:cpu:/x\n1:name=systemd:/y.scope\n", Some("/y.scope")),
+            ("3:cpu:/x\n", None),
+            ("0::relative\n", None),
+            ("0::/a\u{1b}b\n", None),
+            ("", None),
+            (&long, None),
+        ];
+        for (text, expected) in rows {
+            let found = parse_cgroup(text.as_bytes());
+            assert_eq!(found.as_ref().map(CleanText::as_str), expected, "{text}");
+        }
+    }
+
+    /// PE-3: what the policy does not ask for is not read; what it asks for is this process's.
+    #[tokio::test]
+    async fn what_the_policy_needs_is_read_and_no_more() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let hashes = ExeHashes::default();
+        let (facts, _process) = identify(&ours, Needs::default(), &hashes).await.unwrap();
+        assert_eq!((facts.origin.cgroup, facts.origin.exe_hash), (None, None));
+        let needs = Needs {
+            cgroup: true,
+            exe_hash: true,
+        };
+        let (facts, _process) = identify(&ours, needs, &hashes).await.unwrap();
+        let group = std::fs::read("/proc/self/cgroup").unwrap();
+        assert_eq!(facts.origin.cgroup, parse_cgroup(&group));
+        let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &program);
+        let hash: [u8; 32] = hash.as_ref().try_into().unwrap();
+        assert_eq!(
+            facts.origin.exe_hash,
+            Some(crate::model::FileHash::new(hash))
+        );
     }
 
     /// LC-7: the end of a process is an event; whoever asks, and how often, hears of it.

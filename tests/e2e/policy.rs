@@ -1,6 +1,6 @@
 //! `policy check` and `policy explain`: the file alone, no daemon.
 
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
@@ -91,8 +91,143 @@ fn a_decision_is_explained_without_a_daemon() {
         (&exec["for"], &exec["effect"], &exec["rule"]),
         (&"exec".into(), &"deny".into(), &"agents".into())
     );
+    // Conditions on unit, control group and hash; and a decoy, which no rule lets out.
+    let hash = "0123456789abcdef".repeat(4);
+    let unit = "peers = [{ unit = \"agent.service\" }]\n";
+    let exact = format!("peers = [{{ sha256 = \"{hash}\" }}, {{ cgroup = \"/a.slice\" }}]\n");
+    for (peers, arguments) in [
+        (unit, ["--cgroup", "/user.slice/agent.service"]),
+        (&exact, ["--sha256", &hash]),
+        (&exact, ["--cgroup", "/a.slice/b"]),
+    ] {
+        house.write(
+            "policy.toml",
+            &format!("{}{peers}", crate::house::policy("allow")),
+        );
+        let get = |output: &Output| {
+            let told = shown(output);
+            told.lines().nth(2).unwrap().to_owned()
+        };
+        let fits = [&["explain", SELECTOR], &arguments[..]].concat();
+        assert_eq!(get(&policy(&house, &fits)), "get\tallow\te2e", "{peers}");
+        let others = policy(&house, &["explain", SELECTOR]);
+        assert_eq!(get(&others), "get\tdeny\tdefault", "{peers}");
+    }
+    let decoy = "[[profiles.work.target]]\nselector = \"gcp/decoy/x\"\ndecoy = true\n";
+    house.write("config.toml", &format!("{}{decoy}", house.config()));
+    house.write("policy.toml", POLICY);
+    let told = shown(&policy(&house, &["explain", "gcp/decoy/x"]));
+    assert_eq!(told.matches("deny\tdecoy").count(), 4, "{told}");
     let unknown = policy(&house, &["explain", "gcp/other/x"]);
     assert_eq!(unknown.status.code(), Some(66), "{}", text(&unknown));
     let wrong = policy(&house, &["explain", "gcp/*/x"]);
     assert_eq!(wrong.status.code(), Some(64), "{}", text(&wrong));
+}
+
+/// PE-3, PO-2: rules by hash, control group and unit hold for real processes, whose own they are,
+/// and narrow: another program is denied.
+#[test]
+fn rules_by_hash_and_group_hold_for_real_programs() {
+    let house = House::new();
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let sum = Command::new("sha256sum")
+        .arg(&house.broker)
+        .output()
+        .unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    let hash = sum.split_once(' ').unwrap().0.to_owned();
+    let mut rows = vec![
+        (format!("sha256 = \"{hash}\""), true),
+        (format!("sha256 = \"{}\"", "0".repeat(64)), false),
+        ("unit = \"no-such-unit.service\"".to_owned(), false),
+        ("cgroup = \"/no-such-group\"".to_owned(), false),
+    ];
+    let group = own.lines().find_map(|line| line.strip_prefix("0::"));
+    if let Some(group) = group.filter(|group| *group != "/") {
+        rows.push((format!("cgroup = \"{group}\""), true));
+    }
+    let with = |peer: &str| format!("{}peers = [{{ {peer} }}]\n", crate::house::policy("allow"));
+    house.write("policy.toml", &with("exe = \"/nobody\""));
+    let daemon = house.daemon();
+    house.log_in();
+    for (peer, fits) in rows {
+        house.write("policy.toml", &with(&peer));
+        daemon.reload();
+        let got = house.run(&["get", SELECTOR]);
+        assert_eq!(got.status.success(), fits, "{peer}: {}", text(&got));
+    }
+    // This test's own program is another one, in the same group.
+    house.write("policy.toml", &with(&format!("sha256 = \"{hash}\"")));
+    daemon.reload();
+    let asked = serde_json::json!({ "selector": SELECTOR });
+    let answer = house.ask("credential.get", &asked);
+    assert_eq!(answer["error"]["data"]["code"], "policy_denied", "{answer}");
+}
+
+/// What was decided and recorded is decided again by another file, and what would change is told:
+/// nothing by the same file, and what the log does not say is counted.
+#[test]
+fn recorded_decisions_are_replayed_against_another_file() {
+    let house = House::new();
+    let allow = crate::house::policy("allow");
+    house.write("policy.toml", &allow);
+    let daemon = house.daemon();
+    house.log_in();
+    house.run(&["get", SELECTOR]);
+    house.run(&["get", SELECTOR]);
+    house.run(&["exec", "--use", SELECTOR, "--", "true"]);
+    house.write("policy.toml", &allow.replace("reveal", "exec"));
+    daemon.reload();
+    assert!(!house.run(&["get", SELECTOR]).status.success());
+    assert_eq!(daemon.stop().code(), Some(0));
+
+    let audit = house.audit();
+    let replayed = |file: &str| {
+        house.write("policy.toml", file);
+        let arguments = ["check", "--json", "--replay", audit.to_str().unwrap()];
+        let told = shown(&policy(&house, &arguments));
+        let json: Value = serde_json::from_str(&told).unwrap();
+        let changes = json["replay"]["changes"].as_array().unwrap().iter();
+        let mut changes: Vec<String> = changes
+            .map(|row| {
+                let word = |name: &str| row[name].as_str().unwrap().to_owned();
+                let (was, now) = (word("was"), word("would_be"));
+                let (actions, exposure) = (word("actions"), word("exposure"));
+                format!("{was} {now} {actions} {exposure} {}", row["count"])
+            })
+            .collect();
+        changes.sort();
+        (changes, json["replay"]["unknown"].as_u64().unwrap(), json)
+    };
+    let (changes, unknown, json) = replayed(&allow);
+    assert_eq!(changes, ["deny allow create+redeem reveal 1"]);
+    assert_eq!(unknown, 0);
+    // Two gets, one that was denied, one lease and its redemption.
+    assert_eq!(json["replay"]["decisions"], 5, "{json}");
+    let (changes, _, _) = replayed(&allow.replace("reveal", "exec"));
+    assert_eq!(changes, ["allow deny create+redeem reveal 2"]);
+    let (changes, _, _) = replayed("");
+    let all = [
+        "allow deny create use 1",
+        "allow deny create+redeem reveal 2",
+        "allow deny redeem exec 1",
+    ];
+    assert_eq!(changes, all);
+    let (_, unknown, _) = replayed(&format!("{allow}peers = [{{ unit = \"a.service\" }}]\n"));
+    assert_eq!(unknown, 5, "no rule asked for it when it was recorded");
+
+    house.write("policy.toml", "");
+    let output = policy(&house, &["check", "--replay"]);
+    assert!(
+        shown(&output).contains("allow -> deny\t2 x\t"),
+        "{}",
+        text(&output)
+    );
+    assert!(
+        text(&output).contains("5 recorded decisions: 4 would change"),
+        "{}",
+        text(&output)
+    );
+    let nowhere = policy(&house, &["check", "--replay", "/no/such/folder"]);
+    assert_eq!(nowhere.status.code(), Some(74), "{}", text(&nowhere));
 }

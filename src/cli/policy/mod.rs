@@ -3,17 +3,19 @@
 //! The decision is the core's own code; what a running daemon has in memory may be older than the
 //! file.
 
+mod replay;
+
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::{Context, render};
 use crate::broker::lint::{Finding, Finds, lint};
-use crate::broker::policy::{Policy, Question};
+use crate::broker::policy::{Decision, Policy, Question};
 use crate::config::{self, Config, ConfigError, Overrides, ProcessEnvironment};
 use crate::model::{
-    Action, CleanText, Effect, ErrorCode, Exposure, Origin, PeerFacts, ProcessId, Refusal, Rule,
-    Selector,
+    Action, CleanText, Effect, ErrorCode, Exposure, FileHash, NoRule, Origin, PeerFacts, ProcessId,
+    Refusal, Rule, Selector,
 };
 
 /// Of a path or a program's name that is asked about, in characters.
@@ -29,6 +31,14 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
+    /// Also decide again what the audit log in this folder has, or the configured one: what of it
+    /// the file would change
+    #[arg(long, value_name = "FOLDER")]
+    #[expect(
+        clippy::option_option,
+        reason = "clap's way to say: whether it is there, and whether with a folder"
+    )]
+    replay: Option<Option<PathBuf>>,
     #[command(flatten)]
     files: Files,
 }
@@ -44,6 +54,12 @@ pub(super) struct Explain {
     /// Below a program of this name; may be given several times
     #[arg(long, value_name = "NAME", value_parser = name)]
     under: Vec<CleanText>,
+    /// In this control group, which says the unit of systemd too: as in /proc/PID/cgroup
+    #[arg(long, value_name = "GROUP", value_parser = name)]
+    cgroup: Option<CleanText>,
+    /// With an executable of this hash, as sha256sum writes it
+    #[arg(long, value_name = "HASH", value_parser = hash)]
+    sha256: Option<FileHash>,
     #[command(flatten)]
     files: Files,
 }
@@ -64,6 +80,10 @@ fn selector(text: &str) -> Result<Selector, String> {
 
 fn name(text: &str) -> Result<CleanText, String> {
     CleanText::exact(text, MAX_PATH).ok_or_else(|| "it is printable text".to_owned())
+}
+
+fn hash(text: &str) -> Result<FileHash, String> {
+    FileHash::parse(text).ok_or_else(|| "it is 64 hexadecimal digits".to_owned())
 }
 
 pub(super) fn run(context: &Context, command: &Command) -> Result<(), Refusal> {
@@ -92,6 +112,14 @@ fn read(files: &Files) -> Result<(Config, Vec<Rule>), Refusal> {
 fn check(context: &Context, arguments: &Check) -> Result<(), Refusal> {
     let (config, rules) = read(&arguments.files)?;
     let findings = lint(&rules, &config.profile.targets);
+    let count = rules.len();
+    let replayed = match &arguments.replay {
+        Some(folder) => {
+            let folder = folder.as_ref().unwrap_or(&config.audit_dir);
+            Some(replay::of(folder, rules)?)
+        }
+        None => None,
+    };
     let file = CleanText::new(&config.policy_file.to_string_lossy(), MAX_PATH);
     if context.json {
         let findings: Vec<_> = findings
@@ -100,8 +128,9 @@ fn check(context: &Context, arguments: &Check) -> Result<(), Refusal> {
             .collect();
         let object = json!({
             "file": file.as_str(),
-            "rules": rules.len(),
+            "rules": count,
             "findings": findings,
+            "replay": replayed.as_ref().map(replay::Outcome::json),
         });
         return render::json(object.to_string().as_bytes());
     }
@@ -110,11 +139,13 @@ fn check(context: &Context, arguments: &Check) -> Result<(), Refusal> {
         render::data(line.as_bytes())?;
     }
     render::progress(&format!(
-        "{file}: {} rules, no mistake, {} to look at\n",
-        rules.len(),
+        "{file}: {count} rules, no mistake, {} to look at\n",
         findings.len()
     ));
-    Ok(())
+    match replayed {
+        Some(outcome) => outcome.show(),
+        None => Ok(()),
+    }
 }
 
 fn in_words(finding: &Finding) -> String {
@@ -123,6 +154,12 @@ fn in_words(finding: &Finding) -> String {
         Finds::Wide(pattern, count) => format!(
             "{pattern} is of any provider: {count} targets today, and whatever is added later"
         ),
+        Finds::Redundant(pattern, wider) => {
+            format!("{pattern} says no more than {wider}, which stands beside it")
+        }
+        Finds::NoAction(action) => {
+            format!("none of its targets has the action {}", action.as_str())
+        }
         Finds::Covered(by) => {
             format!("never decides: rule \"{by}\" does, for all that both match")
         }
@@ -141,16 +178,19 @@ fn explain(context: &Context, arguments: &Explain) -> Result<(), Refusal> {
     let (config, rules) = read(&arguments.files)?;
     let selector = &arguments.selector;
     let targets = &config.profile.targets;
-    if !targets.iter().any(|target| target.selector == *selector) {
-        return Err(ErrorCode::TargetUnknown.into());
-    }
+    let target = targets.iter().find(|target| target.selector == *selector);
+    let is_decoy = target.ok_or(ErrorCode::TargetUnknown)?.decoy;
     let policy = Policy::new(rules);
     // The process is nobody's: no rule asks for its number.
     let peer = PeerFacts {
         process: ProcessId { pid: 0, started: 0 },
         exe: arguments.exe.clone(),
         ancestors: arguments.under.clone(),
-        origin: Origin::default(),
+        origin: Origin {
+            cgroup: arguments.cgroup.clone(),
+            exe_hash: arguments.sha256,
+            ..Origin::default()
+        },
     };
     let decided = WANTED.map(|(wanted, actions, exposure)| {
         let question = Question {
@@ -159,7 +199,16 @@ fn explain(context: &Context, arguments: &Explain) -> Result<(), Refusal> {
             actions,
             exposure,
         };
-        (wanted, policy.decide(question))
+        let decision = if is_decoy {
+            Decision {
+                effect: Effect::Deny,
+                rule: NoRule::Decoy.into(),
+                max_ttl: None,
+            }
+        } else {
+            policy.decide(question)
+        };
+        (wanted, decision)
     });
     if context.json {
         let decisions: Vec<_> = decided
@@ -191,7 +240,7 @@ fn explain(context: &Context, arguments: &Explain) -> Result<(), Refusal> {
     Ok(())
 }
 
-const fn word(effect: Effect) -> &'static str {
+pub(super) const fn word(effect: Effect) -> &'static str {
     match effect {
         Effect::Allow => "allow",
         Effect::Ask => "ask",
