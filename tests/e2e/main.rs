@@ -31,6 +31,9 @@ mod crash;
 mod crowd;
 
 mod demo;
+
+mod denials;
+
 mod exec;
 
 mod holders;
