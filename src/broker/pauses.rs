@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::effect::Effect;
 use super::ports::{AuditAction, AuditOutcome, AuditRecord};
-use crate::model::{CleanText, ErrorCode, NoRule, PeerFacts, ProcessId, Refusal};
+use crate::model::{CleanText, ErrorCode, FileId, NoRule, PeerFacts, ProcessId, Refusal};
 use crate::time::Timestamp;
 
 /// So many denials within [`WINDOW`] begin a pause.
@@ -45,6 +45,8 @@ const COUNTED: [&str; 7] = [
 struct Caller {
     process: ProcessId,
     exe: Option<CleanText>,
+    /// Another file under the same path is another executable.
+    file: Option<FileId>,
 }
 
 impl Caller {
@@ -52,6 +54,7 @@ impl Caller {
         Self {
             process: peer.process,
             exe: peer.exe.clone(),
+            file: peer.origin.exe_file,
         }
     }
 }
@@ -166,8 +169,8 @@ fn is_counted(record: &AuditRecord) -> bool {
         | AuditAction::LoginBegin
         | AuditAction::Login
         | AuditAction::Logout
-        | AuditAction::Lock
         | AuditAction::SessionEnd
+        | AuditAction::Lock
         | AuditAction::Deliver
         | AuditAction::LeaseRevoke
         | AuditAction::CallerPause

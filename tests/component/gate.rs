@@ -64,7 +64,7 @@ fn records(world: &World, daemon: &Daemon, action: AuditAction) -> Vec<AuditReco
 }
 
 /// A refusal as its caller reads it, with one name for what was asked for.
-fn read(refusal: Refusal, target: &str) -> String {
+fn read(refusal: &Refusal, target: &str) -> String {
     format!("{refusal:?} {}", refusal.fix()).replace(target, "THAT")
 }
 
@@ -74,14 +74,14 @@ async fn ask_every_way(daemon: &Daemon, target: &str) -> Vec<String> {
     let (first, second) = (daemon.connect(), daemon.connect());
     let model = daemon.connect_model();
     let mut told = vec![
-        read(get(&first, target).await.unwrap_err(), target),
+        read(&get(&first, target).await.unwrap_err(), target),
         read(
-            create(&second, target, 1, HolderClass::None)
+            &create(&second, target, 1, HolderClass::None)
                 .await
                 .unwrap_err(),
             target,
         ),
-        read(model_create(&model, target).await.unwrap_err(), target),
+        read(&model_create(&model, target).await.unwrap_err(), target),
     ];
     let mine = model.decisions().await.unwrap();
     let mine = mine.iter().map(|decision| {
@@ -318,7 +318,7 @@ async fn a_broker_that_is_not_used_locks_itself() {
     world.after(MINUTE + MINUTE / 2).await;
     person.status().await.unwrap();
     assert_eq!(world.whoami("gcp", &material).await, 200);
-    world.after(MINUTE / 2 - Duration::from_secs(1)).await;
+    world.after(Duration::from_secs(29)).await;
     assert_eq!(person.status().await.unwrap().live_leases, 1);
     world.after(Duration::from_secs(2)).await;
     assert_eq!(world.whoami("gcp", &material).await, 401);

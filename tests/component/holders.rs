@@ -39,8 +39,9 @@ fn told(class: HolderClass, end: End) -> Option<&'static str> {
         (End::Lock, _) => Some("locked"),
         (End::Logout, _) => Some("logout"),
         (End::Stop, _) => Some("released"),
-        (End::Expiry, _) | (_, HolderClass::None) => None,
-        (End::Connection, HolderClass::Child | HolderClass::Client) => None,
+        (End::Expiry, _)
+        | (_, HolderClass::None)
+        | (End::Connection, HolderClass::Child | HolderClass::Client) => None,
         (End::Connection, HolderClass::Connection) | (End::Process, _) => Some("holder_exited"),
     }
 }
@@ -63,7 +64,7 @@ async fn each_class_ends_by_its_own_event() {
             assert_eq!(world.whoami("gcp", &material).await, 200, "{row}");
             let expected = told(class, end);
             let seen = u64::try_from(world.mock.requests().len()).unwrap();
-            let mut stopped = None;
+            let mut core = Some(daemon);
             match end {
                 End::Connection => drop(connection),
                 End::Process => {
@@ -72,7 +73,7 @@ async fn each_class_ends_by_its_own_event() {
                 }
                 End::Lock => drop(person.lock().await.unwrap()),
                 End::Logout => drop(person.logout(None).await.unwrap()),
-                End::Stop => stopped = Some(daemon.stop().await),
+                End::Stop => core.take().unwrap().stop().await,
                 End::Expiry => {
                     world.after(PAST_EXPIRY).await;
                     // Nothing is left to be revoked by it.
@@ -100,7 +101,7 @@ async fn each_class_ends_by_its_own_event() {
             let lives = expected.is_empty() && end != End::Expiry;
             let status = world.whoami("gcp", &material).await;
             assert_eq!(status == 200, lives, "{row}: {status}");
-            if stopped.is_none() {
+            if core.is_some() {
                 let live = person.status().await.unwrap().live_leases;
                 assert_eq!(live, if lives { 2 } else { 0 }, "{row}");
             }
