@@ -1,13 +1,16 @@
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{IoSliceMut, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::sys::ptrace;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open};
 
 use super::house::{House, NOBODY, Peer, SELECTOR};
 
@@ -70,6 +73,151 @@ fn another_process_of_the_same_user_cannot_look_inside() {
     for (name, succeeded) in on_the_daemon {
         assert!(!succeeded, "{name} of the daemon can be read");
     }
+}
+
+/// Where this program is started to try a system call on a process.
+const TRIED: &str = "AEGIS_E2E_TRIED";
+
+/// HY-1: the system calls that read another process's memory or take its descriptors are refused to
+/// the same ordinary user. The control: on a process that did nothing for itself the first gets as
+/// far as the address, which is none, and the second succeeds.
+#[test]
+fn another_process_of_the_same_user_cannot_reach_inside() {
+    if let Some(pid) = std::env::var_os(TRIED) {
+        let pid: i32 = pid.to_str().unwrap().parse().unwrap();
+        let mut byte = [0];
+        let nowhere = [RemoteIoVec { base: 1, len: 1 }];
+        let read = process_vm_readv(
+            Pid::from_raw(pid),
+            &mut [IoSliceMut::new(&mut byte)],
+            &nowhere,
+        );
+        let process = rustix::process::Pid::from_raw(pid).unwrap();
+        let process = pidfd_open(process, PidfdFlags::empty()).unwrap();
+        let taken = pidfd_getfd(&process, 0, PidfdGetfdFlags::empty());
+        let refused = [
+            read == Err(Errno::EPERM),
+            matches!(taken, Err(rustix::io::Errno::PERM)),
+        ];
+        assert!(read.is_err(), "there is nothing to read there");
+        let line = format!("refused: {} {}\n", refused[0], refused[1]);
+        std::io::stdout().write_all(line.as_bytes()).unwrap();
+        return;
+    }
+    let house = House::of_nobody();
+    let program = house.copy_of(&std::env::current_exe().unwrap());
+    let daemon = house.daemon();
+    house.log_in();
+    house.json(&["get", SELECTOR]);
+    let mut sleep = Command::new("sleep");
+    house.surround(&mut sleep);
+    let mut open = sleep.arg("600").spawn().unwrap();
+    let refused = |pid: u32| {
+        let mut command = Command::new(&program);
+        house.surround(&mut command);
+        let name = "attack::another_process_of_the_same_user_cannot_reach_inside";
+        command.args(["--exact", name, "--nocapture"]);
+        let output = command.env(TRIED, pid.to_string()).output().unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        let (_, told) = told.split_once("refused: ").expect("it was not tried");
+        told.lines().next().unwrap().to_owned()
+    };
+    let (on_the_open, on_the_daemon) = (refused(open.id()), refused(daemon.pid()));
+    open.kill().unwrap();
+    open.wait().unwrap();
+    assert_eq!(on_the_open, "false false", "the control");
+    assert_eq!(on_the_daemon, "true true", "memory, descriptors");
+}
+
+/// What of `/proc/PID` the kernel shows of any process, and to everybody: what is run and since
+/// when, where it belongs, what it may, how it fares. Nothing that it holds is among it.
+const SHOWN_OF_ANYBODY: [&str; 38] = [
+    "arch_status",
+    "attr",
+    "autogroup",
+    "cgroup",
+    "cmdline",
+    "comm",
+    "coredump_filter",
+    "cpu_resctrl_groups",
+    "cpuset",
+    "gid_map",
+    "ksm_merging_pages",
+    "ksm_stat",
+    "latency",
+    "limits",
+    "loginuid",
+    "mountinfo",
+    "mounts",
+    "mountstats",
+    "net",
+    "oom_adj",
+    "oom_score",
+    "oom_score_adj",
+    "patch_state",
+    "projid_map",
+    "sched",
+    "schedstat",
+    "sessionid",
+    "setgroups",
+    "stat",
+    "statm",
+    "status",
+    "task",
+    "timens_offsets",
+    "timers",
+    "timerslack_ns",
+    "uid_map",
+    "wchan",
+    "mem_cgroup_path",
+];
+
+/// HY-1: of everything in its folder of `/proc` the same ordinary user reads of the daemon what the
+/// kernel shows of anybody, and no more. The control: of a process that did nothing for itself it
+/// reads what is refused here.
+#[test]
+fn nothing_of_the_daemon_is_read_but_what_is_shown_of_anybody() {
+    let house = House::of_nobody();
+    let daemon = house.daemon();
+    house.log_in();
+    house.json(&["get", SELECTOR]);
+    let mut sleep = Command::new("sleep");
+    house.surround(&mut sleep);
+    let mut open = sleep.arg("600").spawn().unwrap();
+    let read = |pid: u32| -> BTreeSet<String> {
+        let script = format!(
+            r#"cd /proc/{pid} || exit 1; for one in *; do \
+               {{ readlink "$one" || ls "$one"/ || head -c1 "$one"; }} >/dev/null 2>&1 && echo "$one"; \
+               done; true"#
+        );
+        let mut shell = Command::new("sh");
+        house.surround(&mut shell);
+        let output = shell.args(["-c", &script]).output().unwrap();
+        assert!(output.status.success());
+        let told = String::from_utf8(output.stdout).unwrap();
+        told.lines().map(str::to_owned).collect()
+    };
+    let (of_the_open, of_the_daemon) = (read(open.id()), read(daemon.pid()));
+    open.kill().unwrap();
+    open.wait().unwrap();
+    for name in [
+        "environ", "maps", "smaps", "auxv", "fd", "exe", "cwd", "root",
+    ] {
+        assert!(of_the_open.contains(name), "the control: {name}");
+        assert!(
+            !of_the_daemon.contains(name),
+            "{name} of the daemon is read"
+        );
+    }
+    let more: Vec<_> = of_the_daemon
+        .iter()
+        .filter(|name| !SHOWN_OF_ANYBODY.contains(&name.as_str()))
+        .collect();
+    assert!(more.is_empty(), "{more:?} of the daemon can be read");
+    assert!(
+        of_the_daemon.contains("cmdline"),
+        "what is not refused is named"
+    );
 }
 
 /// PE-2: whoever is not the daemon's own user is hung up on before a byte is read.
