@@ -67,7 +67,7 @@ fn has_test(text: &str, name: &str) -> bool {
 }
 
 /// Whether `suite module::test` or a script of that path is there.
-fn is_there(name: &str) -> bool {
+pub(crate) fn is_there(name: &str) -> bool {
     let Some((suite, path)) = name.split_once(' ') else {
         return name.starts_with("tests/interop/") && Path::new(ROOT).join(name).is_file();
     };

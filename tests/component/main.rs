@@ -17,11 +17,13 @@ mod liar;
 mod world;
 
 mod audit;
+mod constraints;
 mod costs;
 mod evidence_page;
 mod faults;
 mod gate;
 mod holders;
+mod incidents;
 mod leases;
 mod lies;
 mod login;

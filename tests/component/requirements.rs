@@ -59,21 +59,14 @@ const NOT_SHOWN: [(&str, &[&str]); 7] = [
 ];
 
 /// What an incident led to, where its tests cite that and not the incident.
-const LED_TO: [(&str, &[&str]); 14] = [
+const LED_TO: [(&str, &[&str]); 7] = [
     ("IN-1", &["OA-15"]),
     ("IN-7", &["HY-16"]),
-    ("IN-8", &["AP-4"]),
-    ("IN-10", &["AP-8", "HY-12"]),
     ("IN-11", &["DG-7", "DG-8"]),
     ("IN-12", &["HY-12", "HY-18"]),
-    ("IN-13", &["HY-4", "DG-9"]),
     ("IN-17", &["HY-10"]),
     ("IN-18", &["PO-4", "PO-5"]),
-    ("IN-21", &["PE-7", "HY-4"]),
-    ("IN-22", &["PE-3"]),
     ("IN-27", &["LC-11"]),
-    ("IN-28", &["LM"]),
-    ("IN-30", &["LC-2"]),
 ];
 
 /// Every source file of both packages.
