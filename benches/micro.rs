@@ -331,6 +331,8 @@ fn issuer(effect: Effect) -> Result<Option<Event>, Failed> {
         Effect::Audit(_)
         | Effect::Reply { .. }
         | Effect::RevokeLease { .. }
+        | Effect::ListAuditEvents { .. }
+        | Effect::ReadOwnCalls { .. }
         | Effect::RevokeAccess { .. }
         | Effect::ListAuditEvents { .. }
         | Effect::ReadOwnCalls { .. }
