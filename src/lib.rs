@@ -47,3 +47,7 @@ pub mod config;
 pub mod daemon;
 
 pub mod cli;
+
+#[cfg(test)]
+#[path = "../tests/evidence/cases.rs"]
+mod cases;

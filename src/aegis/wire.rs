@@ -806,6 +806,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::many;
 
     fn number(json: &str) -> Result<Option<i64>, WireError> {
         #[derive(Deserialize)]
@@ -938,6 +939,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(many())]
+
         /// Any bytes are an answer or a refusal, never a panic.
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {

@@ -22,6 +22,7 @@ use crate::broker::ports::{
     AuditAction, AuditError, AuditLog as _, AuditOutcome, AuditRecord, AuditReport, CallTrace,
     KeyStore, KeyStoreError, MAX_EARLIER_TRIES, Try,
 };
+use crate::cases::{many, many_by};
 use crate::model::{
     Action, CleanText, Exposure, FileHash, LeaseId, Origin, PeerFacts, Principal, ProcessId,
     ProfileName, ProofJti, RequestId, Selector, SessionId,
@@ -1271,20 +1272,35 @@ fn crashed(folder: &Path, keep: u64) -> (TempDir, PathBuf) {
     (home, copy)
 }
 
+/// How often each log of the property below is crashed.
+const CRASHES: u32 = 16;
+
+/// A folder in memory where there is one: these logs are thrown away, and a disk is slow.
+fn quick_folder() -> (TempDir, PathBuf) {
+    let home = tempfile::tempdir_in("/dev/shm").or_else(|_none| tempfile::tempdir());
+    let home = home.unwrap();
+    let folder = home.path().join("audit");
+    (home, folder)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..many_by(CRASHES) })]
 
     /// AU-4, AU-5: whatever of the unsynced tail a crash leaves, the log reopens, keeps every
-    /// whole line, moves a torn one aside, and verifies.
+    /// whole line, moves a torn one aside, and verifies; and the next crash finds it so.
     #[test]
     fn a_crash_at_any_byte_of_the_unsynced_tail_is_survived(
-        rounds in prop::collection::vec((0_usize..4, 0_usize..5, any::<prop::sample::Index>()), 1..4),
+        rounds in prop::collection::vec((0_usize..3, 0_usize..4), 1..3),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), usize::try_from(CRASHES).unwrap()),
         is_persistent: bool,
     ) {
         let store = TestStore { is_persistent, ..TestStore::default() };
-        let (mut home, mut folder) = new_folder();
+        let (mut home, mut folder) = quick_folder();
         let mut records = 0;
-        for (synced, unsynced, cut) in rounds {
+        // All rounds but the last crash once.
+        let (last, earlier) = (rounds.len() - 1, cuts.len() - (rounds.len() - 1));
+        let (once, often) = (cuts.get(earlier..).unwrap(), cuts.get(..earlier).unwrap());
+        for (round, (synced, unsynced)) in rounds.into_iter().enumerate() {
             let Opened { mut log, .. } = opened(&folder, &store);
             for index in 0..synced {
                 log.append(&sample(index), at(1)).unwrap();
@@ -1297,36 +1313,122 @@ proptest! {
             for index in 0..unsynced {
                 log.append(&sample(index), at(1)).unwrap();
             }
-            let len = log.bound().len;
-            let spots = usize::try_from(len - safe).unwrap() + 1;
-            let keep = safe + u64::try_from(cut.index(spots)).unwrap();
-            let (new_home, copy) = crashed(&folder, keep);
-            drop(turn);
-            drop(log);
-            let segments = folder::segments(&copy).unwrap();
-            let bytes = fs::read(folder::segment_path(&copy, *segments.last().unwrap())).unwrap();
-            let lines = bytes.split_inclusive(|b| *b == b'\n').filter(|line| line.ends_with(b"\n")).count();
-            let is_torn = !bytes.ends_with(b"\n");
-            records += u64::try_from(lines).unwrap() - 1;
-
-            let report = verify(&copy, &Keys::none()).unwrap();
-            prop_assert_eq!(report.damage, None);
-            prop_assert_eq!(report.torn_tail, is_torn);
-            prop_assert_eq!(report.records, records);
-            let Opened { log, torn_tail, .. } = opened(&copy, &store);
-            prop_assert_eq!(torn_tail.is_some(), is_torn);
-            if let Some(torn) = torn_tail {
-                let tail: Vec<_> = bytes.rsplit(|b| *b == b'\n').next().unwrap().to_vec();
-                prop_assert_eq!(fs::read(torn).unwrap(), tail);
+            let spots = usize::try_from(log.bound().len - safe).unwrap() + 1;
+            let keep = |cut: &prop::sample::Index| safe + u64::try_from(cut.index(spots)).unwrap();
+            if round < last {
+                let crash = crashed(&folder, keep(&once[round]));
+                drop(turn);
+                drop(log);
+                records = survived(&crash.1, &store, records)?;
+                (home, folder) = crash;
+            } else {
+                let crashes: Vec<_> = often.iter().map(|cut| crashed(&folder, keep(cut))).collect();
+                drop(turn);
+                drop(log);
+                for (_home, crash) in crashes {
+                    survived(&crash, &store, records)?;
+                }
             }
-            drop(log);
-            let report = verify(&copy, &Keys::none()).unwrap();
-            prop_assert_eq!(report.damage, None);
-            prop_assert!(!report.torn_tail);
-            prop_assert_eq!(report.records, records);
-            (home, folder) = (new_home, copy);
         }
         drop(home);
+    }
+}
+
+/// A crash left this of a log that had `before` records: verifies it, opens it, verifies it again.
+/// Returns how many records there are.
+fn survived(folder: &Path, store: &TestStore, before: u64) -> Result<u64, TestCaseError> {
+    let segments = folder::segments(folder).unwrap();
+    let bytes = fs::read(folder::segment_path(folder, *segments.last().unwrap())).unwrap();
+    let whole = bytes.split(|byte| *byte == b'\n').count() - 1;
+    let is_torn = !bytes.ends_with(b"\n");
+    // The first line is the header.
+    let records = before + u64::try_from(whole).unwrap() - 1;
+    let report = verify(folder, &Keys::none()).unwrap();
+    prop_assert_eq!((report.damage, report.torn_tail), (None, is_torn));
+    prop_assert_eq!(report.records, records);
+    let Opened { log, torn_tail, .. } = opened(folder, store);
+    prop_assert_eq!(torn_tail.is_some(), is_torn);
+    if let Some(torn) = torn_tail {
+        let tail: Vec<_> = bytes.rsplit(|byte| *byte == b'\n').next().unwrap().to_vec();
+        prop_assert_eq!(fs::read(torn).unwrap(), tail);
+    }
+    drop(log);
+    let report = verify(folder, &Keys::none()).unwrap();
+    prop_assert_eq!((report.damage, report.torn_tail), (None, false));
+    prop_assert_eq!(report.records, records);
+    Ok(records)
+}
+
+prop_compose! {
+    /// A record of anything that a record can hold.
+    fn any_record()(
+        action in prop::sample::select(&AuditAction::ALL),
+        outcome in prop::sample::select(&[AuditOutcome::Ok, AuditOutcome::Denied, AuditOutcome::Error][..]),
+        peer in prop::option::of((any::<i32>(), any::<u64>(), prop::option::of(".{0,40}"), prop::collection::vec(".{0,9}", 0..4))),
+        selector in prop::option::of("[a-z0-9][a-z0-9._-]{0,9}"),
+        expires in prop::option::of(any::<u64>()),
+        exposure in prop::option::of(prop::sample::select(&Exposure::ALL)),
+        texts in [prop::option::of(r#"["\\a-z\u{e4}\n]{0,40}"#), prop::option::of(".{0,40}")],
+        ids in [prop::option::of("[A-Za-z0-9._-]{1,20}"), prop::option::of("[A-Za-z0-9._-]{1,20}"), prop::option::of("[A-Za-z0-9._-]{1,20}")],
+        earlier in 0..=MAX_EARLIER_TRIES,
+    ) -> AuditRecord {
+        let peer = peer.map(|(pid, started, exe, ancestors)| Arc::new(PeerFacts {
+            process: ProcessId { pid, started },
+            exe: exe.map(|text| CleanText::new(&text, 512)),
+            ancestors: ancestors.iter().map(|text| CleanText::new(text, 64)).collect(),
+            origin: Origin::default(),
+        }));
+        let [rule, reason] = texts;
+        let [lease, principal, request] = ids;
+        AuditRecord {
+            profile: ProfileName::parse("work").ok(),
+            peer,
+            selector: selector.map(|part| Selector::from_parts(&part, "a", &part).unwrap()),
+            lease_id: lease.map(|text| LeaseId::parse(&text).unwrap()),
+            lease_expires_at: expires.map(UnixTime::from_millis),
+            exposure,
+            rule: rule.map(|text| CleanText::new(&text, 64)),
+            reason: reason.map(|text| CleanText::new(&text, 200)),
+            principal: principal.as_deref().map(|text| Principal::parse(text).unwrap()),
+            session_id: principal.map(|text| SessionId::parse(&text).unwrap()),
+            trace: CallTrace {
+                request_id: request.map(|text| RequestId::parse(&text).unwrap()),
+                proof_jti: None,
+                earlier: tries(earlier),
+            },
+            ..AuditRecord::new(action, outcome)
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(many())]
+
+    /// AU-3: a record's line is read as what was written, and with any byte of it changed it is not
+    /// read, or not as that: its hash or its MAC is another one.
+    #[test]
+    fn a_line_reads_back_as_written_and_not_otherwise(
+        record in any_record(),
+        seq: u64,
+        millis: u64,
+        place: prop::sample::Index,
+        flip in 1_u8..,
+    ) {
+        let at = UnixTime::from_millis(millis);
+        let (prev, mac) = (Hash::of(b"before"), Hash::of(b"mac"));
+        let mut bytes = Vec::new();
+        line::record(&mut bytes, seq, at, &record, &prev).unwrap();
+        let hash = Hash::of(&bytes);
+        line::seal(&mut bytes, &hash, &mac);
+        let mut scratch = Vec::new();
+        let read = wire::record(&bytes, &mut scratch).unwrap();
+        prop_assert_eq!((read.seq, read.at, read.content, read.prev), (seq, at, record, prev));
+        prop_assert_eq!((read.hash, read.computed, read.mac), (hash, hash, mac));
+        let place = place.index(bytes.len());
+        bytes[place] ^= flip;
+        if let Some(read) = wire::record(&bytes, &mut scratch) {
+            prop_assert!(read.hash != read.computed || read.mac != mac);
+        }
     }
 }
 

@@ -239,6 +239,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cases::many;
 
     const START: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -314,7 +315,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(10_000)))]
+        #![proptest_config(many())]
 
         /// DG-1, DG-2, DG-3: whatever the server says, no gap is ever shorter than the interval
         /// in force, the interval never shrinks, and failures never shorten the gap.

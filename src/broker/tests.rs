@@ -30,6 +30,7 @@ use super::ports::{
 use super::reconcile::ReadCalls;
 use super::revocations::LATER;
 use super::state::{Resumed, Settings, State};
+use crate::cases::many;
 use crate::dpop::ProofKey;
 use crate::model::{
     Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, Field, FieldValue, Gate,
@@ -3397,7 +3398,7 @@ fn apply(world: &mut World, op: &Op) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(10_000)))]
+    #![proptest_config(many())]
 
     /// LC-2, LC-8, AU-1, AU-2: whatever happens in whatever order, no session is used after logout,
     /// lock or its token's end, no material leaves past its lease's end or without its record, no
@@ -3429,5 +3430,140 @@ proptest! {
         }
         let known = world.state.revocations.count(world.now.boot);
         prop_assert!(world.issued.len() <= known, "{} live, {known} known", world.issued.len());
+    }
+}
+
+/// What is asked for while clocks jump: wall clocks anywhere, a machine that sleeps for as long as a
+/// lease, a token or a day.
+fn any_op_of_clocks() -> impl Strategy<Value = Op> {
+    let pause = || {
+        prop_oneof![
+            0_u64..2_000,
+            250_000_u64..350_000,
+            550_000_u64..700_000,
+            Just(86_400_000)
+        ]
+    };
+    prop_oneof![
+        5 => (0_usize..2).prop_map(|s| Op::Get(0, s, 0, 0)),
+        3 => any::<u64>().prop_map(Op::WallClock),
+        2 => pause().prop_map(Op::Sleep),
+        2 => pause().prop_map(Op::Advance),
+    ]
+}
+
+/// What everybody was told: a lease, a no, something else.
+fn outcomes(world: &World) -> Vec<Result<Option<LeaseId>, ErrorCode>> {
+    let outcome = |told: &Told| match told {
+        Ok(Reply::Delivered(delivery)) => Ok(Some(delivery.lease.lease_id.clone())),
+        Ok(_) => Ok(None),
+        Err(refusal) => Err(refusal.code),
+    };
+    world.told.values().map(outcome).collect()
+}
+
+/// Answers all calls well, logs in again where somebody was told to, and notes until when what was
+/// made serves, by the clock that nobody can set.
+fn settle(world: &mut World, ends: &mut HashMap<Selector, Timestamp>) {
+    while let Some(call) = world.calls.first() {
+        if let Call::Create(_, _, request, _) = call {
+            ends.insert(request.selector.clone(), world.now.boot.plus(request.ttl));
+        }
+        world.answer(0, How::Well);
+    }
+    let last = world.told.values().next_back();
+    if matches!(last, Some(Err(refusal)) if refusal.code == ErrorCode::LoginRequired) {
+        world.log_in_at_once(world.open[0]);
+        world.calls.clear();
+        ends.clear();
+    }
+}
+
+/// Whatever waits for one answer of the issuer: the login, or what is shared for a selector.
+fn in_flight(world: &World, of: Option<&Selector>) -> usize {
+    let unended = world.state.leases.unended();
+    let is_of = |call: &&Call| match (call, of) {
+        (Call::Begin(..) | Call::Exchange(..), None) => true,
+        (Call::Create(key, ..) | Call::Redeem(key, ..), Some(selector)) => {
+            let lease = world.state.leases.get(*key);
+            unended.contains(key) && lease.is_some_and(|lease| lease.selector == *selector)
+        }
+        _ => false,
+    };
+    world.calls.iter().filter(is_of).count()
+}
+
+/// A crowd that asks for the same, comes and goes, and a server that answers anyhow, all within
+/// half a minute.
+fn any_op_of_a_crowd() -> impl Strategy<Value = Op> {
+    let n = || 0_usize..8;
+    prop_oneof![
+        2 => (0_i32..6).prop_map(Op::Connect),
+        1 => n().prop_map(Op::Close),
+        1 => n().prop_map(Op::Exit),
+        10 => (n(), 0_usize..2, 0_usize..3).prop_map(|(c, s, h)| Op::Get(c, s, 0, h)),
+        4 => (n(), 1_usize..7).prop_map(|(c, r)| Op::Plain(c, r)),
+        8 => (n(), 0_usize..16).prop_map(|(i, how)| Op::Answer(i, how)),
+        1 => (0_u64..1_000).prop_map(Op::Advance),
+    ]
+}
+
+proptest! {
+    #![proptest_config(many())]
+
+    /// LC-2, IN-30: the wall clock decides nothing, so that a broker whose wall clock jumps tells
+    /// everybody the same as one whose clock does not. Nothing past its true end is served (checked
+    /// in [`World::step`]), and there is no storm: a lease is made by a request alone, and only
+    /// where none that it could be given is live.
+    #[test]
+    fn clocks_that_jump_change_nothing(ops in proptest::collection::vec(any_op_of_clocks(), 1..20)) {
+        let [mut steady, mut jumping] = [false, true].map(|jumps| {
+            let mut world = World::new(Resumed::default());
+            let mut ends = HashMap::new();
+            let connection = world.connect(10);
+            world.log_in_at_once(connection);
+            for op in &ops {
+                if matches!(op, Op::WallClock(_)) && !jumps {
+                    continue;
+                }
+                apply(&mut world, op);
+                for call in &world.calls {
+                    let Call::Create(_, _, request, _) = call else { continue };
+                    assert!(matches!(op, Op::Get(..)), "nobody asked for {request:?}");
+                    let live = ends.get(&request.selector).is_some_and(|end| world.now.boot < *end);
+                    assert!(!live, "{request:?} while another one serves");
+                }
+                assert!(world.calls.len() <= 1, "{:?}", world.calls);
+                settle(&mut world, &mut ends);
+            }
+            world
+        });
+        prop_assert_eq!(outcomes(&steady), outcomes(&jumping));
+        let records = |world: &mut World| std::mem::take(&mut world.records)
+            .into_iter()
+            .map(|record| (record.action, record.outcome, record.lease_id, record.reason))
+            .collect::<Vec<_>>();
+        prop_assert_eq!(records(&mut steady), records(&mut jumping));
+    }
+
+    /// LC-4, DG-13: however many ask for the same, one login and one lease for each selector are
+    /// on their way at most, whatever comes back and whoever goes.
+    #[test]
+    fn a_crowd_is_one_flight(
+            logged_in: bool,
+            ops in proptest::collection::vec(any_op_of_a_crowd(), 1..30),
+        ) {
+        let mut world = World::new(Resumed::default());
+        if logged_in {
+            world.log_in();
+        }
+        for op in &ops {
+            apply(&mut world, op);
+            prop_assert!(in_flight(&world, None) <= 1, "{:?}", world.calls);
+            for index in 0..2 {
+                let count = in_flight(&world, Some(&selector(index)));
+                prop_assert!(count <= 1, "{:?}", world.calls);
+            }
+        }
     }
 }

@@ -148,7 +148,11 @@ pub fn is_segment(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::cases::many;
+    use crate::model::{Action, Scope, SelectorPattern};
 
     #[test]
     fn both_forms_are_the_same_selector() {
@@ -246,5 +250,45 @@ mod tests {
     fn the_longest_segment_is_63_bytes() {
         assert!(is_segment(&"a".repeat(63)));
         assert!(!is_segment(&"a".repeat(64)));
+    }
+
+    const SEGMENT: &str = "[a-z0-9][a-z0-9._-]{0,62}";
+
+    proptest! {
+        #![proptest_config(many())]
+
+        /// What is printed reads back as what it was, alone, in a scope and in a rule.
+        #[test]
+        fn selectors_read_back_as_printed(
+            parts in [SEGMENT; 3],
+            action in prop::sample::select(&Action::ALL),
+            wild: [bool; 3],
+        ) {
+            let [provider, app, account] = &parts;
+            let selector = Selector::from_parts(provider, app, account).unwrap();
+            prop_assert_eq!(selector.parts(), (&**provider, &**app, &**account));
+            prop_assert_eq!(Selector::parse(selector.short()), Ok(selector.clone()));
+            prop_assert_eq!(Selector::parse(&selector.to_string()), Ok(selector.clone()));
+            let mut patterned = parts.clone();
+            for (part, wild) in patterned.iter_mut().zip(wild) {
+                if wild {
+                    "*".clone_into(part);
+                }
+            }
+            let pattern = SelectorPattern::parse(&patterned.join("/")).unwrap();
+            prop_assert!(pattern.matches(&selector));
+            prop_assert_eq!(SelectorPattern::parse(&pattern.to_string()), Ok(pattern));
+            let scope = Scope { action, selector };
+            prop_assert_eq!(Scope::parse(&scope.to_string()), Ok(scope));
+        }
+
+        /// Two texts that are read as one selector are its two forms: nothing is folded,
+        /// trimmed or decoded.
+        #[test]
+        fn what_is_read_is_what_was_written(text in "(provider:)?[a-c]{1,2}[/:]?(app:)?[a-cA*. ]{1,2}[/:](account:)?[a-c\u{e4}]{1,2}[ \n]?") {
+            if let Ok(selector) = Selector::parse(&text) {
+                prop_assert!(text == selector.short() || text == selector.to_string());
+            }
+        }
     }
 }

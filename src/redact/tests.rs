@@ -10,6 +10,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_S
 use proptest::prelude::*;
 
 use super::*;
+use crate::cases::many;
 use crate::secret::SecretString;
 
 /// What comes out of a text that arrives in pieces of these sizes, again and again.
@@ -325,7 +326,7 @@ fn borders() -> impl Strategy<Value = Vec<usize>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(many())]
 
     /// HY-11: whatever the value, the encoding and the borders, all of it goes and the rest stays.
     #[test]
@@ -350,7 +351,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(many())]
 
     /// HY-11: a text that holds no value comes out as it went in.
     #[test]

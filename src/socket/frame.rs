@@ -101,12 +101,14 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::cases::many())]
+
         /// IN-16: however the bytes are cut, the lines are the same.
         #[test]
         fn lines_do_not_depend_on_how_the_bytes_arrive(
             bytes in proptest::collection::vec(
-                prop_oneof![3 => any::<u8>(), 1 => Just(b'\n')], 0..400),
-            cuts in proptest::collection::vec(1_usize..40, 1..40),
+                prop_oneof![3 => any::<u8>(), 1 => Just(b'\n')], 0..120),
+            cuts in proptest::collection::vec(1_usize..20, 1..20),
         ) {
             let mut pieces: Vec<&[u8]> = Vec::new();
             let mut rest = bytes.as_slice();

@@ -1484,7 +1484,9 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::broker::handle::AuditDamage;
     use crate::broker::handle::{AuditAction, AuditDamage, IssuerEvent, OwnCall, Try};
+    use crate::cases::many;
     use crate::model::{ProofJti, SessionId};
 
     fn faulty(line: &[u8]) -> (i32, ErrorCode, Value) {
@@ -1662,6 +1664,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(many())]
+
         /// IN-16, HY-5: any bytes are either a request or an answer of one line, and what the
         /// answer says is ours.
         #[test]
@@ -1672,6 +1676,71 @@ mod tests {
                 prop_assert_eq!(buffer.expose().split(|byte| *byte == b'\n').count(), 2);
                 prop_assert_eq!(buffer.expose().last(), Some(&b'\n'));
             }
+        }
+    }
+
+    const SEGMENT: &str = "[a-z0-9][a-z0-9._-]{0,9}";
+
+    prop_compose! {
+        /// A profile, a request for a credential and one for a lease, of anything that they take.
+        fn any_requests()(
+            parts in [SEGMENT; 3],
+            profile in proptest::option::of("[a-z0-9][a-z0-9_-]{0,9}"),
+            valid_s in 0_u64..=3600,
+            ttl_s in proptest::option::of(30_u64..=3600),
+            max_redemptions in 1_u32..=10,
+            reason in proptest::option::of(".{0,40}"),
+            holder in prop::sample::select(&HolderClass::ALL),
+        ) -> (Option<ProfileName>, CredentialRequest, LeaseRequest) {
+            let selector = Selector::parse(&parts.join("/")).unwrap();
+            let profile = profile.map(|name| ProfileName::parse(&name).unwrap());
+            let reason = reason.map(|text| CleanText::new(&text, MAX_REASON));
+            let get = CredentialRequest {
+                selector: selector.clone(),
+                min_valid_for: Duration::from_secs(valid_s),
+                reason: reason.clone(),
+                holder,
+            };
+            let create = LeaseRequest {
+                selector,
+                ttl: ttl_s.map(Duration::from_secs),
+                max_redemptions,
+                reason,
+                holder,
+            };
+            (profile, get, create)
+        }
+    }
+
+    proptest! {
+        #![proptest_config(many())]
+
+        /// A request is understood as it was meant, by daemon and client alike.
+        #[test]
+        fn requests_read_back_as_printed((profile, get, create) in any_requests()) {
+            let both = || Params {
+                profile: profile.as_ref().map(|name| name.as_str().into()),
+                selector: Some(get.selector.short().into()),
+                reason: get.reason.as_ref().map(|text| text.as_str().into()),
+                holder: Some(get.holder.as_str().into()),
+                ..Params::default()
+            };
+            let of_get = Params {
+                min_valid_for_s: Some(get.min_valid_for.as_secs()),
+                ..both()
+            };
+            let of_create = Params {
+                ttl_s: create.ttl.map(|ttl| ttl.as_secs()),
+                max_redemptions: Some(create.max_redemptions),
+                ..both()
+            };
+            let lines = [
+                encode_request(Method::CredentialGet, &of_get),
+                encode_request(Method::LeaseCreate, &of_create),
+            ];
+            let [got, created] = lines.map(|line| decode(&line).map(|call| call.ask).ok());
+            prop_assert_eq!(got, Some(Ask::Credential(profile.clone(), get.clone())));
+            prop_assert_eq!(created, Some(Ask::LeaseCreate(profile.clone(), create)));
         }
     }
 

@@ -133,7 +133,30 @@ fn saturating_millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::cases::many;
+
+    /// The last millisecond that has a calendar form.
+    const LAST: u64 = 253_402_300_799_999;
+
+    proptest! {
+        #![proptest_config(many())]
+
+        /// HY-17: a time reads back as printed; text is read as some time or refused.
+        #[test]
+        fn times_read_back_as_printed(
+            millis in 0..=LAST,
+            text in "[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})",
+        ) {
+            let at = UnixTime::from_millis(millis);
+            prop_assert_eq!(UnixTime::parse_rfc3339(&at.to_string()), Some(at));
+            if let Some(at) = UnixTime::parse_rfc3339(&text) {
+                prop_assert_eq!(UnixTime::parse_rfc3339(&at.to_string()), Some(at));
+            }
+        }
+    }
 
     /// HY-17: no arithmetic on times panics or wraps.
     #[test]

@@ -59,7 +59,7 @@ const NOT_SHOWN: [(&str, &[&str]); 7] = [
 ];
 
 /// What an incident led to, where its tests cite that and not the incident.
-const LED_TO: [(&str, &[&str]); 7] = [
+const LED_TO: [(&str, &[&str]); 8] = [
     ("IN-1", &["OA-15"]),
     ("IN-7", &["HY-16"]),
     ("IN-11", &["DG-7", "DG-8"]),
@@ -67,6 +67,7 @@ const LED_TO: [(&str, &[&str]); 7] = [
     ("IN-17", &["HY-10"]),
     ("IN-18", &["PO-4", "PO-5"]),
     ("IN-27", &["LC-11"]),
+    ("IN-28", &["LM"]),
 ];
 
 /// Every source file of both packages.
