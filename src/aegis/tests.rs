@@ -1018,6 +1018,31 @@ async fn no_connection_means_not_done() {
     assert_eq!(failure.certainty, Certainty::NotDone);
 }
 
+/// LM: a server that takes no connection is waited for so long, and then it has certainly heard
+/// nothing.
+#[tokio::test(start_paused = true)]
+async fn a_connection_has_ten_seconds() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    // Nobody accepts, and there is room for one to wait: the kernel leaves the next ones without
+    // an answer.
+    let listener = socket.listen(0).unwrap();
+    let server = Server {
+        address: listener.local_addr().unwrap(),
+        seen: Arc::default(),
+    };
+    let _waits = TcpStream::connect(server.address).await.unwrap();
+    let before = tokio::time::Instant::now();
+    let answer = server
+        .client()
+        .redeem_lease(session(), lease_id(), selector())
+        .await;
+    let failure = answer.outcome.unwrap_err();
+    assert_eq!(failure.code, ErrorCode::AegisUnavailable);
+    assert_eq!(failure.certainty, Certainty::NotDone);
+    assert_eq!(before.elapsed().as_secs(), 10);
+}
+
 // ---- hostile answers ----
 
 /// CN-1, LM, OA-7, HY-5: whatever comes back is classified, material never comes of it, and a
@@ -1094,6 +1119,41 @@ async fn hostile_answers_to_redeem_are_classified() {
             !shown.contains(TOKEN) && !shown.contains(MATERIAL),
             "{name}"
         );
+    }
+}
+
+/// LM: of an answer, 1 MiB of body and 64 KiB of names and values are read, one byte more is not.
+#[tokio::test]
+async fn the_bounds_of_an_answer_are_exact() {
+    let body = |length| {
+        let mut body = redeemed().to_string().into_bytes();
+        body.resize(length, b' ');
+        raw(200, JSON, &body)
+    };
+    let headers = |length: usize| {
+        let good = redeemed().to_string();
+        let own = [
+            ("connection", "close"),
+            ("x-request-id", "req_200"),
+            ("content-type", "application/json"),
+            ("content-length", &good.len().to_string()),
+            ("x", ""),
+        ]
+        .map(|(name, value)| name.len() + value.len());
+        let fill = "x".repeat(length - own.iter().sum::<usize>());
+        raw(200, &format!("{JSON}X: {fill}\r\n"), good.as_bytes())
+    };
+    let rows = [
+        ("body", body(1024 * 1024), true),
+        ("body and a byte", body(1024 * 1024 + 1), false),
+        ("headers", headers(64 * 1024), true),
+        ("headers and a byte", headers(64 * 1024 + 1), false),
+    ];
+    for (name, script, is_read) in rows {
+        let outcome = redeem_once(script).await.0.outcome;
+        let code = outcome.err().map(|failure| failure.code);
+        let expected = (!is_read).then_some(ErrorCode::AegisProtocol);
+        assert_eq!(code, expected, "{name}");
     }
 }
 

@@ -949,8 +949,22 @@ mod tests {
         state
     }
 
+    /// So many peers may be there at once.
+    const CONNECTIONS: usize = 8;
+
+    fn another(handle: &Handle) -> Connection {
+        let facts = PeerFacts {
+            process: ProcessId { pid: 1, started: 1 },
+            exe: None,
+            ancestors: Vec::new(),
+            origin: Origin::default(),
+        };
+        handle.connect(facts, Arc::new(Living)).unwrap()
+    }
+
     /// A core that is logged in, at an issuer that stalls on that call.
     struct Stalled {
+        handle: Handle,
         connection: Connection,
         words: Words,
         held: Weak<Session>,
@@ -986,17 +1000,12 @@ mod tests {
                     }),
                     shutdown: CancellationToken::new(),
                 },
-                8,
+                CONNECTIONS,
             );
             let core = AbortOnDropHandle::new(tokio::spawn(actor.run()));
-            let facts = PeerFacts {
-                process: ProcessId { pid: 1, started: 1 },
-                exe: None,
-                ancestors: Vec::new(),
-                origin: Origin::default(),
-            };
             Self {
-                connection: handle.connect(facts, Arc::new(Living)).unwrap(),
+                connection: another(&handle),
+                handle,
                 words,
                 held,
                 stalls,
@@ -1015,6 +1024,36 @@ mod tests {
             max_redemptions: 1,
             reason: None,
             holder: HolderClass::None,
+        }
+    }
+
+    /// LM: 1024 requests wait for the core, one more is told when to come back; and while it cannot
+    /// take them, who goes can still say so.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_too_many_for_the_core_is_told_so() {
+        let core = Stalled::on("none");
+        // All that may be there, so that no place for a goodbye is left over.
+        let others: Vec<_> = (1..CONNECTIONS).map(|_| another(&core.handle)).collect();
+        core.connection.status().await.unwrap();
+        let mut waits = Vec::new();
+        // The core does not run while this test does not wait.
+        for number in 0..=QUEUE {
+            let mut wait = Box::pin(core.connection.status());
+            tokio::select! {
+                biased;
+                told = &mut wait => {
+                    assert_eq!(number, QUEUE, "{told:?}");
+                    let refusal = told.unwrap_err();
+                    assert_eq!(refusal.code, ErrorCode::RateLimited);
+                    assert!(refusal.retry_after.is_some());
+                }
+                () = std::future::ready(()) => waits.push(wait),
+            }
+        }
+        assert_eq!(waits.len(), QUEUE);
+        drop(others);
+        for wait in waits {
+            wait.await.unwrap();
         }
     }
 

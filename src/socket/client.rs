@@ -623,6 +623,28 @@ mod tests {
         }
     }
 
+    /// LM: where all places for who waits to be accepted are taken, a client waits for one, and not
+    /// for ever.
+    #[test]
+    fn a_place_to_wait_in_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("f");
+        RuntimeFolder::prepare(&folder).unwrap();
+        let socket = folder.join(SOCKET);
+        let address = SocketAddrUnix::new(&socket).unwrap();
+        let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+        let listener = socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&listener, &address).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _first = Client::connect(&socket).unwrap();
+        let refusal = Client::connect(&socket).unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::DaemonUnreachable);
+        assert!(refusal.message().contains("busy"), "{refusal}");
+        let waits = std::thread::spawn(move || Client::connect(&socket).map(|_| ()));
+        drop(rustix::net::accept(&listener).unwrap());
+        waits.join().unwrap().unwrap();
+    }
+
     #[test]
     fn no_daemon_is_said_so() {
         let root = tempfile::tempdir().unwrap();

@@ -505,11 +505,15 @@ mod tests {
     /// LM: who says nothing, or half a line, is hung up on.
     #[tokio::test(start_paused = true)]
     async fn silence_and_half_lines_end_the_connection() {
+        let begun = Instant::now();
         let mut silent = Door::open();
         assert_eq!(silent.hear().await, "");
+        assert_eq!(begun.elapsed().as_secs(), 10);
+        let begun = Instant::now();
         let mut half = Door::open();
         half.say("{").await;
         assert_eq!(half.hear().await, "");
+        assert_eq!(begun.elapsed().as_secs(), 5);
         let mut late = Door::open();
         late.say(lock("1") + "{").await;
         let (_, reply) = late.asked().await;
@@ -622,11 +626,13 @@ mod tests {
         let mut door = Door::open();
         door.say(GET).await;
         let large = "x".repeat(900 * 1024);
+        let begun = Instant::now();
         door.asked().await.1.send(Ok(delivery(&large))).unwrap();
         assert!(matches!(
             door.task.await.unwrap(),
             Err(ConnectionError::Unread)
         ));
+        assert_eq!(begun.elapsed().as_secs(), 30);
     }
 
     /// At the end of the daemon nothing new is read, and what is under way is answered.

@@ -26,6 +26,7 @@ mod holders;
 mod incidents;
 mod leases;
 mod lies;
+mod limits;
 mod login;
 mod mcp;
 mod proofs;
