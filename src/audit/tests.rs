@@ -813,6 +813,73 @@ fn a_key_that_does_not_read_is_refused() {
     assert!(matches!(error, OpenError::Key(_)), "{error}");
 }
 
+/// A key store that is there for so many calls, and then gone or locked.
+#[derive(Debug)]
+struct FailingStore {
+    store: TestStore,
+    calls_left: Mutex<u32>,
+}
+
+impl FailingStore {
+    fn called(&self) -> Result<&TestStore, KeyStoreError> {
+        let mut left = self.calls_left.lock().unwrap();
+        *left = left.checked_sub(1).ok_or(KeyStoreError)?;
+        Ok(&self.store)
+    }
+}
+
+impl KeyStore for FailingStore {
+    fn kind(&self) -> &'static str {
+        "failing"
+    }
+
+    fn load(&self, name: &str) -> Result<Option<SecretString>, KeyStoreError> {
+        self.called()?.load(name)
+    }
+
+    fn store(&self, name: &str, secret: SecretString) -> Result<(), KeyStoreError> {
+        self.called()?.store(name, secret)
+    }
+
+    fn is_persistent(&self) -> bool {
+        true
+    }
+}
+
+/// AU-7, HY-10: a key store that fails, at whichever call, is an error that leaves the log as it
+/// was, with a log and without one; no other key is made in its place. Once it works again the log
+/// goes on under its key.
+#[test]
+fn a_key_store_that_fails_leaves_the_log_alone() {
+    for has_log in [false, true] {
+        let (_home, folder) = new_folder();
+        let store = TestStore::persistent();
+        if has_log {
+            let Opened { mut log, .. } = opened(&folder, &store);
+            log.append(&sample(0), at(1)).unwrap();
+        }
+        let mut store = FailingStore {
+            store,
+            calls_left: Mutex::new(0),
+        };
+        let listed = || folder::segments(&folder).unwrap();
+        let before = has_log.then(listed);
+        // A key that is there takes one call, a new one two.
+        for calls in 0..if has_log { 1 } else { 2 } {
+            store.calls_left = Mutex::new(calls);
+            let error = FileAuditLog::open(&folder, &store, at(2)).unwrap_err();
+            assert!(matches!(error, OpenError::Key(_)), "{calls}: {error}");
+            assert_eq!(listed(), before.clone().unwrap_or_default(), "{calls}");
+        }
+        store.calls_left = Mutex::new(9);
+        drop(opened(&folder, &store));
+        let keys = Keys::from_store(&store).unwrap();
+        let report = verify(&folder, &keys).unwrap();
+        assert_eq!(report.damage, None);
+        assert_eq!(report.keyed, report.records);
+    }
+}
+
 /// AU-3: one writer.
 #[test]
 fn a_second_writer_is_refused_while_the_first_lives() {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 
+use aegis_broker::broker::handle::Connection;
 use aegis_broker::broker::ports::{AuditAction, AuditLog as _, AuditOutcome, AuditRecord, Try};
 use aegis_broker::model::{ErrorCode, HolderClass};
 use aegis_broker::time::{Clock as _, SystemClock};
@@ -11,8 +12,8 @@ use aegis_mock::{FaultKind, LeaseState as ServerState};
 use tokio::task::JoinSet;
 
 use crate::world::{
-    CREATE, DEPLOY, Daemon, EXCHANGE, READER, REDEEM, REVOKE, World, code, create, get, secret,
-    user_code,
+    CREATE, DEPLOY, Daemon, EXCHANGE, READER, REDEEM, REVOKE, World, code, create, get, policy,
+    secret, selector, user_code,
 };
 
 /// Breaks or heals the audit log of a daemon.
@@ -62,6 +63,110 @@ async fn nothing_is_delivered_without_its_record() {
         );
         assert_eq!(world.verify().damage, None, "{name}");
         assert_eq!(deliveries(&world), 1 + usize::from(held), "{name}");
+    }
+}
+
+/// What leaves a record in the log.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Get,
+    GetHeld,
+    GetUnknown,
+    Create,
+    Redeem,
+    Revoke,
+    Begin,
+    Login,
+    Cancel,
+    Logout,
+    Lock,
+    Policy,
+    Refused,
+}
+
+/// Does it, and says how it was answered.
+async fn act(
+    world: &World,
+    daemon: &Daemon,
+    connection: &Connection,
+    act: Act,
+) -> Option<ErrorCode> {
+    let mut leases = connection.leases().await.unwrap().into_iter();
+    let lease = leases.find(|lease| lease.selector == selector(READER));
+    let lease = lease.map(|lease| lease.lease_id);
+    match act {
+        Act::Get => code(get(connection, READER).await),
+        Act::GetHeld => code(get(connection, DEPLOY).await),
+        Act::GetUnknown => code(get(connection, "gcp/nobody/knows").await),
+        Act::Create => code(create(connection, DEPLOY, 1, HolderClass::None).await),
+        Act::Redeem => code(connection.lease_redeem(lease.unwrap()).await),
+        Act::Revoke => code(connection.lease_revoke(lease.unwrap()).await),
+        Act::Begin => code(connection.login_begin(None).await),
+        Act::Login => {
+            let shown = user_code(&connection.login_begin(None).await.unwrap());
+            world.mock.approve(&shown).unwrap();
+            code(connection.login_wait(None).await)
+        }
+        Act::Cancel => {
+            connection.login_begin(None).await.unwrap();
+            code(connection.login_cancel(None).await)
+        }
+        Act::Logout => code(connection.logout(None).await),
+        Act::Lock => code(connection.lock().await),
+        Act::Policy => code(daemon.handle.replace_policy(policy())),
+        Act::Refused => code(daemon.handle.policy_refused()),
+    }
+}
+
+/// AU-1, LC-5: a full disk meets everything that leaves a record: nothing secret and no new lease
+/// is handed out, while who ends something is not kept from it. The daemon lives, has room again
+/// and serves.
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_meets_everything_that_leaves_a_record() {
+    let no = Some(ErrorCode::AuditUnavailable);
+    let rows = [
+        (Act::Get, no),
+        (Act::GetHeld, no),
+        (Act::GetUnknown, Some(ErrorCode::TargetUnknown)),
+        (Act::Create, no),
+        (Act::Redeem, no),
+        (Act::Revoke, None),
+        (Act::Begin, None),
+        (Act::Login, None),
+        (Act::Cancel, None),
+        (Act::Logout, None),
+        (Act::Lock, None),
+        (Act::Policy, None),
+        (Act::Refused, None),
+    ];
+    for (what, expected) in rows {
+        let world = World::new().await;
+        let (daemon, connection) = world.logged_in().await;
+        get(&connection, DEPLOY).await.unwrap();
+        create(&connection, READER, 3, HolderClass::None)
+            .await
+            .unwrap();
+        if matches!(what, Act::Begin | Act::Login | Act::Cancel) {
+            connection.logout(None).await.unwrap();
+        }
+        let (written, asked) = (world.records().len(), world.tries(REDEEM).len());
+        daemon.sink.set_full(true);
+        let told = act(&world, &daemon, &connection, what).await;
+        assert_eq!(told, expected, "{what:?}");
+        assert!(connection.status().await.is_ok(), "{what:?}");
+        assert_eq!(world.records().len(), written, "{what:?}");
+        assert_eq!(world.tries(REDEEM).len(), asked, "{what:?}");
+
+        daemon.sink.set_full(false);
+        world.log_in_again(&connection).await;
+        let material = secret(&get(&connection, DEPLOY).await.unwrap());
+        assert_eq!(world.whoami("gcp", &material).await, 200, "{what:?}");
+        daemon.sink.set_full(true);
+        daemon.stop().await;
+        let leases = world.mock.leases();
+        let is_over = |state| state == ServerState::Revoked;
+        assert!(leases.iter().all(|lease| is_over(lease.state)), "{what:?}");
+        assert_eq!(world.verify().damage, None, "{what:?}");
     }
 }
 

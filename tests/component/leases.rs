@@ -1,6 +1,7 @@
 //! The life of leases, from the first request to the end at the server.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use aegis_broker::model::{ErrorCode, FieldValue, HolderClass, LeaseState, Materi
 use aegis_mock::{FaultKind, LeaseState as ServerState};
 use tokio::task::JoinSet;
 
+use crate::evidence::{figure, times};
 use crate::world::{
     CREATE, DEPLOY, LONGER_THAN_A_CODE, Peer, READER, REDEEM, REVOKE, World, code, create, get,
     get_held, secret,
@@ -297,6 +299,75 @@ async fn a_lease_that_logout_overtakes_is_revoked() {
     assert_eq!(code(getting.await.unwrap()), Some(ErrorCode::LoginRequired));
     world.after(Duration::from_secs(5)).await;
     assert_eq!(server_states(&world), [ServerState::Revoked]);
+}
+
+/// LC-8: callers that give up at any point, some hanging up too, leave no lease behind, here or at
+/// the server.
+#[tokio::test(start_paused = true)]
+async fn callers_that_give_up_leave_no_orphan() {
+    let world = World::new().await;
+    let (daemon, connection) = world.logged_in().await;
+    let (mut served, mut gave_up, mut stayed) = (0, 0, VecDeque::new());
+    for number in 0..times(300, 10_000) {
+        world.log_in_again(&connection).await;
+        let own = daemon.connect();
+        let asked = async {
+            match number % 3 {
+                0 => create(&own, READER, 1, HolderClass::None).await,
+                1 => create(&own, READER, 1, HolderClass::Connection).await,
+                _ => get_held(&own, DEPLOY, HolderClass::Connection)
+                    .await
+                    .map(|delivery| delivery.lease),
+            }
+        };
+        // Between two looks everybody else goes on as far as what has arrived takes them: a call
+        // that is answered takes four or so.
+        let looks = number % 6;
+        match with_patience(looks, asked).await {
+            None => gave_up += 1,
+            Some(lease) => {
+                served += 1;
+                let lease = lease.unwrap();
+                if number % 3 == 0 {
+                    own.lease_revoke(lease.lease_id).await.unwrap();
+                }
+            }
+        }
+        // Half of them stay for a while.
+        if number % 4 < 2 {
+            stayed.push_front(own);
+            stayed.truncate(64);
+        }
+    }
+    drop(stayed);
+    assert!(served > 0 && gave_up > 0, "{served}, {gave_up}");
+    // Time passes once all answers are in.
+    world.after(Duration::from_secs(1)).await;
+    let status = connection.status().await.unwrap();
+    assert_eq!((status.live_leases, status.unconfirmed_revocations), (0, 0));
+    let states = server_states(&world);
+    let left = states
+        .iter()
+        .filter(|state| **state != ServerState::Revoked);
+    assert_eq!(left.count(), 0, "of {}", states.len());
+    figure(&format!(
+        "{gave_up} callers that gave up and {served} that did not: 0 of {} leases left",
+        states.len()
+    ));
+    daemon.stop().await;
+}
+
+/// What comes of it within so many looks.
+async fn with_patience<F: Future>(looks: u32, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    for _ in 0..looks {
+        tokio::select! {
+            biased;
+            done = &mut future => return Some(done),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    None
 }
 
 /// LC-7: the daemon's stop revokes what is live and refuses what comes after.

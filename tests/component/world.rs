@@ -212,6 +212,15 @@ impl World {
         assert!(is_logged_in(&view), "{view:?}");
     }
 
+    /// The same, whatever login there is or is under way.
+    pub(crate) async fn log_in_again(&self, connection: &Connection) {
+        let view = connection.login_begin(None).await.unwrap();
+        if !is_logged_in(&view) {
+            self.mock.approve(&user_code(&view)).unwrap();
+            connection.login_wait(None).await.unwrap();
+        }
+    }
+
     /// A daemon with one connection that is logged in.
     pub(crate) async fn logged_in(&self) -> (Daemon, Connection) {
         let daemon = self.daemon();
@@ -388,7 +397,7 @@ fn settings(world: &World) -> Settings {
     }
 }
 
-fn policy() -> Policy {
+pub(crate) fn policy() -> Policy {
     Policy::new(vec![Rule {
         id: CleanText::new("all", 16),
         effect: Effect::Allow,
