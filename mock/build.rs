@@ -57,6 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     Some(5) => "Kind::Int32".to_owned(),
                     Some(8) => "Kind::Bool".to_owned(),
                     Some(9) => "Kind::Text".to_owned(),
+                    Some(12) => "Kind::Bytes".to_owned(),
                     Some(11) => {
                         format!(
                             "Kind::Message(\"{}\")",

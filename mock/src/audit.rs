@@ -5,10 +5,37 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::anomaly::Monitor;
 use crate::clock::Moment;
 use crate::encoding::{base64url, random_id, sha256};
 
 const FORMAT: &str = "aegis-audit-v1";
+
+/// Whatever an event can be about.
+pub(crate) const ACTIONS: [&str; 21] = [
+    "login.begin",
+    "login.approve",
+    "login.deny",
+    "login.exchange",
+    "token.mint",
+    "token.exchange_workload",
+    "token.revoke",
+    "key.revoke",
+    "session.end",
+    "spiffe.begin",
+    "spiffe.complete",
+    "lease.create",
+    "lease.redeem",
+    "lease.revoke",
+    "lease.expire",
+    // A listing that was refused; those that succeed are not recorded.
+    "audit.list",
+    "auth.failed",
+    "policy.changed",
+    "anomaly.issuance_spike",
+    "anomaly.denied_spike",
+    "anomaly.replay",
+];
 
 /// One event. `hash` covers all other fields, and by `prev_hash` all events of
 /// the tenant before it.
@@ -48,13 +75,13 @@ pub struct AuditRecord {
     /// The id that the answer carried.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub request_id: String,
-    /// `dpop_jwt`, or empty where no proof was needed.
+    /// `dpop_jwt`, `mtls`, or empty where no proof was needed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub proof_type: String,
-    /// RFC 7638 thumbprint of the key.
+    /// RFC 7638 thumbprint of the key, or the certificate's fingerprint.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub key_thumbprint: String,
-    /// The proof's `jti`.
+    /// The proof's `jti`, or the nonce of one by certificate.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub proof_jti: String,
     /// The `hash` of the tenant's event before.
@@ -111,14 +138,27 @@ pub(crate) struct Entry {
 pub(crate) struct Ledger {
     records: Vec<AuditRecord>,
     heads: HashMap<String, (u64, String)>,
+    /// Hears of every event.
+    pub(crate) monitor: Monitor,
 }
 
 impl Ledger {
     /// Writes one event. Values with control characters, which could forge a
     /// line, are left out; the callers check theirs before.
     pub(crate) fn append(&mut self, entry: Entry, at: Moment) {
-        let event_id = random_id("evt_");
-        self.append_as(event_id, entry, at);
+        let spikes = self.monitor.observe(&entry, at);
+        self.append_as(random_id("evt_"), entry, at);
+        for spike in spikes {
+            self.append_as(random_id("evt_"), spike, at);
+        }
+    }
+
+    /// Number and hash of a tenant's newest event.
+    pub(crate) fn head(&self, tenant_id: &str) -> (u64, String) {
+        self.heads
+            .get(tenant_id)
+            .cloned()
+            .unwrap_or_else(|| (0, base64url(&[0; 32])))
     }
 
     fn append_as(&mut self, event_id: String, entry: Entry, at: Moment) {
@@ -174,11 +214,7 @@ pub(crate) fn as_rfc3339<S: serde::Serializer>(
     at: &SystemTime,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let at = at
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let at = Moment::from_unix_millis(0).plus(at);
-    serializer.serialize_str(&at.rfc3339())
+    serializer.serialize_str(&Moment::from_system_time(*at).rfc3339())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! One RPC try on its way through the server.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::HeaderMap;
 use connectrpc::{ConnectError, RequestContext};
@@ -14,15 +14,23 @@ use crate::errors::{Reason, Refusal};
 use crate::journal::{Carrier, RequestRecord};
 use crate::web::Refused;
 
+/// How a try came here.
+#[derive(Clone, Debug)]
+pub(crate) struct Road {
+    pub(crate) peer: IpAddr,
+    /// The address that was called, as `htu` must say it.
+    pub(crate) url: String,
+    /// Fingerprint of the certificate that the connection's other end has shown and has the key of.
+    pub(crate) certificate: Option<Arc<str>>,
+}
+
 /// What is known of a try before its message is decoded.
 #[derive(Debug)]
 pub(crate) struct Call {
     /// The RPC's name.
     pub(crate) method: &'static str,
     pub(crate) request_id: String,
-    pub(crate) peer: IpAddr,
-    /// The address that was called, as `htu` must say it.
-    pub(crate) url: String,
+    pub(crate) road: Road,
     pub(crate) headers: HeaderMap,
     pub(crate) at: Moment,
     /// What judges `iat`.
@@ -56,8 +64,7 @@ impl Call {
     pub(crate) fn new(
         method: &'static str,
         request_id: String,
-        peer: IpAddr,
-        url: String,
+        road: Road,
         headers: HeaderMap,
         at: Moment,
         proof_clock: Moment,
@@ -83,8 +90,7 @@ impl Call {
         Self {
             method,
             request_id,
-            peer,
-            url,
+            road,
             headers,
             at,
             proof_clock,
@@ -110,6 +116,14 @@ impl Call {
             trace.carrier = Carrier::Body;
             trace.claimed = dpop::peek(jwt);
             trace.proof = Some(jwt.to_owned());
+        }
+    }
+
+    /// Notes a proof by certificate: its nonce is what a `jti` is elsewhere.
+    pub(crate) fn note_nonce(&self, nonce: &str) {
+        let plain = nonce.len() <= 128 && nonce.bytes().all(|byte| byte.is_ascii_graphic());
+        if plain {
+            self.trace().claimed.jti = Some(nonce.to_owned());
         }
     }
 
@@ -144,13 +158,13 @@ impl Call {
 }
 
 /// The call behind a handler's context, or why it was refused before.
-pub(crate) fn of(context: &RequestContext) -> Result<std::sync::Arc<Call>, ConnectError> {
+pub(crate) fn of(context: &RequestContext) -> Result<Arc<Call>, ConnectError> {
     if let Some(Refused(error)) = context.extensions().get::<Refused>() {
         return Err(error.clone());
     }
     context
         .extensions()
-        .get::<std::sync::Arc<Call>>()
+        .get::<Arc<Call>>()
         .cloned()
         .ok_or_else(|| ConnectError::internal("request came around the web layer"))
 }

@@ -145,6 +145,90 @@ checks! {
         /// There is a credential behind the selector.
         CredentialKnown: PolicyDenied, "policy does not allow this";
     }
+    /// Those of what a token is for and of what can be taken back.
+    ACCESS {
+        /// The token was not taken back.
+        TokenCurrent: TokenRevoked, "token was revoked";
+        /// Its key was not taken back.
+        KeyAlive: KeyRevoked, "key was revoked";
+        /// Its key is the session's, or was until just now.
+        KeyCurrent: KeyRevoked, "session has another key now";
+        /// A token that is for the bootstrap does nothing else.
+        BootstrapOnly: ScopeNotGranted, "token is for the bootstrap alone";
+        /// Any other does not bootstrap.
+        BootstrapScope: ScopeNotGranted, "token is not for the bootstrap";
+        /// Scopes of leases and `spiffe.bootstrap` do not share a token.
+        ScopeMixed: ScopeMixed, "a token has lease scopes or spiffe.bootstrap, not both";
+        /// A session never widens.
+        SessionScopes: ScopeNotGranted, "session has no scope for this";
+        /// A token of a listing goes on with the same listing, for ten minutes.
+        PageToken: PageTokenInvalid, "page token is not of this listing, or too old";
+    }
+    /// Those of a workload's identity token, in the order they are made.
+    WORKLOAD {
+        /// It is a compact JWS whose header and claims are one JSON object each.
+        WorkloadForm: WorkloadTokenInvalid, "workload token is not a JWT";
+        /// Its `alg` is one that we take; `none` is not.
+        WorkloadAlgorithm: WorkloadTokenInvalid, "workload token alg is not accepted";
+        /// Its issuer is one of the policy.
+        WorkloadIssuer: WorkloadTokenIssuer, "workload token is of another issuer";
+        /// Its signature is by a key that the issuer publishes.
+        WorkloadSignature: WorkloadTokenInvalid, "workload token signature does not verify";
+        /// It is meant for us.
+        WorkloadAudience: WorkloadTokenAudience, "workload token is for another audience";
+        /// It has not expired.
+        WorkloadAlive: WorkloadTokenExpired, "workload token has expired";
+        /// It is good by now, and was made before.
+        WorkloadStarted: WorkloadTokenNotYetValid, "workload token is not valid yet";
+        /// It does not live for ever.
+        WorkloadLifetime: WorkloadTokenInvalid, "workload token lives longer than a day";
+        /// The policy knows the workload.
+        WorkloadSubject: WorkloadTokenSubject, "workload token is of an unknown workload";
+        /// The request's nonce was not used before.
+        ExchangeNonce: NonceReplayed, "nonce has been used before";
+        /// Neither was the token, or by the same key where the issuer's tokens are bound.
+        WorkloadReplay: WorkloadTokenReplayed, "workload token has been used before";
+    }
+    /// Those of the bootstrap, in the order they are made.
+    SPIFFE {
+        /// The challenge was made for this principal and session.
+        ChallengeOwner: ChallengeUnknown, "no such challenge";
+        /// The caller has its token.
+        ChallengeToken: ChallengeUnknown, "no such challenge";
+        /// It was not answered before.
+        ChallengeUnused: ChallengeUsed, "challenge has been used";
+        /// It is not older than five minutes.
+        ChallengeAge: ChallengeExpired, "challenge has expired";
+        /// The CSR is one PKCS #10 request and nothing else.
+        CsrForm: CsrInvalid, "csr is not a PKCS #10 request";
+        /// Its key is on P-256 or P-384.
+        CsrKey: CsrInvalid, "csr key is not on P-256 or P-384";
+        /// It is signed by that key.
+        CsrSignature: CsrInvalid, "csr signature does not verify";
+        /// It asks for no authority.
+        CsrAuthority: CsrInvalid, "csr asks for a certificate authority";
+        /// It asks for no name but a URI.
+        CsrNames: CsrInvalid, "csr asks for other names than one URI";
+        /// That URI is the challenge's.
+        CsrUri: CsrInvalid, "csr asks for another URI than the challenge's";
+    }
+    /// Those of a client certificate, in the order they are made.
+    MTLS {
+        /// A token that is bound to a certificate comes with such a proof.
+        MtlsKind: BindingMismatch, "token is bound to a certificate";
+        /// The proof is of one kind.
+        MtlsAlone: ProofAmbiguous, "a proof is either dpop_jwt or mtls";
+        /// The connection was made with a certificate that lives.
+        CertificateAlive: ClientCertificateMismatch, "no client certificate that is good here";
+        /// It is the one that the token is bound to.
+        CertificateBinding: ClientCertificateMismatch, "connection is of another certificate";
+        /// The request names it.
+        CertificateField: ClientCertificateMismatch, "mtls_fingerprint is of another certificate";
+        /// The proof has a nonce of 128 bits.
+        MtlsNonce: ProofInvalid, "mtls proof needs a fresh nonce";
+        /// It was not used before.
+        MtlsReplay: ProofReplayed, "proof has been used before";
+    }
 }
 
 impl From<Check> for Refusal {

@@ -49,6 +49,10 @@ impl Moment {
             .unwrap_or_default()
     }
 
+    pub(crate) fn from_system_time(at: SystemTime) -> Self {
+        Self(at.duration_since(UNIX_EPOCH).map_or(0, millis))
+    }
+
     pub(crate) fn system_time(self) -> SystemTime {
         let since = Duration::from_millis(u64::try_from(self.0).unwrap_or(0));
         UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)

@@ -10,12 +10,14 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::encoding::sha256;
+use crate::audit::Entry;
+use crate::encoding::{random_id, sha256};
 use crate::fault::FaultKind;
 use crate::identity::DEMO_UID;
 use crate::policy::Policy;
+use crate::revoke::Cause;
 use crate::schema::Method;
 use crate::state::Shared;
 use crate::web::{host, is_loopback_name};
@@ -32,6 +34,25 @@ pub enum ControlError {
     /// The person does not belong to the tenant it is for.
     #[error("the user is not a member of the tenant")]
     NotAMember,
+    /// There is nothing of that name that lives.
+    #[error("there is nothing of that name to revoke")]
+    NothingToRevoke,
+}
+
+/// What can be taken back, by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Revocable {
+    /// One token, by its `jti`.
+    TokenJti(String),
+    /// The keys of that `pop_key_id`, or of that fingerprint.
+    PopKeyId(String),
+    /// One session.
+    SessionId(String),
+    /// One lease.
+    LeaseId(String),
+    /// Every session of a principal, in whatever tenant.
+    Principal(String),
 }
 
 /// More calls than a test makes. A fault that is not wanted any more ends with `reset`.
@@ -42,13 +63,16 @@ struct Control {
     shared: Arc<Shared>,
     token: Arc<str>,
     port: u16,
+    /// PEM; empty without a TLS listener.
+    tls_ca: Arc<str>,
 }
 
-pub(crate) fn router(shared: Arc<Shared>, token: Arc<str>, port: u16) -> Router {
+pub(crate) fn router(shared: Arc<Shared>, token: Arc<str>, port: u16, tls_ca: Arc<str>) -> Router {
     let control = Control {
         shared,
         token,
         port,
+        tls_ca,
     };
     Router::new()
         .route("/_ctl/approve", post(approve))
@@ -57,12 +81,19 @@ pub(crate) fn router(shared: Arc<Shared>, token: Arc<str>, port: u16) -> Router 
         .route("/_ctl/clock", post(clock))
         .route("/_ctl/fault", post(fault))
         .route("/_ctl/nonce/rotate", post(rotate_nonce))
+        .route("/_ctl/keys/rotate", post(rotate_keys))
         .route("/_ctl/policy", post(policy))
+        .route("/_ctl/revoke", post(revoke))
+        .route("/_ctl/workload-token", post(workload_token))
         .route("/_ctl/reset", post(reset))
         .route("/_ctl/requests", get(requests))
         .route("/_ctl/leases", get(leases))
         .route("/_ctl/secrets", get(secrets))
         .route("/_ctl/audit", get(audit))
+        .route("/_ctl/alerts", get(alerts))
+        .route("/_ctl/tls-ca", get(tls_authority))
+        .route("/_ctl/actions", get(actions))
+        .route("/_ctl/id-token", post(id_token))
         .layer(from_fn_with_state(control.clone(), admit))
         .with_state(control)
 }
@@ -107,7 +138,7 @@ fn done() -> Response {
 fn obeyed(result: Result<(), ControlError>) -> Response {
     match result {
         Ok(()) => done(),
-        Err(error @ ControlError::UnknownUserCode) => {
+        Err(error @ (ControlError::UnknownUserCode | ControlError::NothingToRevoke)) => {
             refuse(StatusCode::NOT_FOUND, &error.to_string())
         }
         Err(error @ (ControlError::NotPending | ControlError::NotAMember)) => {
@@ -185,6 +216,118 @@ async fn fault(State(control): State<Control>, Json(fault): Json<SetFault>) -> R
 async fn rotate_nonce(State(control): State<Control>) -> Response {
     control.shared.state().nonces.rotate();
     done()
+}
+
+async fn rotate_keys(State(control): State<Control>) -> Response {
+    control.shared.rotate_keys();
+    done()
+}
+
+async fn revoke(State(control): State<Control>, Json(what): Json<Revocable>) -> Response {
+    match control.shared.revoke_by_control(&what) {
+        Ok(()) if control.shared.save_revocations().await.is_err() => refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "it has ended, and that cannot be saved",
+        ),
+        result => obeyed(result),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WorkloadToken {
+    #[serde(default)]
+    claims: Map<String, Value>,
+}
+
+async fn workload_token(
+    State(control): State<Control>,
+    Json(wanted): Json<WorkloadToken>,
+) -> Response {
+    let token = control.shared.sign_workload_token(&wanted.claims);
+    Json(json!({ "token": token })).into_response()
+}
+
+/// An ID token of the demo person, as a sign-in at the console would yield it.
+async fn id_token(State(control): State<Control>) -> Response {
+    Json(json!({ "token": control.shared.demo_id_token() })).into_response()
+}
+
+async fn alerts(State(control): State<Control>) -> Response {
+    let state = control.shared.state();
+    let monitor = &state.ledger.monitor;
+    let alerts: Vec<_> = monitor.alerts().collect();
+    Json(json!({ "alerts": alerts, "totals": monitor.totals() })).into_response()
+}
+
+async fn tls_authority(State(control): State<Control>) -> Response {
+    match &*control.tls_ca {
+        "" => refuse(StatusCode::NOT_FOUND, "there is no TLS listener"),
+        pem => {
+            let kind = [(header::CONTENT_TYPE, "application/x-pem-file")];
+            (kind, pem.to_owned()).into_response()
+        }
+    }
+}
+
+/// Where a CI job asks for its token, and with which bearer.
+async fn actions(State(control): State<Control>) -> Response {
+    let (url, token) = control.shared.actions_request();
+    Json(json!({ "url": url, "token": token })).into_response()
+}
+
+impl Shared {
+    /// Takes something back, as an operator would.
+    pub(crate) fn revoke_by_control(&self, what: &Revocable) -> Result<(), ControlError> {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let state = &mut *state;
+        state.expire_leases(now);
+        let entry = Entry {
+            request_id: random_id("req_"),
+            ..Entry::default()
+        };
+        let cause = Cause {
+            entry,
+            reason: "user_request",
+        };
+        let found = match what {
+            Revocable::TokenJti(jti) => {
+                let tokens = state.tokens.live(now, |token| token.jti == *jti);
+                for token in &tokens {
+                    state.revoke_token(token, &cause, now);
+                }
+                !tokens.is_empty()
+            }
+            Revocable::PopKeyId(id) => {
+                let mut keys = state.keys.named(id);
+                keys.extend(state.tenant_of_svid(id).map(|tenant| (tenant, id.clone())));
+                for (tenant, thumbprint) in &keys {
+                    state.revoke_key(tenant, thumbprint, "", &cause, now);
+                }
+                !keys.is_empty()
+            }
+            Revocable::SessionId(id) => state.end_session(id, &cause, now).is_some(),
+            Revocable::LeaseId(id) => {
+                let leases = state.leases.unended(now, |lease| lease.id == *id);
+                state.end_leases(&leases, &cause, now) > 0
+            }
+            Revocable::Principal(principal) => {
+                let sessions = state
+                    .broker_sessions
+                    .live(now, |session| session.principal == *principal);
+                for session in &sessions {
+                    state.end_session(session, &cause, now);
+                }
+                !sessions.is_empty()
+            }
+        };
+        if found {
+            Ok(())
+        } else {
+            Err(ControlError::NothingToRevoke)
+        }
+    }
 }
 
 #[derive(Deserialize)]

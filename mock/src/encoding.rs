@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
-use base64::alphabet::URL_SAFE;
+use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 
@@ -38,6 +38,19 @@ pub(crate) fn from_any_base64url(text: &str) -> Option<Vec<u8>> {
             .with_decode_allow_trailing_bits(true),
     );
     ANY.decode(text).ok()
+}
+
+/// Base64 as proto3 JSON takes it: in either alphabet, padded or not.
+pub(crate) fn from_any_base64(text: &str) -> Option<Vec<u8>> {
+    const ANY: GeneralPurpose = GeneralPurpose::new(
+        &STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    ANY.decode(text).ok().or_else(|| from_any_base64url(text))
+}
+
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 #[expect(

@@ -11,8 +11,15 @@
 //! remembered, and `revocations` what outlives the process; `check` lists what
 //! is checked; `page` is where a person approves. Lenience must be asked for, in
 //! the policy or by [`Mock::fault`].
+//!
+//! The parts of Aegis' reference flow: `idp` is the identity provider, `spiffe_ca`
+//! the SPIFFE CA, `policy` the policy engine, `audit` the audit log,
+//! `identity::keys` the key registry with the dual-key window, `revoke` takes
+//! tokens, keys, sessions and principals back, `anomaly` watches for spikes,
+//! `throttle` counts calls; `tls` is the listener for client certificates.
 
 mod access;
+mod anomaly;
 mod audit;
 mod background;
 mod broker;
@@ -28,26 +35,32 @@ mod errors;
 mod evidence;
 mod fault;
 mod identity;
+mod idp;
 mod journal;
 mod json;
 mod jwk;
+mod once;
 mod page;
 mod policy;
 mod proto;
 mod revocations;
+mod revoke;
 mod schema;
 mod scope;
 mod server;
+mod spiffe_ca;
 mod state;
 mod throttle;
+mod tls;
 mod web;
 mod wire;
 
+pub use anomaly::AlertRecord;
 pub use audit::AuditRecord;
 pub use background::Background;
 pub use broker::leases::{LeaseRecord, LeaseState};
 pub use check::Check;
-pub use control::ControlError;
+pub use control::{ControlError, Revocable};
 pub use fault::FaultKind;
 pub use journal::{Carrier, RequestRecord};
 pub use page::PageCheck;

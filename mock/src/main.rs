@@ -24,12 +24,20 @@ struct Arguments {
     /// Offer the control API, at 127.0.0.1:7469 if no address is given
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:7469")]
     control: Option<SocketAddr>,
+    /// Listen over TLS too, with client certificates if they are shown, at 127.0.0.1:7461 if no
+    /// address is given
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:7461")]
+    tls: Option<SocketAddr>,
     /// Policy file; without one a demo policy holds
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// File in which revocations survive a restart; without one they end with the server
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
+    /// Let `ALLOW_INSECURE_USER_HEADER=true` mean what it says: anybody on this machine is whom the
+    /// header X-Aegis-Insecure-User names. Without this option that header is always refused
+    #[arg(long)]
+    dev_insecure: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +81,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mock = aegis_mock::spawn(Options {
         listen: arguments.listen,
         control: arguments.control,
+        tls: arguments.tls,
+        // Nothing but the very word, as in production.
+        allow_insecure_user_header: std::env::var_os("ALLOW_INSECURE_USER_HEADER")
+            .is_some_and(|value| value == "true"),
+        dev_insecure: arguments.dev_insecure,
         policy_toml,
         state: arguments.state,
         ..Options::default()
@@ -88,6 +101,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         let control = control.as_str().trim_end_matches('/');
         members.insert("control".to_owned(), json!(control));
         members.insert("control_token".to_owned(), json!(mock.control_token()));
+    }
+    if let (Some(tls), Some(members)) = (mock.tls(), line.as_object_mut()) {
+        let tls = tls.as_str().trim_end_matches('/');
+        members.insert("tls".to_owned(), json!(tls));
     }
     writeln!(io::stdout(), "{line}")?;
 

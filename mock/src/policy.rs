@@ -6,7 +6,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::check::{Check, Checks};
-use crate::scope;
+use crate::{idp, scope, spiffe_ca};
 
 /// The built-in policy is the documented sample.
 const BUILT_IN: &str = include_str!("../../config/aegis-mock.toml");
@@ -17,6 +17,9 @@ pub const MAX_POLICY_BYTES: u64 = 64 * 1024;
 const MAX_SESSION: u32 = 8 * 60 * 60;
 /// More calls a minute than any machine makes.
 const MAX_CALLS: u32 = 1_000_000;
+/// For each subject so many points in time are kept.
+const MAX_SPIKE: u32 = 10_000;
+const MAX_FACTOR: u32 = 100;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,11 +29,19 @@ pub(crate) struct Policy {
     #[serde(default)]
     pub(crate) throttle: Throttle,
     #[serde(default)]
+    pub(crate) anomaly: Anomaly,
+    #[serde(default)]
     pub(crate) strictness: Strictness,
     #[serde(default, rename = "tenant")]
     pub(crate) tenants: Vec<Tenant>,
     #[serde(default, rename = "user")]
     pub(crate) users: Vec<User>,
+    #[serde(default, rename = "client")]
+    clients: Vec<Client>,
+    #[serde(default, rename = "issuer")]
+    pub(crate) issuers: Vec<Issuer>,
+    #[serde(default, rename = "workload")]
+    pub(crate) workloads: Vec<Workload>,
     #[serde(default, rename = "grant")]
     grants: Vec<Grant>,
     #[serde(default, rename = "deny")]
@@ -46,6 +57,8 @@ pub(crate) struct Server {
     #[serde(deserialize_with = "bounded::<_, 1, 60>")]
     pub(crate) interval_seconds: u32,
     pub(crate) allow_providerless_scopes: bool,
+    #[serde(deserialize_with = "trust_domain")]
+    pub(crate) trust_domain: String,
 }
 
 impl Default for Server {
@@ -54,6 +67,7 @@ impl Default for Server {
             nonce: NonceMode::Window,
             interval_seconds: 5,
             allow_providerless_scopes: false,
+            trust_domain: "aegis.example".to_owned(),
         }
     }
 }
@@ -87,6 +101,41 @@ impl Default for Throttle {
             begin_per_address_minute: 30,
         }
     }
+}
+
+/// What counts as a spike within a minute, and what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_field_names, reason = "the contract's name of the key")]
+pub(crate) struct Anomaly {
+    pub(crate) on_anomaly: OnAnomaly,
+    #[serde(deserialize_with = "bounded::<_, 1, MAX_SPIKE>")]
+    pub(crate) issuances_per_minute: u32,
+    #[serde(deserialize_with = "bounded::<_, 1, MAX_SPIKE>")]
+    pub(crate) denials_per_minute: u32,
+    #[serde(deserialize_with = "bounded::<_, 1, MAX_SPIKE>")]
+    pub(crate) replays_per_minute: u32,
+    #[serde(deserialize_with = "bounded::<_, 1, MAX_FACTOR>")]
+    pub(crate) tenant_factor: u32,
+}
+
+impl Default for Anomaly {
+    fn default() -> Self {
+        Self {
+            on_anomaly: OnAnomaly::Alert,
+            issuances_per_minute: 30,
+            denials_per_minute: 10,
+            replays_per_minute: 3,
+            tenant_factor: 5,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OnAnomaly {
+    Alert,
+    Throttle,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +192,51 @@ pub(crate) struct User {
         deserialize_with = "bounded::<_, 1, MAX_SESSION>"
     )]
     pub(crate) max_session_seconds: u32,
+}
+
+/// A program that people sign in for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Client {
+    pub(crate) id: String,
+    pub(crate) redirect_uris: Vec<String>,
+}
+
+/// Whose workload tokens are taken.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Issuer {
+    /// Below this server's own address.
+    #[serde(deserialize_with = "issuer_path")]
+    pub(crate) url: String,
+    #[serde(default)]
+    pub(crate) replay: Replay,
+}
+
+/// Whether a workload token is good again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Replay {
+    /// Never.
+    #[default]
+    Refuse,
+    /// With the same key.
+    Bind,
+}
+
+/// A workload, as its issuer and as we know it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Workload {
+    #[serde(deserialize_with = "issuer_path")]
+    pub(crate) issuer: String,
+    pub(crate) subject: String,
+    pub(crate) principal: String,
+    pub(crate) tenant: String,
+    #[serde(default)]
+    pub(crate) role: Option<String>,
+    #[serde(default, deserialize_with = "scopes")]
+    pub(crate) scopes: Vec<String>,
 }
 
 fn max_session() -> u32 {
@@ -298,12 +392,34 @@ fn selector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Err
     Err(D::Error::custom("the selector is malformed"))
 }
 
+fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let domain = String::deserialize(deserializer)?;
+    if spiffe_ca::is_trust_domain(&domain) {
+        return Ok(domain);
+    }
+    Err(D::Error::custom("a trust domain is of a-z 0-9 . _ -"))
+}
+
+/// `/idp` or one segment below it.
+fn issuer_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let path = String::deserialize(deserializer)?;
+    let name = path.strip_prefix(idp::ISSUER);
+    let fits = name == Some("")
+        || name
+            .and_then(|name| name.strip_prefix('/'))
+            .is_some_and(scope::is_segment);
+    if fits {
+        return Ok(path);
+    }
+    Err(D::Error::custom("an issuer is /idp or one name below it"))
+}
+
 fn scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let scopes = Vec::<String>::deserialize(deserializer)?;
     if scopes.iter().all(|one| scope::check(one, false).is_ok()) {
         return Ok(scopes);
     }
-    Err(D::Error::custom("a default scope is malformed"))
+    Err(D::Error::custom("a scope is malformed"))
 }
 
 impl Policy {
@@ -321,6 +437,14 @@ impl Policy {
 
     pub(crate) fn user(&self, uid: &str) -> Option<&User> {
         self.users.iter().find(|user| user.uid == uid)
+    }
+
+    pub(crate) fn client(&self, id: &str) -> Option<&Client> {
+        self.clients.iter().find(|client| client.id == id)
+    }
+
+    pub(crate) fn issuer(&self, url: &str) -> Option<&Issuer> {
+        self.issuers.iter().find(|issuer| issuer.url == url)
     }
 
     pub(crate) fn credential(&self, selector: &str) -> Option<&Credential> {
@@ -422,6 +546,7 @@ mod tests {
         let policy = Policy::parse(None).unwrap();
         assert_eq!(policy.server, Server::default());
         assert_eq!(policy.throttle, Throttle::default());
+        assert_eq!(policy.anomaly, Anomaly::default());
         assert_eq!(policy.strictness, Strictness::default());
 
         let (mut in_file, mut in_code) = (BTreeSet::new(), BTreeSet::new());
@@ -532,7 +657,7 @@ mod tests {
                 );
             }
         }
-        assert_eq!((numbers, switches), (7, 11));
+        assert_eq!((numbers, switches), (11, 11));
     }
 
     /// `aegis.md` 13.
@@ -548,6 +673,14 @@ mod tests {
         ];
         assert_eq!(found, [600, 3000, 30, 5, 8 * 60 * 60]);
         assert!(limits.enabled);
+        let spikes = Anomaly::default();
+        let found = [
+            spikes.issuances_per_minute,
+            spikes.denials_per_minute,
+            spikes.replays_per_minute,
+            spikes.tenant_factor,
+        ];
+        assert_eq!(found, [30, 10, 3, 5]);
     }
 
     #[test]
@@ -574,6 +707,17 @@ mod tests {
                 "wildcard",
                 "[[grant]]\nprincipal = \"p\"\nactions = []\nselector = \"provider:a:app:b:account:*\"\n",
             ),
+            ("no trust domain", "[server]\ntrust_domain = \"A/b\"\n"),
+            (
+                "an issuer elsewhere",
+                "[[issuer]]\nurl = \"https://issuer.example\"\n",
+            ),
+            ("an issuer deeper", "[[issuer]]\nurl = \"/idp/a/b\"\n"),
+            (
+                "a wildcard for a workload",
+                "[[workload]]\nissuer = \"/idp\"\nsubject = \"s\"\nprincipal = \"p\"\ntenant = \"t\"\nscopes = [\"*\"]\n",
+            ),
+            ("unknown reaction", "[anomaly]\non_anomaly = \"stop\"\n"),
             (
                 "a port that is none",
                 "[[credential]]\nselector = \"provider:a:app:b:account:c\"\nkind = \"database_login\"\nfields = { database = \"\", engine = \"\", host = \"\", password = \"\", port = \"70000\", sslmode = \"\", username = \"\" }\n",

@@ -4,6 +4,7 @@
 //! unknown names, names in another case, both spellings at once, repeated
 //! names and values of the wrong type are refused.
 
+use crate::encoding::from_any_base64;
 use crate::errors::{Reason, Refusal};
 use crate::json::Json;
 
@@ -19,9 +20,9 @@ struct Field {
     kind: Kind,
 }
 
-#[expect(dead_code, reason = "64-bit numbers occur in answers only, so far")]
 enum Kind {
     Text,
+    Bytes,
     Bool,
     Int32,
     Int64,
@@ -123,6 +124,9 @@ fn check_object(message: &str, value: &Json, path: &str) -> Result<(), Refusal> 
 fn check_value(field: &Field, value: &Json, path: &str) -> Result<(), Refusal> {
     let fits = match &field.kind {
         Kind::Text => value.text().is_some(),
+        Kind::Bytes => value
+            .text()
+            .is_some_and(|text| from_any_base64(text).is_some()),
         Kind::Bool => matches!(value, Json::Bool),
         Kind::Int32 => integer(value).is_some_and(|number| i32::try_from(number).is_ok()),
         Kind::Int64 => integer(value).is_some(),
@@ -169,7 +173,7 @@ fn check_wire(message: &str, mut bytes: &[u8], depth: u8) -> Result<(), Refusal>
             (Kind::Bool | Kind::Int32 | Kind::Int64, 0) => {
                 varint(&mut bytes).ok_or_else(malformed)?;
             }
-            (Kind::Text, 2) => {
+            (Kind::Text | Kind::Bytes, 2) => {
                 chunk(&mut bytes).ok_or_else(malformed)?;
             }
             (Kind::Message(name), 2) => {

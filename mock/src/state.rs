@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use url::Url;
 
 use crate::audit::{Entry, Ledger};
+use crate::broker::PageSeal;
 use crate::broker::leases::Leases;
 use crate::call::Call;
 use crate::clock::Clock;
@@ -13,17 +14,23 @@ use crate::dpop::replay::Replays;
 use crate::errors::{Reason, Refusal};
 use crate::fault::Faults;
 use crate::identity::device::Logins;
-use crate::identity::tokens::{Signer, Tokens};
+use crate::identity::keys::KeyRegistry;
+use crate::identity::sessions;
+use crate::identity::tokens::{KeyRing, Tokens};
+use crate::idp::Idp;
 use crate::journal::Journal;
+use crate::once::Once;
 use crate::page::{PageCheck, Password, Sessions};
 use crate::policy::Policy;
 use crate::revocations::StateFile;
+use crate::spiffe_ca::{Challenges, SpiffeCa, Svids};
 use crate::throttle::Throttle;
 
 /// A secret that was handed out, for leak scans.
 #[derive(Clone, PartialEq, Eq, serde::Serialize)]
 pub struct SecretRecord {
-    /// `device_code`, `broker_token`, or the name of a material's field.
+    /// `device_code`, `broker_token`, `bootstrap_token`, `challenge_token`, `id_token`,
+    /// `workload_token`, `authorization_code`, or the name of a material's field.
     pub kind: String,
     /// The secret.
     pub value: String,
@@ -43,7 +50,7 @@ impl std::fmt::Debug for SecretRecord {
 pub(crate) struct Shared {
     pub(crate) api: Url,
     pub(crate) clock: Clock,
-    pub(crate) signer: Signer,
+    pub(crate) spiffe_ca: SpiffeCa,
     pub(crate) journal: Journal,
     /// Of everybody who signs in at the page.
     pub(crate) password: Password,
@@ -51,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) state_file: Option<StateFile>,
     /// What a test has left out of the page.
     pub(crate) page_without: Option<PageCheck>,
+    /// Whether a header may name a person in place of an ID token.
+    pub(crate) allow_insecure_user: bool,
     // One lock for everything makes each step of a call one point in time. It
     // is held for table look-ups and a signature, never across an await.
     state: Mutex<State>,
@@ -60,8 +69,19 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) policy: Policy,
     pub(crate) logins: Logins,
+    /// Who has signed in at the page.
     pub(crate) sessions: Sessions,
+    /// What logins, mints and workload exchanges have started.
+    pub(crate) broker_sessions: sessions::Sessions,
+    /// Signs broker tokens.
+    pub(crate) signer: KeyRing,
     pub(crate) tokens: Tokens,
+    pub(crate) keys: KeyRegistry,
+    pub(crate) idp: Idp,
+    pub(crate) challenges: Challenges,
+    pub(crate) svids: Svids,
+    pub(crate) once: Once,
+    pub(crate) page_seal: PageSeal,
     pub(crate) leases: Leases,
     pub(crate) ledger: Ledger,
     pub(crate) throttle: Throttle,
@@ -73,13 +93,23 @@ pub(crate) struct State {
 
 impl State {
     fn new(policy: Policy) -> Self {
+        let mut ledger = Ledger::default();
+        ledger.monitor.set_limits(policy.anomaly.clone());
         Self {
             policy,
             logins: Logins::default(),
             sessions: Sessions::default(),
+            broker_sessions: sessions::Sessions::default(),
+            signer: KeyRing::generate(),
             tokens: Tokens::default(),
+            keys: KeyRegistry::default(),
+            idp: Idp::default(),
+            challenges: Challenges::default(),
+            svids: Svids::default(),
+            once: Once::default(),
+            page_seal: PageSeal::default(),
             leases: Leases::default(),
-            ledger: Ledger::default(),
+            ledger,
             throttle: Throttle::default(),
             nonces: Nonces::default(),
             replays: Replays::default(),
@@ -99,14 +129,16 @@ impl State {
 
 impl Shared {
     pub(crate) fn new(api: Url, policy: Policy, state_file: Option<StateFile>) -> Self {
+        let clock = Clock::start();
         Self {
             api,
-            clock: Clock::start(),
-            signer: Signer::generate(),
+            spiffe_ca: SpiffeCa::generate(&policy.server.trust_domain, clock.real()),
+            clock,
             journal: Journal::new(),
             password: Password::generate(),
             state_file,
             page_without: None,
+            allow_insecure_user: false,
             state: Mutex::new(State::new(policy)),
         }
     }
@@ -136,6 +168,7 @@ impl Shared {
             };
             state.ledger.append(entry, now);
         }
+        state.ledger.monitor.set_limits(policy.anomaly.clone());
         state.policy = policy;
     }
 

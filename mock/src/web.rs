@@ -21,13 +21,14 @@ use tower::ServiceExt as _;
 use crate::access::rate_limited;
 use crate::audit::Entry;
 use crate::broker::Broker;
-use crate::call::Call;
+use crate::call::{Call, Road};
 use crate::check::{Check, Checks};
 use crate::clock::Moment;
 use crate::encoding::random_id;
 use crate::errors::{DPOP_NONCE, Reason, Refusal};
 use crate::fault::FaultKind;
 use crate::identity::Identity;
+use crate::idp::{self, INSECURE_USER};
 use crate::journal::{Carrier, RequestRecord};
 use crate::json::Json;
 use crate::page::{self, PageCheck};
@@ -57,9 +58,26 @@ pub(crate) struct CloseConnection;
 #[derive(Clone, Debug)]
 pub(crate) struct Refused(pub(crate) ConnectError);
 
-/// In a request's extensions: who sent it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
+/// In a request's extensions: who sent it, and to which listener.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// The port that was called.
+    pub(crate) port: u16,
+    /// Whether over TLS.
+    pub(crate) secure: bool,
+    /// Fingerprint of the client certificate that was shown in the handshake.
+    pub(crate) certificate: Option<Arc<str>>,
+}
+
+fn is_secure(request: &Request) -> bool {
+    let peer = request.extensions().get::<Peer>();
+    peer.is_some_and(|peer| peer.secure)
+}
+
+fn scheme(request: &Request) -> &'static str {
+    if is_secure(request) { "https" } else { "http" }
+}
 
 /// What the surface needs.
 #[derive(Clone)]
@@ -79,6 +97,7 @@ pub(crate) fn router(
     let services = Arc::new(Identity(Arc::clone(&shared))).register(connectrpc::Router::new());
     let services = Arc::new(Broker(Arc::clone(&shared))).register(services);
     let page = page::router(Arc::clone(&shared));
+    let idp = idp::router(Arc::clone(&shared));
     let web = Web {
         shared,
         connect: ConnectRpcService::new(services)
@@ -89,10 +108,12 @@ pub(crate) fn router(
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/.well-known/jwks.json", get(jwks))
+        .route("/.well-known/spiffe-bundle", get(spiffe_bundle))
         .route("/fake/{provider}/whoami", get(whoami))
         .fallback(rpc_or_nothing)
         .with_state(web.clone())
         .merge(page)
+        .merge(idp)
         .layer(axum::middleware::from_fn_with_state(web, surround))
 }
 
@@ -109,7 +130,7 @@ async fn surround(
     let is_rpc = path.starts_with("/aegis.");
     let asks_host = strict.host && !(is_page && web.shared.page_lacks(PageCheck::Host));
     let asks_origin = strict.origin && !is_page;
-    let foreign = (asks_host && !is_our_host(&web.shared, &request))
+    let foreign = (asks_host && !is_our_host(&request))
         || (asks_origin && says_origin(&request) == Some(false));
     let mut response = if foreign && !is_rpc {
         StatusCode::FORBIDDEN.into_response()
@@ -125,8 +146,9 @@ async fn surround(
     response
 }
 
-fn is_our_host(shared: &Shared, request: &Request) -> bool {
-    host(request).is_some_and(|host| is_loopback_name(&host, shared.api.port_or_known_default()))
+fn is_our_host(request: &Request) -> bool {
+    let port = request.extensions().get::<Peer>().map(|peer| peer.port);
+    host(request).is_some_and(|host| is_loopback_name(&host, port))
 }
 
 /// The host that was called: `:authority` or `Host`, once, and the same where both are there.
@@ -153,7 +175,7 @@ pub(crate) fn host(request: &Request) -> Option<String> {
 pub(crate) fn says_origin(request: &Request) -> Option<bool> {
     let mut origins = request.headers().get_all(header::ORIGIN).iter();
     let origin = origins.next()?.to_str().ok();
-    let ours = host(request).map(|host| format!("http://{host}"));
+    let ours = host(request).map(|host| format!("{}://{host}", scheme(request)));
     Some(origins.next().is_none() && origin.is_some() && origin == ours.as_deref())
 }
 
@@ -168,7 +190,13 @@ pub(crate) fn is_loopback_name(host: &str, port: Option<u16>) -> bool {
 }
 
 async fn jwks(State(web): State<Web>) -> Response {
-    AxumJson(web.shared.signer.jwks()).into_response()
+    let now = web.shared.clock.now();
+    let keys = web.shared.state().signer.jwks(now);
+    AxumJson(keys).into_response()
+}
+
+async fn spiffe_bundle(State(web): State<Web>) -> Response {
+    AxumJson(web.shared.spiffe_ca.bundle()).into_response()
 }
 
 /// The provider at the other end: takes material while its lease lives.
@@ -409,11 +437,15 @@ async fn offered(
     let request = Request::from_parts(parts, Body::from(body));
     let host = host(&request).unwrap_or_default();
     let peer = request.extensions().get::<Peer>();
+    let road = Road {
+        peer: peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip()),
+        url: format!("{}://{host}{}", scheme(&request), request.uri().path()),
+        certificate: peer.and_then(|peer| peer.certificate.clone()),
+    };
     let call = Arc::new(Call::new(
         method.name(),
         request_id.to_owned(),
-        peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip()),
-        format!("http://{host}{}", request.uri().path()),
+        road,
         request.headers().clone(),
         at,
         proof_clock,
@@ -544,11 +576,16 @@ impl From<Refusal> for Unfit {
 /// Checks method and headers.
 fn check_head(shared: &Shared, tongue: Option<Tongue>, request: &Request) -> Result<Tongue, Unfit> {
     let strict = shared.state().policy.strictness.clone();
-    if strict.host && !is_our_host(shared, request) {
+    if strict.host && !is_our_host(request) {
         return Err(Refusal::new(Reason::HostRefused, "not the host of this server").into());
     }
     let headers = request.headers();
-    let ours = crate::wire::origin(&shared.api);
+    // The page of a browser's own address, as the API says it; over TLS, as it was called.
+    let ours = if is_secure(request) {
+        format!("https://{}", host(request).unwrap_or_default())
+    } else {
+        crate::wire::origin(&shared.api)
+    };
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let foreign = origins.next().is_some_and(|origin| origin != ours.as_str());
     if strict.origin && (foreign || origins.next().is_some()) {
@@ -575,7 +612,7 @@ fn check_head(shared: &Shared, tongue: Option<Tongue>, request: &Request) -> Res
         Tongue::Json | Tongue::Proto => check_connect(&strict, headers)?,
         Tongue::Grpc => check_grpc(headers)?,
     }
-    if headers.contains_key("x-aegis-insecure-user") {
+    if headers.contains_key(INSECURE_USER) && !shared.allow_insecure_user {
         return Err(Refusal::new(
             Reason::InsecureUserHeader,
             "the insecure user header is off",

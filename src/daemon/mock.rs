@@ -86,6 +86,7 @@ fn no_server(error: &SpawnError) -> Refusal {
         | SpawnError::NotLoopback(_)
         | SpawnError::Listen { .. }
         | SpawnError::Thread(_)
+        | SpawnError::Tls(_)
         | SpawnError::Url(_) => ErrorCode::Internal,
     };
     Refusal::new(code).with_error(error)

@@ -34,16 +34,10 @@ const NOT_SHOWN: [(&str, &[&str]); 7] = [
     (
         "no other OAuth provider is logged in to yet",
         &[
-            "DP-9", "OA-1", "OA-2", "OA-3", "OA-4", "OA-5", "OA-6", "OA-8", "OA-9", "OA-10",
-            "OA-13", "OA-17",
+            "DP-9", "OA-1", "OA-5", "OA-6", "OA-8", "OA-9", "OA-10", "OA-13", "OA-17",
         ],
     ),
-    (
-        "workload identity does not exist yet",
-        &[
-            "OA-18", "OA-19", "SP-1", "SP-2", "SP-3", "SP-4", "SP-5", "SP-6", "SP-7", "SP-8",
-        ],
-    ),
+    ("the broker has no workload identity yet", &["SP-6", "SP-8"]),
     (
         "`http_request` does not exist yet",
         &["HY-14", "LC-11", "PO-4"],

@@ -217,6 +217,17 @@ impl Leases {
             .filter(|lease| !lease.is_forgotten(now))
     }
 
+    /// Those that fit and have not ended.
+    pub(crate) fn unended(&self, now: Moment, fits: impl Fn(&Lease) -> bool) -> Vec<String> {
+        self.all()
+            .filter(|lease| {
+                matches!(lease.state(now), LeaseState::Active | LeaseState::Exhausted)
+                    && fits(lease)
+            })
+            .map(|lease| lease.id.clone())
+            .collect()
+    }
+
     pub(crate) fn all(&self) -> impl Iterator<Item = &Lease> {
         self.order.iter().filter_map(|(_, id)| self.by_id.get(id))
     }

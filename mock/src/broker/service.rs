@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use connectrpc::{RequestContext, ServiceRequest, ServiceResult};
 
-use crate::access::Caller;
+use crate::access::{Caller, Purpose};
 use crate::audit::Entry;
 use crate::broker::leases::{Lease, Remembered};
 use crate::broker::material;
@@ -21,9 +21,12 @@ use crate::errors::{Reason, Refusal};
 use crate::fault::FaultKind;
 use crate::policy::Action;
 use crate::proto::{
-    BrokerService, CreateCredentialLeaseRequest, CreateCredentialLeaseResponse,
-    RedeemCredentialLeaseRequest, RedeemCredentialLeaseResponse, RevokeCredentialLeaseRequest,
-    RevokeCredentialLeaseResponse, Target,
+    BeginSpiffeBootstrapRequest, BeginSpiffeBootstrapResponse, BrokerService, BrokerTokenResponse,
+    CompleteSpiffeBootstrapRequest, CompleteSpiffeBootstrapResponse, CreateCredentialLeaseRequest,
+    CreateCredentialLeaseResponse, ExchangeWorkloadTokenRequest, ListBrokerAuditEventsRequest,
+    ListBrokerAuditEventsResponse, MintUserApiTokenRequest, RedeemCredentialLeaseRequest,
+    RedeemCredentialLeaseResponse, RevokeBrokerAccessRequest, RevokeBrokerAccessResponse,
+    RevokeCredentialLeaseRequest, RevokeCredentialLeaseResponse, Target,
 };
 use crate::state::{Shared, State};
 use crate::{scope, wire};
@@ -44,7 +47,7 @@ const REVOKE_REASONS: [&str; 8] = [
     "delivery_uncertain",
 ];
 
-/// The lease half of the server.
+/// The broker half of the server.
 #[derive(Debug)]
 pub(crate) struct Broker(pub(crate) Arc<Shared>);
 
@@ -53,6 +56,86 @@ pub(crate) struct Broker(pub(crate) Arc<Shared>);
     reason = "the generated trait says `impl Encodable`"
 )]
 impl BrokerService for Broker {
+    async fn mint_user_api_token(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, MintUserApiTokenRequest>,
+    ) -> ServiceResult<BrokerTokenResponse> {
+        let call = call::of(&context)?;
+        let answer = self.0.mint(&call, request.to_owned_message());
+        self.0.hand_out_nonce(&call, answer.is_ok());
+        self.0.finish(&call, "token.mint", answer)
+    }
+
+    async fn exchange_workload_token(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, ExchangeWorkloadTokenRequest>,
+    ) -> ServiceResult<BrokerTokenResponse> {
+        let call = call::of(&context)?;
+        let answer = self.0.exchange_workload(&call, request.to_owned_message());
+        self.0.hand_out_nonce(&call, answer.is_ok());
+        self.0.finish(&call, "token.exchange_workload", answer)
+    }
+
+    async fn begin_spiffe_bootstrap(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, BeginSpiffeBootstrapRequest>,
+    ) -> ServiceResult<BeginSpiffeBootstrapResponse> {
+        let call = call::of(&context)?;
+        let answer = self.0.begin_bootstrap(&call, &request.to_owned_message());
+        self.0.hand_out_nonce(&call, answer.is_ok());
+        self.0.finish(&call, "spiffe.begin", answer)
+    }
+
+    async fn complete_spiffe_bootstrap(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, CompleteSpiffeBootstrapRequest>,
+    ) -> ServiceResult<CompleteSpiffeBootstrapResponse> {
+        let call = call::of(&context)?;
+        let answer = self
+            .0
+            .complete_bootstrap(&call, &request.to_owned_message());
+        self.0.hand_out_nonce(&call, answer.is_ok());
+        self.0.finish(&call, "spiffe.complete", answer)
+    }
+
+    async fn list_broker_audit_events(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, ListBrokerAuditEventsRequest>,
+    ) -> ServiceResult<ListBrokerAuditEventsResponse> {
+        let call = call::of(&context)?;
+        let answer = self.0.list_events(&call, &request.to_owned_message());
+        self.0.hand_out_nonce(&call, answer.is_ok());
+        self.0.finish(&call, "audit.list", answer)
+    }
+
+    async fn revoke_broker_access(
+        &self,
+        context: RequestContext,
+        request: ServiceRequest<'_, RevokeBrokerAccessRequest>,
+    ) -> ServiceResult<RevokeBrokerAccessResponse> {
+        let call = call::of(&context)?;
+        let request = request.to_owned_message();
+        let action = match request.target.as_str() {
+            "token" => "token.revoke",
+            "pop_key" => "key.revoke",
+            _ => "session.end",
+        };
+        let mut answer = self.0.revoke_access(&call, &request);
+        // As with a single lease: what has ended stays so, whether that can be saved or not.
+        if answer.is_ok()
+            && let Err(unsaved) = self.0.save_revocations().await
+        {
+            answer = Err(unsaved);
+        }
+        self.0.hand_out_nonce(&call, answer.is_ok());
+        self.0.finish(&call, action, answer)
+    }
+
     async fn create_credential_lease(
         &self,
         context: RequestContext,
@@ -143,7 +226,12 @@ impl Shared {
             .field("idempotency_key"));
         }
 
-        let caller = self.admit(call, request.request_proof.as_option(), &request.tenant_id)?;
+        let caller = self.admit(
+            call,
+            request.request_proof.as_option(),
+            &request.tenant_id,
+            Purpose::Leases,
+        )?;
         call.trace().entry.target.clone_from(&selector);
 
         let now = self.clock.now();
@@ -195,7 +283,7 @@ impl Shared {
             id: random_id("lse_"),
             tenant_id: token.tenant_id.clone(),
             principal: token.principal.clone(),
-            jkt: token.jkt.clone(),
+            jkt: token.binding.thumbprint().to_owned(),
             session_id: token.session_id.clone(),
             target,
             selector,
@@ -225,7 +313,12 @@ impl Shared {
         request: &RedeemCredentialLeaseRequest,
     ) -> Result<RedeemCredentialLeaseResponse, Refusal> {
         check_names(&request.tenant_id, &request.lease_id)?;
-        let caller = self.admit(call, request.request_proof.as_option(), &request.tenant_id)?;
+        let caller = self.admit(
+            call,
+            request.request_proof.as_option(),
+            &request.tenant_id,
+            Purpose::Leases,
+        )?;
         note_lease(call, &request.lease_id);
 
         let now = self.clock.now();
@@ -239,7 +332,10 @@ impl Shared {
             .find(&request.lease_id, now)
             .filter(|lease| is_of_tenant(call, &caller, lease))
             .filter(|lease| {
-                let own = lease.principal == token.principal && lease.jkt == token.jkt;
+                // Inside a session, a new key or certificate stands for the old.
+                let same =
+                    lease.jkt == token.binding.thumbprint() || lease.session_id == token.session_id;
+                let own = lease.principal == token.principal && same;
                 call.checks.pass(Check::LeaseOwner, own)
             })
             .ok_or_else(lease_not_found)?;
@@ -300,14 +396,13 @@ impl Shared {
         request: &RevokeCredentialLeaseRequest,
     ) -> Result<RevokeCredentialLeaseResponse, Refusal> {
         check_names(&request.tenant_id, &request.lease_id)?;
-        let Some(&reason) = REVOKE_REASONS.iter().find(|r| **r == request.reason) else {
-            return Err(Refusal::new(
-                Reason::RevokeReasonUnknown,
-                "reason is not one of the known",
-            )
-            .field("reason"));
-        };
-        let caller = self.admit(call, request.request_proof.as_option(), &request.tenant_id)?;
+        let reason = revoke_reason(&request.reason)?;
+        let caller = self.admit(
+            call,
+            request.request_proof.as_option(),
+            &request.tenant_id,
+            Purpose::Leases,
+        )?;
         note_lease(call, &request.lease_id);
 
         let now = self.clock.now();
@@ -370,6 +465,18 @@ impl State {
             self.ledger.append(entry, lease.expires_at);
         }
     }
+}
+
+/// One of the reasons that there are.
+pub(super) fn revoke_reason(text: &str) -> Result<&'static str, Refusal> {
+    let known = REVOKE_REASONS.iter().find(|known| **known == text);
+    known.copied().ok_or_else(|| {
+        Refusal::new(
+            Reason::RevokeReasonUnknown,
+            "reason is not one of the known",
+        )
+        .field("reason")
+    })
 }
 
 fn check_names(tenant_id: &str, lease_id: &str) -> Result<(), Refusal> {

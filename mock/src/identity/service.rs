@@ -9,33 +9,31 @@ use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult};
 use crate::access::{self, rate_limited};
 use crate::audit::Entry;
 use crate::call::{self, Call};
-use crate::check::{Check, Checks};
+use crate::check::Check;
 use crate::clock::Moment;
-use crate::encoding::{base64url, random_id, random_secret, random_user_code, sha256};
+use crate::encoding::{random_id, random_secret, random_user_code, sha256};
 use crate::errors::{Reason, Refusal};
 use crate::fault::FaultKind;
 use crate::identity::device::{LIFETIME, Login, Logins, Poll, Standing, Wish};
-use crate::identity::tokens::TokenRecord;
-use crate::jwk::PublicKey;
+use crate::identity::issue::Wanted;
+use crate::identity::sessions::Start;
+use crate::identity::tokens::Binding;
+use crate::identity::wish;
 use crate::policy::Policy;
 use crate::proto::{
     ApproveMcpOauthDeviceAuthorizationRequest, ApproveMcpOauthDeviceAuthorizationResponse,
     BeginMcpOauthDeviceAuthorizationRequest, BeginMcpOauthDeviceAuthorizationResponse,
     ExchangeMcpOauthDeviceAuthorizationRequest, ExchangeMcpOauthDeviceAuthorizationResponse,
-    IdentityGatewayService, Jwk, TokenInfo,
+    IdentityGatewayService,
 };
 use crate::scope;
 use crate::state::{Shared, State};
 use crate::throttle::Throttle;
 use crate::{ControlError, wire};
 
-const DEFAULT_TOKEN_TTL: u32 = 600;
-const TOKEN_TTL: std::ops::RangeInclusive<u32> = 60..=900;
 const MAX_NAME: usize = 64;
 /// Wrong user codes in a minute from one address.
 const MAX_GUESSES: u32 = 5;
-const ID_TOKEN_AUDIENCE: &str = "aegis-console";
-const ID_TOKEN_TTL: Duration = Duration::from_hours(1);
 /// The RPC that the page stands in for.
 const APPROVE: &str = "ApproveMcpOauthDeviceAuthorization";
 /// The person of the built-in policy.
@@ -133,7 +131,7 @@ impl Shared {
             let limit = state.policy.throttle.begin_per_address_minute;
             state
                 .throttle
-                .count(format!("begin {}", call.peer), limit, now)
+                .count(format!("begin {}", call.road.peer), limit, now)
                 .map_err(rate_limited)?;
         }
         let Some(tenant) = state.policy.tenant(&request.tenant_id) else {
@@ -146,20 +144,8 @@ impl Shared {
         } else {
             request.requested_scopes
         };
-        if scopes.is_empty() {
-            return Err(Refusal::missing("requested_scopes"));
-        }
-        let scopes = check_scopes(scopes, &state.policy, call.checks)?;
-        let ttl_seconds = wire::in_range(
-            request.requested_ttl_seconds,
-            DEFAULT_TOKEN_TTL,
-            &TOKEN_TTL,
-            state.policy.strictness.ttl_range,
-        )
-        .ok_or_else(|| {
-            Refusal::new(Reason::TtlOutOfRange, "a token lives 60 to 900 seconds")
-                .field("requested_ttl_seconds")
-        })?;
+        let scopes = wish::scopes(scopes, &state.policy, call.checks)?;
+        let ttl_seconds = wish::ttl(request.requested_ttl_seconds, &state.policy)?;
         if request.client_display_name.chars().count() > MAX_NAME
             || request.client_display_name.chars().any(char::is_control)
         {
@@ -168,34 +154,15 @@ impl Shared {
                     .field("client_display_name"),
             );
         }
-        let Some(jwk) = request.pop_jwk.as_option() else {
-            return Err(Refusal::missing("pop_jwk"));
-        };
-        let jkt = read_key(jwk)
-            .ok_or_else(|| {
-                Refusal::new(Reason::PopJwkInvalid, "not a public P-256 or Ed25519 key")
-                    .field("pop_jwk")
-            })?
-            .thumbprint;
+        let jkt = wish::key(request.pop_jwk.as_option())?;
         call.trace().entry.key_thumbprint.clone_from(&jkt);
+        wish::key_id(&request.pop_key_id)?;
         let pop_key_id = request.pop_key_id;
-        if pop_key_id.is_empty() {
-            return Err(Refusal::missing("pop_key_id"));
-        }
-        if !is_key_id(&pop_key_id) {
-            return Err(Refusal::new(
-                Reason::TypeMismatch,
-                "key id is 1 to 64 of A-Z a-z 0-9 . _ -",
-            )
-            .field("pop_key_id"));
-        }
         state.faults.check_ledger(call.method)?;
-        if !state.tokens.register_key(&tenant.id, &pop_key_id, &jkt) {
-            return Err(Refusal::new(
-                Reason::PopKeyConflict,
-                "key id stands for another key",
-            ));
-        }
+        state
+            .keys
+            .register(&tenant.id, &pop_key_id, &jkt)
+            .map_err(wish::unregistered)?;
 
         let device_code = random_secret("mdc_");
         let mut user_code = random_user_code();
@@ -238,7 +205,7 @@ impl Shared {
         call: &Call,
         request: &ApproveMcpOauthDeviceAuthorizationRequest,
     ) -> Result<ApproveMcpOauthDeviceAuthorizationResponse, Refusal> {
-        let uid = self.person(access::bearer(call)?)?;
+        let uid = self.console_person(call)?;
         let now = self.clock.now();
         let mut state = self.state();
         let state = &mut *state;
@@ -250,7 +217,7 @@ impl Shared {
             let guess = Guess {
                 user_code: &request.user_code,
                 uid: &uid,
-                peer: call.peer,
+                peer: call.road.peer,
                 most: self.guesses(MAX_GUESSES),
             };
             guess.find(&mut state.logins, &mut state.throttle, &state.policy, now)?
@@ -428,7 +395,7 @@ impl Shared {
         let (word, interval_seconds) = match poll {
             Poll::Approved { uid } => {
                 let wish = login.wish.clone();
-                return self.issue(call, state, wish, &uid, now);
+                return self.start_session(call, state, wish, &uid, now);
             }
             Poll::Pending { interval_seconds } => ("authorization_pending", interval_seconds),
             Poll::SlowDown { interval_seconds } => ("slow_down", interval_seconds),
@@ -444,7 +411,8 @@ impl Shared {
         Ok(status(word, interval_seconds))
     }
 
-    fn issue(
+    /// An approved login becomes a session, and its first tokens.
+    fn start_session(
         &self,
         call: &Call,
         state: &mut State,
@@ -454,102 +422,44 @@ impl Shared {
     ) -> Result<ExchangeMcpOauthDeviceAuthorizationResponse, Refusal> {
         let user = state.policy.user(uid);
         let user = user.ok_or_else(|| Refusal::new(Reason::PolicyDenied, "no such person"))?;
-        let fault = state.faults.take(
-            call.method,
-            &[
-                FaultKind::WrongThumbprint,
-                FaultKind::WiderScope,
-                FaultKind::ShortExpiry,
-            ],
-        );
-        let ttl_seconds = if fault == Some(FaultKind::ShortExpiry) {
-            1
-        } else {
-            wish.ttl_seconds
-        };
-        let session = Duration::from_secs(user.max_session_seconds.into());
-        let record = TokenRecord {
-            principal: format!("user:{uid}"),
-            tenant_id: wish.tenant_id,
-            scopes: wish.scopes,
-            role: user.role.clone(),
-            jkt: wish.jkt,
-            pop_key_id: wish.pop_key_id,
-            session_id: random_id("ses_"),
-            session_expires_at: now.plus(session),
-            expires_at: now.plus(Duration::from_secs(ttl_seconds.into())),
-        };
-        let issuer = wire::origin(&self.api);
-        let (token, record) = state.tokens.issue(&self.signer, &issuer, record, now);
-
-        let mut trace = call.trace();
-        trace.entry.principal.clone_from(&record.principal);
-        trace.entry.session_id.clone_from(&record.session_id);
-        let mut entry = trace.entry.clone();
-        drop(trace);
-        (entry.action, entry.outcome) = ("login.exchange", "ok");
-        state.ledger.append(entry, now);
-        state.secret("broker_token", &token);
-
-        let mut granted_scopes = record.scopes.clone();
-        if fault == Some(FaultKind::WiderScope) {
-            granted_scopes.push(
-                "credential.lease.create:provider:gcp:app:not-asked-for:account:owner".to_owned(),
-            );
+        if state.keys.is_revoked(&wish.tenant_id, &wish.jkt) {
+            return Err(Check::KeyAlive.into());
         }
-        let thumbprint = if fault == Some(FaultKind::WrongThumbprint) {
-            base64url(&sha256(b"another key"))
+        let start = Start {
+            tenant_id: wish.tenant_id,
+            principal: format!("user:{uid}"),
+            role: user.role.clone(),
+            scopes: wish.scopes.clone(),
+            jkt: wish.jkt.clone(),
+            lasts: Duration::from_secs(user.max_session_seconds.into()),
+            id_token: None,
+        };
+        let session = state.broker_sessions.start(start, now);
+        let (bootstrap, leases): (Vec<String>, Vec<String>) = wish
+            .scopes
+            .into_iter()
+            .partition(|scope| scope == scope::BOOTSTRAP);
+        let beside = !bootstrap.is_empty() && !leases.is_empty();
+        let binding = Binding::Key(wish.jkt);
+        let bootstrap_token = if beside {
+            self.issue_bootstrap(state, &session, binding.clone(), &wish.pop_key_id, now)
         } else {
-            record.jkt.clone()
+            String::new()
         };
-        let info = TokenInfo {
-            expires_at: wire::timestamp(record.expires_at).into(),
-            expires_in_seconds: wire::int32(ttl_seconds),
-            granted_scopes,
-            principal: record.principal.clone(),
-            tenant_id: record.tenant_id.clone(),
-            pop_key_id: record.pop_key_id.clone(),
-            binding: "jkt".to_owned(),
-            thumbprint,
-            session_id: record.session_id.clone(),
-            session_expires_at: wire::timestamp(record.session_expires_at).into(),
-            role: record.role.clone().unwrap_or_default(),
-            ..Default::default()
+        let wanted = Wanted {
+            scopes: if leases.is_empty() { bootstrap } else { leases },
+            ttl_seconds: wish.ttl_seconds,
+            binding,
+            pop_key_id: wish.pop_key_id,
         };
+        let (token, info) = self.issue(call, state, &session, wanted, "login.exchange", now);
         Ok(ExchangeMcpOauthDeviceAuthorizationResponse {
             status: "success".to_owned(),
             broker_token: token,
             token_info: info.into(),
+            bootstrap_token,
             ..Default::default()
         })
-    }
-
-    /// An ID token for the demo person, as a sign-in would yield it.
-    pub(crate) fn demo_id_token(&self) -> String {
-        let now = self.clock.now();
-        let claims = serde_json::json!({
-            "iss": wire::origin(&self.api),
-            "sub": DEMO_UID,
-            "aud": ID_TOKEN_AUDIENCE,
-            "iat": now.unix_seconds(),
-            "exp": now.plus(ID_TOKEN_TTL).unix_seconds(),
-        });
-        self.signer.sign("JWT", &claims)
-    }
-
-    /// Whose ID token this is.
-    fn person(&self, token: &str) -> Result<String, Refusal> {
-        let invalid = || Refusal::new(Reason::TokenInvalid, "not an ID token of ours");
-        let claims = self.signer.verify("JWT", token).ok_or_else(invalid)?;
-        let text = |name: &str| claims.get(name).and_then(serde_json::Value::as_str);
-        if text("iss") != Some(&wire::origin(&self.api)) || text("aud") != Some(ID_TOKEN_AUDIENCE) {
-            return Err(invalid());
-        }
-        let expires = claims.get("exp").and_then(serde_json::Value::as_i64);
-        if expires.is_none_or(|expires| self.clock.now().unix_seconds() >= expires) {
-            return Err(Refusal::new(Reason::TokenExpired, "ID token has expired"));
-        }
-        text("sub").map(str::to_owned).ok_or_else(invalid)
     }
 }
 
@@ -640,48 +550,4 @@ fn status(word: &str, interval_seconds: u32) -> ExchangeMcpOauthDeviceAuthorizat
         interval_seconds: wire::int32(interval_seconds),
         ..Default::default()
     }
-}
-
-fn check_scopes(
-    scopes: Vec<String>,
-    policy: &Policy,
-    checks: Checks,
-) -> Result<Vec<String>, Refusal> {
-    if !policy.strictness.scope_grammar {
-        return Ok(scopes);
-    }
-    let refuse = |check| Refusal::from(check).field("requested_scopes");
-    checks
-        .require(Check::ScopeCount, scopes.len() <= scope::MAX_SCOPES)
-        .map_err(refuse)?;
-    // One bad scope anywhere decides, the gravest first.
-    let providerless = policy.server.allow_providerless_scopes;
-    let failed: Vec<Check> = scopes
-        .iter()
-        .filter_map(|scope| scope::judge(scope, providerless, checks).err())
-        .collect();
-    for check in [
-        Check::ScopeWildcard,
-        Check::ScopeShape,
-        Check::ScopeSegment,
-        Check::ScopeAction,
-        Check::ScopeActionOnly,
-    ] {
-        if failed.contains(&check) {
-            return Err(refuse(check));
-        }
-    }
-    Ok(scopes)
-}
-
-fn read_key(jwk: &Jwk) -> Option<PublicKey> {
-    let y = Some(jwk.y.as_str()).filter(|y| !y.is_empty());
-    PublicKey::from_members(&jwk.kty, &jwk.crv, &jwk.x, y)
-}
-
-fn is_key_id(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }

@@ -30,9 +30,9 @@ use crate::state::Shared;
 use crate::web::{Peer, identify, note, says_origin};
 
 use html::Html;
-use session::{Form, Stage};
+use session::Stage;
 
-pub(crate) use session::{Password, Sessions};
+pub(crate) use session::{Form, Password, Sessions};
 
 /// What keeps the page from being used against who sits in front of it. A test that shows one of
 /// them must fail where it is left out, or it shows nothing.
@@ -89,6 +89,10 @@ const HEADERS: [(header::HeaderName, &str); 8] = [
     (header::X_DNS_PREFETCH_CONTROL, "off"),
 ];
 
+const CSP: header::HeaderName = header::CONTENT_SECURITY_POLICY;
+/// The part of it that says where forms go.
+const FORM_ACTION: &str = "form-action 'self'";
+
 /// Those of them that keep the page out of frames, and what they forbid besides.
 const FRAMING: [header::HeaderName; 2] = [header::CONTENT_SECURITY_POLICY, header::X_FRAME_OPTIONS];
 
@@ -143,17 +147,30 @@ async fn protect(State(shared): State<Arc<Shared>>, mut request: Request, next: 
         let at = shared.clock.real();
         note(&shared, at, path, &id, result_word(response.status()), None);
     }
+    add_headers(&shared, &mut response, None);
+    identify(&mut response, &id);
+    response
+}
+
+/// The headers of every answer. `form_target` is where else a form may lead: a browser holds the
+/// answer to a form to that, too.
+pub(crate) fn add_headers(shared: &Shared, response: &mut Response, form_target: Option<&str>) {
+    let headers = response.headers_mut();
     for (name, value) in HEADERS {
-        let value = HeaderValue::from_static(value);
-        response.headers_mut().insert(name, value);
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if let (Some(target), Some(policy)) = (form_target, headers.get(CSP)) {
+        let policy = policy.to_str().unwrap_or_default();
+        let wider = policy.replace(FORM_ACTION, &format!("{FORM_ACTION} {target}"));
+        if let Ok(wider) = HeaderValue::from_str(&wider) {
+            headers.insert(CSP, wider);
+        }
     }
     if shared.page_lacks(PageCheck::Framing) {
         for name in FRAMING {
-            response.headers_mut().remove(name);
+            headers.remove(name);
         }
     }
-    identify(&mut response, &id);
-    response
 }
 
 /// Whether the browser says that the page it was on is ours: it must with a form, and it must not
@@ -181,13 +198,13 @@ fn show(status: StatusCode, page: Html) -> Response {
     (status, HtmlResponse(page.document())).into_response()
 }
 
-fn refuse(status: StatusCode, title: &str, words: &str) -> Response {
+pub(crate) fn refuse(status: StatusCode, title: &str, words: &str) -> Response {
     show(status, views::refused(title, words))
 }
 
 /// A form that was not made for this browser and this moment, or a session that is over: which of
 /// them is nobody's business.
-fn out_of_date() -> Response {
+pub(crate) fn out_of_date() -> Response {
     refuse(
         StatusCode::FORBIDDEN,
         "This form is out of date",
@@ -195,7 +212,7 @@ fn out_of_date() -> Response {
     )
 }
 
-fn unreadable(rejection: &FormRejection) -> Response {
+pub(crate) fn unreadable(rejection: &FormRejection) -> Response {
     refuse(
         rejection.status(),
         "Not a form of this page",
@@ -209,15 +226,20 @@ fn wait(mut page: Response, seconds: u32) -> Response {
     page
 }
 
-/// The name of our cookie. It has the port in it, because cookies do not tell ports apart.
-fn cookie_name(shared: &Shared) -> String {
+/// The name of a cookie of ours, which is that of a path. It has the port in it, because cookies
+/// do not tell ports apart.
+fn cookie_name(shared: &Shared, path: &str) -> String {
     let port = shared.api.port_or_known_default().unwrap_or_default();
-    format!("aegis_device_{port}")
+    format!("aegis_{}_{port}", path.trim_start_matches('/'))
 }
 
 /// The visitor's cookie, if there is one, and one only.
 fn cookie(shared: &Shared, headers: &HeaderMap) -> Option<String> {
-    let name = cookie_name(shared);
+    cookie_of(shared, headers, ENTRY)
+}
+
+fn cookie_of(shared: &Shared, headers: &HeaderMap, path: &str) -> Option<String> {
+    let name = cookie_name(shared, path);
     let mut values = headers
         .get_all(header::COOKIE)
         .iter()
@@ -232,14 +254,18 @@ fn cookie(shared: &Shared, headers: &HeaderMap) -> Option<String> {
 
 /// Sets the cookie; an empty one ends it.
 fn set_cookie(response: &mut Response, shared: &Shared, id: &str) {
-    let name = cookie_name(shared);
+    set_cookie_of(response, shared, id, ENTRY);
+}
+
+fn set_cookie_of(response: &mut Response, shared: &Shared, id: &str, path: &str) {
+    let name = cookie_name(shared, path);
     let over = if id.is_empty() { "; Max-Age=0" } else { "" };
     let kept = if shared.page_lacks(PageCheck::Cookie) {
         ""
     } else {
         "; HttpOnly; SameSite=Strict"
     };
-    let cookie = format!("{name}={id}; Path={ENTRY}{kept}{over}");
+    let cookie = format!("{name}={id}; Path={path}{kept}{over}");
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
@@ -310,7 +336,9 @@ impl Shared {
 }
 
 fn address(peer: Option<Extension<Peer>>) -> IpAddr {
-    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.0.ip())
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| {
+        peer.0.address.ip()
+    })
 }
 
 async fn style() -> Response {
@@ -378,38 +406,23 @@ async fn sign_in(
         return out_of_date();
     };
     let now = shared.clock.now();
-    let mut state = shared.state();
-    let token = shared.judged(&state.sessions, &id, Form::SignIn, &form.form_token);
-    if !state.sessions.accepts(&id, Form::SignIn, &token) {
-        return out_of_date();
+    {
+        let state = shared.state();
+        let token = shared.judged(&state.sessions, &id, Form::SignIn, &form.form_token);
+        if !state.sessions.accepts(&id, Form::SignIn, &token) {
+            return out_of_date();
+        }
     }
     let code = form.user_code.as_deref().and_then(user_code);
-    let tries = format!("sign-in {}", address(peer));
-    let limited = |seconds| {
-        let words = "Too many wrong passwords. Wait a minute.";
-        let page = views::sign_in(&form.form_token, &form.name, code.as_deref(), Some(words));
-        wait(show(StatusCode::TOO_MANY_REQUESTS, page), seconds)
-    };
-    let most = shared.guesses(MAX_TRIES);
-    if let Err(seconds) = state.throttle.check(&tries, most, now) {
-        return limited(seconds);
-    }
-    let uid = uid_of(&state.policy, &form.name).filter(|_| shared.password.is(&form.password));
-    let Some(uid) = uid.map(str::to_owned) else {
-        if let Err(seconds) = state.throttle.count(tries, most, now) {
-            return limited(seconds);
+    let uid = match check_password(&shared, peer, &form.name, &form.password, request_id) {
+        Ok(uid) => uid,
+        Err(wrong) => {
+            let words = Some(wrong.words);
+            let page = views::sign_in(&form.form_token, &form.name, code.as_deref(), words);
+            return wrong.show(page);
         }
-        let entry = Entry {
-            action: "auth.failed",
-            outcome: "denied",
-            request_id,
-            ..Entry::default()
-        };
-        state.ledger.append(entry, now);
-        let words = "Name and password do not fit.";
-        let page = views::sign_in(&form.form_token, &form.name, code.as_deref(), Some(words));
-        return show(StatusCode::UNPROCESSABLE_ENTITY, page);
     };
+    let mut state = shared.state();
     // Under a new number: one that somebody planted before is worth nothing now.
     state.sessions.sign_out(&id);
     let Some(id) = state.sessions.sign_in(&uid, now) else {
@@ -424,6 +437,105 @@ async fn sign_in(
     let mut response = Redirect::to(&next).into_response();
     set_cookie(&mut response, &shared, &id);
     response
+}
+
+/// Why somebody is not signed in.
+pub(crate) struct WrongPassword {
+    pub(crate) words: &'static str,
+    status: StatusCode,
+    wait_seconds: Option<u32>,
+}
+
+impl WrongPassword {
+    fn show(&self, page: Html) -> Response {
+        let page = show(self.status, page);
+        match self.wait_seconds {
+            Some(seconds) => wait(page, seconds),
+            None => page,
+        }
+    }
+}
+
+/// The uid of who knows name and password. Wrong ones are limited.
+pub(crate) fn check_password(
+    shared: &Shared,
+    peer: Option<Extension<Peer>>,
+    name: &str,
+    password: &str,
+    request_id: String,
+) -> Result<String, WrongPassword> {
+    let limited = |seconds| WrongPassword {
+        words: "Too many wrong passwords. Wait a minute.",
+        status: StatusCode::TOO_MANY_REQUESTS,
+        wait_seconds: Some(seconds),
+    };
+    let now = shared.clock.now();
+    let mut state = shared.state();
+    let tries = format!("sign-in {}", address(peer));
+    let most = shared.guesses(MAX_TRIES);
+    state.throttle.check(&tries, most, now).map_err(limited)?;
+    let uid = uid_of(&state.policy, name).filter(|_| shared.password.is(password));
+    if let Some(uid) = uid {
+        return Ok(uid.to_owned());
+    }
+    state.throttle.count(tries, most, now).map_err(limited)?;
+    let entry = Entry {
+        action: "auth.failed",
+        outcome: "denied",
+        request_id,
+        ..Entry::default()
+    };
+    state.ledger.append(entry, now);
+    Err(WrongPassword {
+        words: "Name and password do not fit.",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        wait_seconds: None,
+    })
+}
+
+/// The sign-in at the identity provider: below another path, with a cookie of its own.
+pub(crate) struct Authorize<'a> {
+    /// Of the cookie.
+    pub(crate) path: &'static str,
+    pub(crate) action: &'static str,
+    /// What the client asks for, as it stood in the address.
+    pub(crate) query: &'a str,
+    pub(crate) client: &'a str,
+}
+
+impl Authorize<'_> {
+    /// The page, after a wrong try or not.
+    pub(crate) fn show(
+        &self,
+        shared: &Shared,
+        headers: &HeaderMap,
+        name: &str,
+        wrong: Option<&WrongPassword>,
+    ) -> Response {
+        let known = cookie_of(shared, headers, self.path);
+        let is_new = known.is_none();
+        let id = known.unwrap_or_else(session::new_id);
+        let token = shared.state().sessions.token(&id, Form::Authorize);
+        let words = wrong.map(|wrong| wrong.words);
+        let page = views::sign_in_for(&token, self, name, words);
+        let mut response = match wrong {
+            Some(wrong) => wrong.show(page),
+            None => show(StatusCode::OK, page),
+        };
+        if is_new {
+            set_cookie_of(&mut response, shared, &id, self.path);
+        }
+        response
+    }
+
+    /// Whether a form was made for this browser.
+    pub(crate) fn accepts(&self, shared: &Shared, headers: &HeaderMap, token: &str) -> bool {
+        cookie_of(shared, headers, self.path).is_some_and(|id| {
+            let state = shared.state();
+            let token = shared.judged(&state.sessions, &id, Form::Authorize, token);
+            state.sessions.accepts(&id, Form::Authorize, &token)
+        })
+    }
 }
 
 #[derive(Deserialize)]

@@ -55,6 +55,8 @@ pub(crate) enum Form {
     Code,
     Decision,
     SignOut,
+    /// The sign-in at the identity provider.
+    Authorize,
 }
 
 impl Form {
@@ -64,6 +66,7 @@ impl Form {
             Self::Code => "code",
             Self::Decision => "decision",
             Self::SignOut => "sign-out",
+            Self::Authorize => "authorize",
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Authorize;
 use super::html::{Html, element, label, text, void};
 use crate::identity::device::{Standing, Wish};
 
@@ -107,6 +108,34 @@ pub(super) fn sign_in(
     user_code: Option<&str>,
     wrong: Option<&str>,
 ) -> Html {
+    let intro = "A program wants to log in on your behalf. Sign in to see what it asks for.";
+    let kept = user_code.map_or_else(Html::default, |code| hidden("user_code", code));
+    sign_in_form(super::SIGN_IN, token, intro, kept, name, wrong)
+}
+
+/// The same for the identity provider. Nothing is asked afterwards: signing in is the consent.
+pub(super) fn sign_in_for(
+    token: &str,
+    to: &Authorize<'_>,
+    name: &str,
+    wrong: Option<&str>,
+) -> Html {
+    let intro = format!(
+        "The program {} wants to know who you are. Sign in only if you have just asked it to.",
+        to.client
+    );
+    let kept = hidden("query", to.query);
+    sign_in_form(to.action, token, &intro, kept, name, wrong)
+}
+
+fn sign_in_form(
+    action: &'static str,
+    token: &str,
+    intro: &str,
+    kept: Html,
+    name: &str,
+    wrong: Option<&str>,
+) -> Html {
     let title = "Sign in";
     let described = if wrong.is_some() { "problem" } else { "where" };
     let mut name_field = vec![
@@ -143,17 +172,13 @@ pub(super) fn sign_in(
         &titled(title, wrong),
         [
             label("h1", &[], title),
-            label(
-                "p",
-                &[],
-                "A program wants to log in on your behalf. Sign in to see what it asks for.",
-            ),
+            label("p", &[], intro),
             problem(wrong),
             form(
-                super::SIGN_IN,
+                action,
                 token,
                 [
-                    user_code.map_or_else(Html::default, |code| hidden("user_code", code)),
+                    kept,
                     label("label", &[("for", "name")], "Name"),
                     void("input", &name_field),
                     label("label", &[("for", "password")], "Password"),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 pub(crate) const GCP: [&str; 3] = ["gcp", "billing-prod", "deploy-bot"];
 pub(crate) const GENERIC: [&str; 3] = ["generic", "demo-db", "reader"];
 pub(crate) const OWNER: [&str; 3] = ["gcp", "billing-prod", "owner"];
+pub(crate) const BOOTSTRAP: &str = "spiffe.bootstrap";
 pub(crate) const TENANT: &str = "business-default";
 
 pub(crate) async fn spawn() -> Mock {
@@ -201,6 +202,16 @@ impl Client {
         Self::over(base, reqwest::Client::builder().http2_prior_knowledge())
     }
 
+    /// Over TLS, with a certificate and its key in PEM, or without one.
+    pub(crate) fn over_tls(mock: &Mock, identity: Option<&str>) -> Self {
+        let ca = reqwest::Certificate::from_pem(mock.tls_ca().as_bytes()).unwrap();
+        let mut http = reqwest::Client::builder().tls_certs_only([ca]);
+        if let Some(pem) = identity {
+            http = http.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap());
+        }
+        Self::over(mock.tls().unwrap().as_str(), http)
+    }
+
     fn over(base: &str, http: reqwest::ClientBuilder) -> Self {
         let http = http.no_proxy().build().unwrap();
         Self {
@@ -300,6 +311,49 @@ impl Client {
         self.send(self.post(method).body(body.to_string())).await
     }
 
+    /// A call without a broker token, proven in the body by the key that is to be bound.
+    pub(crate) fn unbound(&self, method: &str, extra: &Value) -> reqwest::RequestBuilder {
+        let proof = self
+            .key
+            .proof(&self.url(method), self.nonce.as_deref(), None);
+        let mut body = json!({
+            "tenantId": TENANT,
+            "popKeyId": self.key.id(),
+            "popJwk": self.key.jwk(),
+            "requestProof": {"proofType": "dpop_jwt", "dpopJwt": proof},
+        });
+        merge(&mut body, extra);
+        self.post(method).body(body.to_string())
+    }
+
+    /// A workload's identity token for a broker token.
+    pub(crate) async fn exchange_workload(&self, token: &str, extra: &Value) -> Answer {
+        let mut body = json!({
+            "mode": "oidc",
+            "workloadToken": token,
+            "nonce": random(),
+            "requestedScopes": [BOOTSTRAP],
+        });
+        merge(&mut body, extra);
+        self.send(self.unbound("ExchangeWorkloadToken", &body))
+            .await
+    }
+
+    /// A person's ID token for a broker token.
+    pub(crate) async fn mint(&self, id_token: &str, extra: &Value) -> Answer {
+        let mut body = json!({"requestedScopes": [scope("create", GCP)]});
+        merge(&mut body, extra);
+        let request = self.unbound("MintUserApiToken", &body);
+        self.send(request.bearer_auth(id_token)).await
+    }
+
+    /// Takes the token of an answer that has one.
+    pub(crate) fn adopt(&mut self, answer: &Answer) {
+        assert_eq!(answer.reason(), "ok", "{}", answer.body);
+        answer.text("/brokerToken").clone_into(&mut self.token);
+        self.nonce = answer.header("dpop-nonce").map(str::to_owned);
+    }
+
     /// Any call with a token, proven in the body.
     pub(crate) fn request(&self, method: &str, body: &Value) -> reqwest::RequestBuilder {
         let proof = self
@@ -360,7 +414,7 @@ impl Client {
     }
 }
 
-fn merge(body: &mut Value, extra: &Value) {
+pub(crate) fn merge(body: &mut Value, extra: &Value) {
     for (name, value) in extra.as_object().unwrap() {
         body[name] = value.clone();
     }

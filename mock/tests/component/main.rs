@@ -8,6 +8,9 @@
     reason = "helpers of tests: a failed setup should abort the test"
 )]
 
+mod access_matrix;
+mod anomalies;
+mod audit_listing;
 mod client;
 mod clock;
 mod control;
@@ -16,12 +19,15 @@ mod dpop_matrix;
 #[path = "../../../tests/evidence/counts.rs"]
 mod evidence;
 mod faults;
+mod idp;
 mod leases;
 mod listeners;
 mod page;
 mod proofs;
+mod revocation;
 mod selector_matrix;
 mod state;
 mod strictness;
 mod surface;
 mod throttles;
+mod workload;

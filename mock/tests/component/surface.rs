@@ -219,7 +219,7 @@ async fn bodies_are_bounded_and_exact() {
 async fn what_is_not_offered_says_so() {
     let mock = spawn().await;
     let client = Client::new(&mock);
-    for method in ["RevokeBrokerAccess", "MintUserApiToken", "Nonsense"] {
+    for method in ["RefreshBrokerToken", "MintUserApiTokens", "Nonsense"] {
         let answer = client.send(client.post(method).body("{}")).await;
         assert_eq!(
             (answer.status, answer.reason()),
@@ -239,6 +239,8 @@ async fn what_is_not_offered_says_so() {
     assert_eq!(got.headers()["allow"], "POST");
     let jwks: Value = serde_json::from_str(&get(".well-known/jwks.json").await.1).unwrap();
     assert_eq!(jwks["keys"][0]["alg"], "ES256");
+    let bundle: Value = serde_json::from_str(&get(".well-known/spiffe-bundle").await.1).unwrap();
+    assert_eq!(bundle["keys"][0]["use"], "x509-svid");
 }
 
 /// A Begin in the other encoding, made by hand: fields 1, 4 and 6 (1 to 4).

@@ -53,6 +53,8 @@ type Sign<'k> = Box<dyn Fn(&[u8]) -> Vec<u8> + 'k>;
 pub(crate) struct Draft<'s> {
     pub(crate) scene: &'s Scene,
     pub(crate) rpc: Rpc,
+    /// What the proof goes with; empty where that is no broker token.
+    pub(crate) token: String,
     pub(crate) header: Value,
     pub(crate) payload: Value,
     /// In place of the two, where they are to be no JSON.
@@ -76,7 +78,11 @@ pub(crate) struct Draft<'s> {
 
 impl<'s> Draft<'s> {
     /// One that lacks nothing.
-    pub(crate) fn new(scene: &'s Scene, rpc: Rpc) -> Self {
+    pub(crate) async fn new(scene: &'s Scene, rpc: Rpc) -> Self {
+        Self::with_token(scene, rpc, scene.token(rpc).await)
+    }
+
+    fn with_token(scene: &'s Scene, rpc: Rpc, token: String) -> Self {
         let client = &scene.client;
         let header = json!({
             "typ": "dpop+jwt", "alg": client.key.alg(), "kid": client.key.id(), "jwk": client.key.jwk(),
@@ -85,7 +91,7 @@ impl<'s> Draft<'s> {
             "htm": "POST", "htu": client.url(rpc.method()), "jti": random(), "iat": now(),
         });
         if rpc.has_token() {
-            payload["ath"] = json!(sha256(client.token.as_bytes()));
+            payload["ath"] = json!(sha256(token.as_bytes()));
         }
         if scene.rule == NonceRule::Required {
             payload["nonce"] = json!(scene.nonce);
@@ -93,6 +99,7 @@ impl<'s> Draft<'s> {
         Self {
             scene,
             rpc,
+            token,
             header,
             payload,
             header_bytes: None,
@@ -167,7 +174,7 @@ impl<'s> Draft<'s> {
 
     /// Another proof that lacks nothing.
     fn spare(&self) -> String {
-        Self::new(self.scene, self.rpc).seal()
+        Self::with_token(self.scene, self.rpc, self.token.clone()).seal()
     }
 
     /// The request, and before it the one that has to be accepted first.
@@ -220,7 +227,10 @@ impl<'s> Draft<'s> {
         let mut request = client.post(self.rpc.method()).body(text);
         let authorization = match (&self.authorization, self.rpc.has_token()) {
             (Some(values), _) => values.clone(),
-            (None, true) => vec![format!("{} {}", scheme(carrier), client.token)],
+            (None, true) => vec![format!("{} {}", scheme(carrier), self.token)],
+            (None, false) if self.rpc == Rpc::Mint => {
+                vec![format!("Bearer {}", self.scene.id_token)]
+            }
             (None, false) => Vec::new(),
         };
         for value in authorization {

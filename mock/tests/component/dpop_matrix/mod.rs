@@ -52,7 +52,7 @@ fn is_by(answer: &Answer, check: Check) -> bool {
 }
 
 async fn send(scene: &Scene, rpc: Rpc, carrier: Carrier, row: &Row) -> Answer {
-    let mut draft = Draft::new(scene, rpc);
+    let mut draft = Draft::new(scene, rpc).await;
     (row.forge)(&mut draft, carrier);
     let (first, request) = draft.requests(carrier).await;
     if let Some(first) = first {
@@ -173,8 +173,9 @@ async fn good_proofs_by_ed25519_keys_are_accepted() {
 async fn of_a_thousand_equal_proofs_at_once_one_is_accepted() {
     let scene = Scene::set(NonceRule::Required, None, Key::generate()).await;
     let few = usize::try_from(times(50, 5000)).unwrap();
-    for (rpc, count) in Rpc::ALL.into_iter().zip([few, 1000, few, few]) {
-        let draft = Draft::new(&scene, rpc);
+    for rpc in Rpc::ALL.into_iter().filter(|rpc| !rpc.ends_its_token()) {
+        let count = if rpc == Rpc::Create { 1000 } else { few };
+        let draft = Draft::new(&scene, rpc).await;
         let (_, request) = draft.requests(Carrier::Body).await;
         // One connection, all at once.
         let http = reqwest::Client::builder().no_proxy();

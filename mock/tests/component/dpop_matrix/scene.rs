@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use aegis_mock::{Check, Mock, Options};
+use rcgen::KeyPair;
 use serde_json::{Value, json};
 
-use crate::client::{Client, GCP, Key, TENANT, policy, scope, spawn};
+use crate::client::{BOOTSTRAP, Client, GCP, Key, TENANT, policy, random, scope, spawn};
+use crate::workload::{BEGIN, answer_to, plain_csr, token};
 
 /// The RPCs that want a proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +18,27 @@ pub(crate) enum Rpc {
     Create,
     Redeem,
     Revoke,
+    Mint,
+    ExchangeWorkload,
+    BeginBootstrap,
+    CompleteBootstrap,
+    ListEvents,
+    RevokeAccess,
 }
 
 impl Rpc {
-    pub(crate) const ALL: [Self; 4] = [Self::Exchange, Self::Create, Self::Redeem, Self::Revoke];
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Exchange,
+        Self::Create,
+        Self::Redeem,
+        Self::Revoke,
+        Self::Mint,
+        Self::ExchangeWorkload,
+        Self::BeginBootstrap,
+        Self::CompleteBootstrap,
+        Self::ListEvents,
+        Self::RevokeAccess,
+    ];
 
     pub(crate) fn method(self) -> &'static str {
         match self {
@@ -27,12 +46,24 @@ impl Rpc {
             Self::Create => "CreateCredentialLease",
             Self::Redeem => "RedeemCredentialLease",
             Self::Revoke => "RevokeCredentialLease",
+            Self::Mint => "MintUserApiToken",
+            Self::ExchangeWorkload => "ExchangeWorkloadToken",
+            Self::BeginBootstrap => "BeginSpiffeBootstrap",
+            Self::CompleteBootstrap => "CompleteSpiffeBootstrap",
+            Self::ListEvents => "ListBrokerAuditEvents",
+            Self::RevokeAccess => "RevokeBrokerAccess",
         }
     }
 
-    /// Whether its proof goes with a broker token; else the code says whose key it is.
+    /// Whether its proof goes with a broker token; else the code, or the request's own key, says
+    /// whose proof it has to be.
     pub(crate) fn has_token(self) -> bool {
-        self != Self::Exchange
+        !matches!(self, Self::Exchange | Self::Mint | Self::ExchangeWorkload)
+    }
+
+    /// Whether a success ends the token that it was made with: it cannot be made twice.
+    pub(crate) fn ends_its_token(self) -> bool {
+        self == Self::RevokeAccess
     }
 }
 
@@ -57,7 +88,13 @@ pub(crate) struct Scene {
     /// Of the same key.
     pub(crate) expired_token: String,
     pub(crate) token_of_ended_session: String,
+    /// Of the same key, for the bootstrap.
+    bootstrap_token: String,
+    /// A person's, for a mint.
+    pub(crate) id_token: String,
     device_code: String,
+    /// What answers any challenge.
+    csr: Vec<u8>,
     numbers: AtomicU32,
     /// And how many redemptions may be left of it.
     lease: Mutex<(String, u32)>,
@@ -97,8 +134,14 @@ impl Scene {
         let mut stranger = Client::new(&elsewhere);
         log_in(&elsewhere, &mut stranger, "u-demo", &json!({})).await;
 
+        let bootstrap = json!({"requestedScopes": [BOOTSTRAP]});
+        let bootstrap_token = log_in(&mock, &mut client, "u-demo", &bootstrap).await;
+        client.nonce = Some(nonce.clone());
         let code = client.begin(&json!({})).await;
         Self {
+            bootstrap_token,
+            id_token: mock.demo_id_token(),
+            csr: plain_csr(&KeyPair::generate().unwrap()),
             rule,
             nonce,
             old_nonce,
@@ -131,7 +174,57 @@ impl Scene {
             Rpc::Revoke => json!({
                 "tenantId": TENANT, "leaseId": self.lease().await, "reason": "released",
             }),
+            Rpc::Mint => json!({
+                "tenantId": TENANT, "requestedScopes": [scope("create", GCP)],
+                "popKeyId": self.client.key.id(), "popJwk": self.client.key.jwk(),
+            }),
+            Rpc::ExchangeWorkload => json!({
+                "tenantId": TENANT, "mode": "oidc", "requestedScopes": [BOOTSTRAP],
+                "workloadToken": token(&self.mock, &json!({})), "nonce": random(),
+                "popKeyId": self.client.key.id(), "popJwk": self.client.key.jwk(),
+            }),
+            Rpc::BeginBootstrap => json!({"tenantId": TENANT, "workloadName": "host-01"}),
+            Rpc::CompleteBootstrap => {
+                let mut message = self.challenge().await;
+                message["tenantId"] = json!(TENANT);
+                message
+            }
+            Rpc::ListEvents => json!({"tenantId": TENANT, "pageSize": 1}),
+            Rpc::RevokeAccess => json!({
+                "tenantId": TENANT, "target": "token", "reason": "released",
+            }),
         }
+    }
+
+    /// The token that goes with a call of this RPC.
+    pub(crate) async fn token(&self, rpc: Rpc) -> String {
+        match rpc {
+            Rpc::BeginBootstrap | Rpc::CompleteBootstrap => self.bootstrap_token.clone(),
+            // One that may end.
+            Rpc::RevokeAccess => {
+                let wish = json!({"requestedScopes": [scope("create", GCP)]});
+                let answer = self.client.mint(&self.id_token, &wish).await;
+                answer.text("/brokerToken").to_owned()
+            }
+            Rpc::Create | Rpc::Redeem | Rpc::Revoke | Rpc::ListEvents => self.client.token.clone(),
+            // The code or the identity is who they are.
+            Rpc::Exchange | Rpc::Mint | Rpc::ExchangeWorkload => String::new(),
+        }
+    }
+
+    /// An answer to a challenge that was not answered yet.
+    async fn challenge(&self) -> Value {
+        let message = json!({"tenantId": TENANT, "workloadName": "host-01"});
+        let client = &self.client;
+        let nonce = Some(self.nonce.as_str());
+        let url = client.url(BEGIN);
+        let proof = client.key.proof(&url, nonce, Some(&self.bootstrap_token));
+        let mut body = message;
+        body["requestProof"] = json!({"proofType": "dpop_jwt", "dpopJwt": proof});
+        let request = client.post(BEGIN).bearer_auth(&self.bootstrap_token);
+        let answer = client.send(request.body(body.to_string())).await;
+        assert_eq!(answer.reason(), "ok", "{}", answer.body);
+        answer_to(&answer, &self.csr)
     }
 
     /// One that serves ten times; it does not mind being revoked more than once.

@@ -81,7 +81,9 @@ impl Row {
             On::WithToken => rpc.has_token(),
             On::WithoutToken => !rpc.has_token(),
         };
-        on && self.carrier.is_none_or(|only| only == carrier)
+        let repeats = self.check == Some(Check::Replay) && rpc.ends_its_token();
+        on && !repeats
+            && self.carrier.is_none_or(|only| only == carrier)
             && self.rule.is_none_or(|only| only == rule)
     }
 }
@@ -217,7 +219,7 @@ fn iat(seconds: i64) -> Forge {
 /// What stands in `Authorization`, made of the scheme that belongs there and the token.
 fn authorization(values: fn(&str, &str) -> Vec<String>) -> Forge {
     Box::new(move |draft, carrier| {
-        draft.authorization = Some(values(scheme(carrier), &draft.scene.client.token));
+        draft.authorization = Some(values(scheme(carrier), &draft.token));
     })
 }
 
