@@ -62,10 +62,11 @@ start() {
 serve() {
   needs jq
   local line out
-  exec {out}< <(exec "$MOCK" --listen 127.0.0.1:0 --control 127.0.0.1:0 2>"$house/daemon.log")
+  exec {out}< <(exec "$MOCK" --listen 127.0.0.1:0 --tls 127.0.0.1:0 --control 127.0.0.1:0 2>"$house/daemon.log")
   daemon=$!
   read -r -t 60 -u "$out" line || fail 'the bundled server does not start'
   api=$(jq --raw-output .api <<<"$line")/
+  tls=$(jq --raw-output .tls <<<"$line")/
   control=$(jq --raw-output .control <<<"$line")/
   control_token=$(jq --raw-output .control_token <<<"$line")
 }

@@ -6,9 +6,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 [ -e "$here/.installed" ] || fail "the clients are not installed: run $here/setup"
 export PATH=$here/.node:$here/node_modules/.bin:$PATH
 
+needs openssl
 serve
 # buf keeps what it makes of the schema in the home.
 export HOME=$house/home SCHEMA=$house/aegis.binpb proto=$here/../../../mock/proto
-export api control control_token
+export api tls control control_token house
 mkdir --mode=0700 "$HOME"
 buf build "$proto" --output "$SCHEMA"

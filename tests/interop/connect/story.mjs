@@ -1,10 +1,12 @@
-// What every client does: a login, a lease from its making to its end, and refusals on the way.
+// What every client does: a login, a lease from its making to its end, every other call there is,
+// and refusals on the way.
 // The proofs are those of the package dpop, which knows nothing of this server.
 //
 // `call(method, message, headers)` is the client: it resolves to `{ message, headers }`, the message
 // as proto3 JSON, or rejects with a `Refused`.
 import * as DPoP from 'dpop';
 import { checks, control } from '../mcp/house.mjs';
+import { request as certificateRequest } from './svid.mjs';
 
 export const PACKAGE = 'aegis.v1';
 export const service = (method) =>
@@ -38,11 +40,11 @@ export async function story(name, call) {
   const state = { nonce: undefined, token: undefined };
   const url = (method) => `${API}/${service(method)}/${method}`;
   const prove = (method, by = key) => DPoP.generateProof(by, url(method), 'POST', state.nonce, state.token);
+  const bearer = (token) => (token ? { authorization: `Bearer ${token}` } : {});
 
   // A call with this proof, or a new one, in the message.
-  async function proven(method, message, proof) {
+  async function proven(method, message, proof, headers = bearer(state.token)) {
     const requestProof = { proofType: 'dpop_jwt', dpopJwt: proof ?? (await prove(method)) };
-    const headers = state.token ? { authorization: `Bearer ${state.token}` } : {};
     const answer = await call(method, { ...message, requestProof }, headers);
     state.nonce = answer.headers.get('dpop-nonce') ?? state.nonce;
     check(`${method} has an id`, /^req_[0-9a-z]{26}$/.test(answer.headers.get('x-request-id')));
@@ -143,4 +145,66 @@ export async function story(name, call) {
   same('revoked before', (await proven(REVOKE, ended)).alreadyTerminal, true);
   await refused('redeemed after', 'failed_precondition', 'lease_revoked', proven(REDEEM, named));
   same('at the provider, after', (await whoami()).status, 401);
+
+  // What became of all that, and the end of the token that did it.
+  const listing = { tenantId: TENANT, leaseId: lease.leaseId, pageSize: 2 };
+  const first = await proven('ListBrokerAuditEvents', listing);
+  same('a page', first.events.length, 2);
+  same('its first event', first.events[0].action, 'lease.create');
+  same('its outcome', first.events[0].outcome, 'ok');
+  const second = await proven('ListBrokerAuditEvents', { ...listing, pageToken: first.nextPageToken });
+  same('the chain', BigInt(second.events[0].seq) > BigInt(first.events[1].seq), true);
+  await refused('another listing', 'invalid_argument', 'page_token_invalid',
+    proven('ListBrokerAuditEvents', { tenantId: TENANT, pageToken: first.nextPageToken }));
+  const end = { tenantId: TENANT, target: 'session', reason: 'logout' };
+  const over = await proven('RevokeBrokerAccess', end);
+  same('the tokens that ended', over.tokens, 1);
+  await refused('afterwards', 'unauthenticated', 'session_ended', proven(CREATE, wish));
+
+  // A person approves over the wire, and mints with the same ID token, with a key of their own.
+  const { token: idToken } = await control('id-token', {});
+  const fresh = await DPoP.generateKeyPair('ES256');
+  const popKeyId = `pop-${await DPoP.calculateThumbprint(fresh.publicKey)}`;
+  const { kty: t, crv: c, x: a, y: o } = await crypto.subtle.exportKey('jwk', fresh.publicKey);
+  const own = { popKeyId, popJwk: { kty: t, crv: c, x: a, y: o } };
+  const again = (await begin(own)).message;
+  const approval = { userCode: again.userCode, approve: true };
+  const approved = await call('ApproveMcpOauthDeviceAuthorization', approval, bearer(idToken));
+  same('approved by its person', approved.message.status, 'approved');
+  state.token = undefined;
+  const scopes = [scope('create', TARGET)];
+  const bound = async (method, message, headers) =>
+    proven(method, { tenantId: TENANT, ...own, ...message }, await prove(method, fresh), headers);
+  const minted = await bound('MintUserApiToken', { requestedScopes: scopes }, bearer(idToken));
+  same('minted for', minted.tokenInfo.principal, 'user:u-demo');
+  await refused('minted for everything', 'invalid_argument', 'scope_wildcard',
+    bound('MintUserApiToken', { requestedScopes: ['*'] }, bearer(idToken)));
+
+  // A workload, up to its certificate.
+  const { token: workloadToken } = await control('workload-token', {});
+  const exchange = (more) => bound('ExchangeWorkloadToken', {
+    mode: 'oidc', workloadToken, nonce: crypto.randomUUID().replaceAll('-', ''),
+    requestedScopes: ['spiffe.bootstrap'], ...more,
+  });
+  await refused('a token of nobody', 'unauthenticated', 'workload_token_invalid',
+    exchange({ workloadToken: `${workloadToken.slice(0, -4)}AAAA` }));
+  const exchanged = await exchange();
+  same('the workload', exchanged.tokenInfo.principal, 'mcp:desktop-broker:build-01');
+  await refused('its token again', 'unauthenticated', 'workload_token_replayed', exchange());
+  state.token = exchanged.brokerToken;
+  const bootstrap = async (method, message) =>
+    proven(method, { tenantId: TENANT, ...message }, await prove(method, fresh));
+  const challenge = await bootstrap('BeginSpiffeBootstrap', { workloadName: 'host-01' });
+  check('a SPIFFE ID', challenge.spiffeId.endsWith('/tenant/business-default/mcp/desktop-broker/host-01'));
+  const response = {
+    challengeId: challenge.challengeId, challengeToken: challenge.challengeToken,
+    csrDer: certificateRequest(`story-${name.replaceAll(' ', '-')}`).toString('base64'),
+  };
+  const made = await bootstrap('CompleteSpiffeBootstrap', response);
+  same('a certificate', made.svidChain.length, 1);
+  await refused('the challenge again', 'failed_precondition', 'challenge_used',
+    bootstrap('CompleteSpiffeBootstrap', response));
+  const denied = await prove(CREATE, fresh);
+  await refused('a lease with that token', 'permission_denied', 'scope_not_granted',
+    proven(CREATE, wish, denied));
 }

@@ -18,6 +18,7 @@ export async function control(path, body) {
     signal: AbortSignal.timeout(10_000),
   });
   if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  return answer.json();
 }
 
 export const approve = (userCode) => control('approve', { userCode });
