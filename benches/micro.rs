@@ -334,8 +334,6 @@ fn issuer(effect: Effect) -> Result<Option<Event>, Failed> {
         | Effect::ListAuditEvents { .. }
         | Effect::ReadOwnCalls { .. }
         | Effect::RevokeAccess { .. }
-        | Effect::ListAuditEvents { .. }
-        | Effect::ReadOwnCalls { .. }
         | Effect::WatchProcess { .. }
         | Effect::AbandonLogin
         | Effect::DropConnections
