@@ -18,6 +18,7 @@ mod device;
 mod dpop_matrix;
 #[path = "../../../tests/evidence/counts.rs"]
 mod evidence;
+mod fault_matrix;
 mod faults;
 mod idp;
 mod leases;

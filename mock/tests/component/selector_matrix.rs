@@ -378,6 +378,50 @@ async fn scopes_targets_and_grants_are_judged_as_the_table_says() {
     ));
 }
 
+/// LC-1: what may be asked for is judged alike wherever a token is made; only that no approver has a
+/// default there.
+#[tokio::test]
+async fn scopes_are_judged_alike_where_tokens_are_minted_and_exchanged() {
+    let mock = spawn(None).await;
+    let client = Client::new(&mock);
+    let id_token = mock.demo_id_token();
+    let single = scopes().into_iter().map(|row| {
+        let list = json!([row.text]);
+        (row.name, list, row.server, check_by_name(row.check))
+    });
+    let lists = lists().into_iter().map(|row| {
+        let list = serde_json::from_str(&row.text).unwrap();
+        (row.name, list, row.server, row.check)
+    });
+    let mut judged = 0;
+    for (name, list, server, check) in single.chain(lists) {
+        let wish = json!({ "requestedScopes": list });
+        let expected = if list == json!([]) {
+            "field_missing"
+        } else {
+            server
+        };
+        let minted = client.mint(&id_token, &wish).await;
+        assert_eq!(minted.reason(), expected, "{name}: {}", minted.body);
+        // The scopes are looked at before the token is, which is none here.
+        let expected = if expected == "ok" {
+            "workload_token_invalid"
+        } else {
+            expected
+        };
+        let exchanged = client.exchange_workload("none", &wish).await;
+        assert_eq!(exchanged.reason(), expected, "{name}: {}", exchanged.body);
+        if let Some(check) = check {
+            check_refusal(name, &minted, check);
+            check_refusal(name, &exchanged, check);
+        }
+        judged += 2;
+    }
+    figure(&format!(
+        "{judged} lists of scopes judged at a mint and an exchange as at a login"
+    ));
+}
+
 /// A table that misses nothing: without a check, some row that names it goes red.
 #[tokio::test]
 async fn each_check_of_scopes_would_be_missed() {

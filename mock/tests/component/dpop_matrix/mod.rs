@@ -1,9 +1,9 @@
 //! The matrix of proofs: a table of bad and good ones, on every RPC that wants a proof, in both
 //! carriers, with and without a nonce. And the same table against a server that leaves out a check.
 
-mod draft;
+pub(crate) mod draft;
 mod rows;
-mod scene;
+pub(crate) mod scene;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
