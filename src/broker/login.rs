@@ -97,16 +97,6 @@ impl Callers {
 }
 
 impl Login {
-    /// The flow that runs: whose it is.
-    pub const fn callers(&self) -> Option<&Callers> {
-        match self {
-            Self::Beginning { callers, .. } | Self::AwaitingApproval { callers, .. } => {
-                Some(callers)
-            }
-            Self::LoggedOut | Self::Locked | Self::LoggedIn(_) => None,
-        }
-    }
-
     /// The session, when there is one; its expiry is the caller's to compare with `now`.
     pub fn session(&self) -> Option<&Arc<Session>> {
         match self {

@@ -2106,12 +2106,19 @@ fn a_flow_is_withdrawn_by_its_only_caller_alone() {
                     user_code: of_another,
                 },
             );
-            assert!(world.state.login.callers().is_some(), "{name}");
+            assert!(is_under_way(&world.state.login), "{name}");
             world.ask(connection, Request::LoginWithdraw { user_code });
-            let over = world.state.login.callers().is_none();
+            let over = !is_under_way(&world.state.login);
             assert_eq!(over, ends && begun, "{name}, begun: {begun}");
         }
     }
+}
+
+fn is_under_way(login: &Login) -> bool {
+    matches!(
+        login,
+        Login::Beginning { .. } | Login::AwaitingApproval { .. }
+    )
 }
 
 /// PO-2: a peer hears how it itself would be judged, whether or not anybody is logged in.

@@ -251,11 +251,7 @@ pub(super) fn parse(
         profile: self::profile(source, &name, &profile, environment)?,
         limits: limits(source, &raw.limits.unwrap_or_default())?,
         gate: gate(source, &raw.gate.unwrap_or_default())?,
-        audit_dir: overrides
-            .audit_dir
-            .clone()
-            .or(audit_dir)
-            .unwrap_or_else(|| paths.state_dir.join("audit")),
+        audit_dir: audit_dir.unwrap_or_else(|| paths.state_dir.join("audit")),
         policy_file: overrides
             .policy_file
             .clone()

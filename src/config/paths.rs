@@ -29,8 +29,6 @@ pub struct Overrides {
     pub policy_file: Option<PathBuf>,
     /// For [`Paths::state_dir`].
     pub state_dir: Option<PathBuf>,
-    /// For the audit folder; goes before the configuration's `audit_dir` too.
-    pub audit_dir: Option<PathBuf>,
     /// For [`Paths::runtime_dir`].
     pub runtime_dir: Option<PathBuf>,
 }

@@ -927,10 +927,8 @@ fn flags_go_before_the_file_and_the_file_before_defaults() {
     let from_file = loaded(&overrides);
     assert_eq!(from_file.audit_dir, Path::new("/file/audit"));
     assert_eq!(from_file.policy_file, Path::new("/file/policy"));
-    overrides.audit_dir = Some(PathBuf::from("/flag/audit"));
     overrides.policy_file = Some(PathBuf::from("/flag/policy"));
     let from_flags = loaded(&overrides);
-    assert_eq!(from_flags.audit_dir, Path::new("/flag/audit"));
     assert_eq!(from_flags.policy_file, Path::new("/flag/policy"));
     overrides.config_file = Some(home.path().join("absent"));
     let paths = Paths::resolve(&environment, &overrides).unwrap();

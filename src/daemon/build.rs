@@ -63,7 +63,6 @@ impl Plan {
             config_file: options.config,
             policy_file: options.policy,
             state_dir: options.state_dir,
-            audit_dir: None,
             runtime_dir: options.runtime_dir,
         };
         let environment = ProcessEnvironment::new();

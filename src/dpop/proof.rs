@@ -118,8 +118,6 @@ impl fmt::Debug for Proof {
 /// The `htm` claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Htm {
-    /// A GET.
-    Get,
     /// A POST.
     Post,
 }
@@ -128,7 +126,6 @@ impl Htm {
     /// The method's name.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Get => "GET",
             Self::Post => "POST",
         }
     }

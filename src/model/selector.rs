@@ -95,21 +95,6 @@ impl Selector {
         &self.short
     }
 
-    /// The first part.
-    pub fn provider(&self) -> &str {
-        self.parts().0
-    }
-
-    /// The second part.
-    pub fn app(&self) -> &str {
-        self.parts().1
-    }
-
-    /// The third part.
-    pub fn account(&self) -> &str {
-        self.parts().2
-    }
-
     /// Provider, app, account.
     pub fn parts(&self) -> (&str, &str, &str) {
         // Both slashes are there by construction; a missing one would only yield empty parts.
