@@ -9,6 +9,7 @@ mod system;
 
 use std::fmt;
 use std::ops::Range;
+use std::pin::Pin;
 use std::time::Duration;
 
 pub use system::SystemClock;
@@ -121,10 +122,19 @@ pub struct Now {
     pub unix: UnixTime,
 }
 
+/// Ends when a time has come.
+pub type Reached = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Where `now` comes from: the system, or a test.
 pub trait Clock: Send + Sync + fmt::Debug {
     /// Reads both clocks.
     fn now(&self) -> Now;
+
+    /// Ends once `at` has come, never before. As it stands here it is for a clock that tokio's moves,
+    /// as that of tests does; it stops while the machine sleeps. Call it within a runtime.
+    fn reach(&self, at: Timestamp) -> Reached {
+        Box::pin(tokio::time::sleep(self.now().boot.until(at)))
+    }
 }
 
 fn saturating_millis(duration: Duration) -> u64 {
