@@ -12,6 +12,7 @@ mod frame;
 #[expect(dead_code, unused_imports, reason = "its tests run elsewhere")]
 mod thumbprint;
 
+use std::cell::RefCell;
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ use aegis_broker::secret::SecretString;
 use aegis_broker::time::{Clock as _, Now, SystemClock, Timestamp, UnixTime};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use url::Url;
 
 /// As in the daemon: what is freed is wiped, and that has its price.
@@ -211,6 +212,21 @@ fn log(criterion: &mut Criterion) {
     };
     let (_folder, mut log, record) = set_up(made());
     let mut written = true;
+    // The line alone: its text, its hash, its MAC. What is staged is written between the batches.
+    let log_line = RefCell::new(&mut log);
+    criterion.bench_function("audit line", |bencher| {
+        bencher.iter_batched(
+            || assert!(log_line.borrow_mut().write().is_ok()),
+            |()| {
+                log_line
+                    .borrow_mut()
+                    .stage(black_box(&record), now())
+                    .is_ok()
+            },
+            BatchSize::NumIterations(64),
+        );
+    });
+    assert!(log.write().is_ok(), "a line of the last batch was refused");
     criterion.bench_function("audit append", |bencher| {
         bencher.iter(|| written &= log.append(black_box(&record), now()).is_ok());
     });

@@ -68,6 +68,14 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Ends it as nobody can be told to end.
+    pub(crate) fn kill(&mut self) -> Result<(), Failed> {
+        self.over = true;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     pub(crate) fn stop(&mut self) -> Result<(), Failed> {
         if self.over {
             return Ok(());

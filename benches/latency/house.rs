@@ -181,7 +181,19 @@ impl House {
         self.log_in()
     }
 
-    fn log_in(&mut self) -> Result<(), Failed> {
+    /// Kills the daemon. What it held is left to the next one.
+    pub(crate) fn kill(&mut self) -> Result<(), Failed> {
+        self.daemon.kill()?;
+        Ok(std::fs::remove_file(self.folder.path().join("notify"))?)
+    }
+
+    /// Starts the next one.
+    pub(crate) fn start_again(&mut self, bin: &Path) -> Result<(), Failed> {
+        self.daemon = Daemon::start(bin, self.folder.path())?;
+        Ok(())
+    }
+
+    pub(crate) fn log_in(&mut self) -> Result<(), Failed> {
         let mut client = Client::connect(self.daemon.socket())?;
         let LoginPhase::AwaitingApproval(device) = client.login_begin(None)?.view.phase else {
             return Err("the daemon shows no code".into());

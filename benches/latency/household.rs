@@ -19,7 +19,7 @@ use crate::mcp::Models;
 use crate::peers::{Peer, Peers};
 use crate::scale::Scale;
 use crate::stall::Stall;
-use crate::start::Starts;
+use crate::start::{Killed, Starts};
 
 /// Dropped, all of it is ended.
 #[derive(Debug)]
@@ -28,6 +28,7 @@ pub(crate) struct Household {
     leases: Option<Leases>,
     commands: Option<Commands>,
     starts: Option<Starts>,
+    killed: Option<Killed>,
     stall: Option<Stall>,
     scale: Option<Scale>,
     peers: Peers,
@@ -49,6 +50,7 @@ impl Household {
             leases: None,
             commands: None,
             starts: None,
+            killed: None,
             stall: None,
             scale: None,
             peers: Peers::default(),
@@ -124,6 +126,13 @@ impl Household {
         })
     }
 
+    /// Daemons that are killed.
+    pub(crate) fn killed(&mut self) -> Result<&mut Killed, Failed> {
+        or_made(&mut self.killed, || {
+            Killed::prepare(&self.bin, &self.exchange)
+        })
+    }
+
     /// A daemon whose issuer stalls.
     pub(crate) fn stall(&mut self) -> Result<&mut Stall, Failed> {
         or_made(&mut self.stall, || Stall::prepare(&self.bin))
@@ -151,6 +160,9 @@ impl Household {
         drop(std::mem::take(&mut self.peers));
         if let Some(leases) = self.leases.take() {
             leases.stop()?;
+        }
+        if let Some(killed) = self.killed.take() {
+            killed.stop()?;
         }
         if let Some(stall) = self.stall.take() {
             stall.stop()?;

@@ -17,6 +17,10 @@ use crate::machine::{Memory, Usage};
 /// By then what was said has gone through, and every thread waits again.
 pub(crate) const SETTLED: Duration = Duration::from_secs(2);
 
+/// By then a daemon has closed the connection of its last call to the issuer, which it looks for
+/// every 30 s, and nothing that it holds is due before its lease ends, 14 minutes after the login.
+const UNUSED: Duration = Duration::from_secs(65);
+
 /// What an idle process did all the same.
 #[derive(Debug)]
 pub(crate) struct Idle {
@@ -50,7 +54,7 @@ pub(crate) fn watch(
 }
 
 /// A daemon nobody has logged in to, one that has been and holds a token, a lease and an HTTP
-/// client, and the floor.
+/// client, and the floor; and the second again, once its connection is closed.
 pub(crate) fn daemons(
     bin: &Path,
     exchange: &Exchange,
@@ -66,7 +70,11 @@ pub(crate) fn daemons(
         ("floor-jsonrpc", floor.id()),
     ]
     .map(|(name, pid)| Watched { name, pid });
-    let idle = watch(&all, |time| outlive(&all, time), time)?;
+    let mut idle = watch(&all, |time| outlive(&all, time), time)?;
+    let later = [("daemon, logged in, later", logged_in.daemon().1)]
+        .map(|(name, pid)| Watched { name, pid });
+    outlive(&later, UNUSED.saturating_sub(time))?;
+    idle.extend(watch(&later, |time| outlive(&later, time), time)?);
     logged_out.stop()?;
     logged_in.stop()?;
     Ok(idle)

@@ -165,6 +165,7 @@ fn reply_bytes(row: Row, household: Option<&mut Household>) -> Result<Option<usi
         | Row::Lease { .. }
         | Row::Command { .. }
         | Row::Daemon
+        | Row::Killed
         | Row::Start(_)
         | Row::Peer(_) => None,
     })
@@ -206,7 +207,8 @@ fn one(
             let program = if is_floor { beside } else { Program::Get };
             present(household)?.commands()?.run(program, starts)
         }
-        Row::Daemon if is_floor => present(household)?.starts()?.floors(starts),
+        Row::Daemon | Row::Killed if is_floor => present(household)?.starts()?.floors(starts),
+        Row::Killed => present(household)?.killed()?.daemons(starts),
         Row::Daemon => present(household)?.starts()?.daemons(starts),
         Row::Stall { connections } => {
             let household = present(household)?;

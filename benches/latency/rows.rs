@@ -9,7 +9,7 @@ use crate::peers::Peer;
 use crate::report;
 
 /// Names for `--only`, and what they are.
-const MEASURES: [(&str, &str); 12] = [
+const MEASURES: [(&str, &str); 13] = [
     (
         "get",
         "credential.get from memory over broker.sock, beside a JSON-RPC echo of equal bytes",
@@ -29,6 +29,10 @@ const MEASURES: [(&str, &str); 12] = [
     (
         "daemon/start",
         "a daemon from being spawned to its first reply, beside the floor of get",
+    ),
+    (
+        "daemon/killed",
+        "the same where one was killed, with a log to verify and leases to give back; to be within 500 ms",
     ),
     (
         "stall",
@@ -74,6 +78,8 @@ pub(crate) enum Row {
         beside: Program,
     },
     Daemon,
+    /// Where another one was killed.
+    Killed,
     Stall {
         connections: u16,
     },
@@ -88,7 +94,7 @@ pub(crate) enum Row {
 }
 
 /// In the order of the table, after those of `get`.
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 16] = [
     Row::Proof,
     Row::Lease {
         beside: Maker::Ready,
@@ -103,6 +109,7 @@ const ROWS: [Row; 15] = [
         beside: Program::OneShot,
     },
     Row::Daemon,
+    Row::Killed,
     Row::Stall { connections: 1 },
     Row::Stall { connections: 16 },
     Row::Scale,
@@ -137,6 +144,7 @@ impl Row {
             } => "cli/get/oneshot".to_owned(),
             Self::Command { .. } => "cli/get/empty".to_owned(),
             Self::Daemon => "daemon/start".to_owned(),
+            Self::Killed => "daemon/killed".to_owned(),
             Self::Stall { connections } => format!("stall/{connections}"),
             Self::Scale => "scale".to_owned(),
             Self::Call {
@@ -162,6 +170,7 @@ impl Row {
             Self::Lease { .. } => "lease",
             Self::Command { .. } => "cli/get",
             Self::Daemon => "daemon/start",
+            Self::Killed => "daemon/killed",
             Self::Stall { .. } => "stall",
             Self::Scale => "scale",
             Self::Call { .. } => "mcp/call",
@@ -177,6 +186,7 @@ impl Row {
             Self::Lease { beside } => [Maker::Broker.name(), beside.name()],
             Self::Command { beside } => [Program::Get.name(), beside.name()],
             Self::Daemon => ["daemon", "floor-jsonrpc"],
+            Self::Killed => ["daemon after a kill", "floor-jsonrpc"],
             Self::Stall { .. } => ["issuer stalls", "quiet"],
             Self::Scale => ["full", "10 selectors"],
             Self::Call { beside, .. } => [Way::Shim.name(), beside.name()],

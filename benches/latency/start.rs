@@ -65,6 +65,53 @@ impl Starts {
     }
 }
 
+/// Credentials that the log tells of before the first kill; the logins after each add more.
+const RECORDS: u32 = 5_000;
+
+/// What each killed daemon leaves to be given back.
+const LEFT: Furniture = Furniture {
+    leases: 64,
+    ..Furniture::PLAIN
+};
+
+/// A daemon that is killed with leases and a log, and the next one.
+#[derive(Debug)]
+pub(crate) struct Killed {
+    bin: PathBuf,
+    house: House,
+}
+
+impl Killed {
+    pub(crate) fn prepare(bin: &Path, exchange: &Exchange) -> Result<Self, Failed> {
+        let house = House::start(bin, LEFT)?;
+        load::run(house.daemon(), exchange, 1, RECORDS)?;
+        Ok(Self {
+            bin: bin.to_owned(),
+            house,
+        })
+    }
+
+    /// Daemons, each started where one was killed, until it says how it stands: it has verified the
+    /// log by then, and knows which leases it has to give back at its login.
+    pub(crate) fn daemons(&mut self, count: u32) -> Result<Run, Failed> {
+        each(count, || {
+            self.house.kill()?;
+            let begun = nanos();
+            self.house.start_again(&self.bin)?;
+            let (socket, pid) = self.house.daemon();
+            let is_right = is_answered(socket, STATUS)?;
+            let took = nanos().saturating_sub(begun);
+            let used = Usage::of(pid);
+            self.house.log_in()?;
+            Ok((took, is_right, used))
+        })
+    }
+
+    pub(crate) fn stop(self) -> Result<(), Failed> {
+        self.house.stop()
+    }
+}
+
 fn each(
     count: u32,
     mut start: impl FnMut() -> Result<(u64, bool, Usage), Failed>,
