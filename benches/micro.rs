@@ -241,6 +241,7 @@ fn serving() -> Result<(State, Selector), Failed> {
         tenant: TenantId::parse("business-default")?,
         client_display_name: text("bench"),
         token_ttl: Duration::from_mins(10),
+        renews: false,
         targets: vec![Target {
             selector: selector.clone(),
             description: None,
@@ -350,6 +351,9 @@ fn issuer(effect: Effect) -> Result<Option<Event>, Failed> {
         | Effect::ListAuditEvents { .. }
         | Effect::ReadOwnCalls { .. }
         | Effect::RevokeAccess { .. }
+        | Effect::BootstrapIdentity { .. }
+        | Effect::RenewIdentity { .. }
+        | Effect::RenewSession { .. }
         | Effect::WatchProcess { .. }
         | Effect::AbandonLogin
         | Effect::DropConnections
@@ -377,6 +381,9 @@ fn session(authorization: &DeviceAuthorization) -> Result<Session, Failed> {
             .collect::<Result<_, Failed>>()?,
         expires_at: begin().boot.plus(Duration::from_mins(10)),
         expires_at_unix: begin().unix.plus(Duration::from_mins(10)),
+        renew_at: begin().boot.plus(Duration::from_mins(5)),
+        ends_at: begin().boot.plus(Duration::from_hours(8)),
+        bootstrap: None,
         binding_checked: true,
     })
 }

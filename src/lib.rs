@@ -9,6 +9,7 @@
 //! | [`model`], [`secret`], [`time`] | the words: plain values, secret types, points in time |
 //! | [`dpop`] | keys, thumbprints and proofs (RFC 9449) |
 //! | [`redact`] | finds secret values in foreign bytes and masks them |
+//! | [`svid`] | ids, keys and certificates of workloads (SPIFFE) |
 //! | [`broker`] | the core: decides, no I/O; its ports and its actor |
 //! | [`aegis`] | outside: the Aegis service over Connect |
 //! | [`audit`], [`keystore`] | outside: the chained log, the place for long-lived secrets |
@@ -29,6 +30,7 @@ pub mod time;
 pub mod dpop;
 
 pub mod redact;
+pub mod svid;
 
 pub mod broker;
 

@@ -220,6 +220,7 @@ async fn session(mock: &Mock) -> Result<Session, Failed> {
         allow_insecure_loopback: true,
         allow_missing_token_info: false,
         network: Network::default(),
+        renewing: None,
     };
     let aegis = AegisClient::new(settings, Arc::new(SystemClock))?;
     let scopes = [Action::Create, Action::Redeem, Action::Revoke];
@@ -231,6 +232,7 @@ async fn session(mock: &Mock) -> Result<Session, Failed> {
         tenant: TenantId::parse(TENANT)?,
         scopes: scopes.collect::<Result<_, Failed>>()?,
         token_ttl: Duration::from_mins(15),
+        renews: false,
         client_display_name: CleanText::new("bare", 64),
     });
     let refused = |_failure| "the bare client could not log in";

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use url::Url;
 
-use super::error::{AegisError, ProtocolFault, Reason, TokenFault};
+use super::error::{AegisError, ConnectCode, ProtocolFault, Reason, TokenFault};
+use super::spiffe::BOOTSTRAP;
 use super::transport::{Call, Reply, Rpc, deadline, is_loopback};
 use super::wire::{
     self, BeginRequest, BeginResponse, ExchangeRequest, ExchangeResponse, TokenInfo,
@@ -32,6 +33,9 @@ const TOKEN_TTL: std::ops::RangeInclusive<Duration> = MIN_TOKEN_TTL..=MAX_TOKEN_
 /// What a token lives at most, whatever the server says (OA-11).
 const MAX_TOKEN_LIFE: Duration = Duration::from_mins(15);
 
+/// What a session lasts at most (`aegis.md` 6).
+const MAX_SESSION_LIFE: Duration = Duration::from_hours(8);
+
 /// What it lives at most where the server says nothing (`aegis.md` 6).
 const UNSAID_TOKEN_LIFE: Duration = Duration::from_mins(10);
 
@@ -53,12 +57,19 @@ const MAX_URI: usize = 2048;
 
 pub(super) async fn begin(
     inner: &Inner,
-    request: BeginDeviceAuthorization,
+    mut request: BeginDeviceAuthorization,
     tries: &Tries,
 ) -> Result<DeviceAuthorization, Failure> {
     let deadline = deadline();
-    let first = begin_once(inner, &request, deadline, tries).await;
-    let conflict = first.as_ref().is_err_and(|failure| {
+    let room = request.scopes.len() < MAX_SCOPES;
+    request.renews = request.renews && room && inner.settings.renewing.is_some();
+    let mut answer = begin_once(inner, &request, deadline, tries).await;
+    if request.renews && answer.as_ref().is_err_and(refuses_scopes) {
+        // Perhaps for the one scope that is not the person's wish (`aegis.md` 6), once.
+        request.renews = false;
+        answer = begin_once(inner, &request, deadline, tries).await;
+    }
+    let conflict = answer.as_ref().is_err_and(|failure| {
         failure
             .reason
             .as_ref()
@@ -68,7 +79,24 @@ pub(super) async fn begin(
         // Another key, once (`aegis.md` 12), in what is left of the time.
         return begin_once(inner, &request, deadline, tries).await;
     }
-    first
+    answer
+}
+
+/// Whether it was refused for what it asked for.
+fn refuses_scopes(failure: &Failure) -> bool {
+    const WORDS: [Reason; 5] = [
+        Reason::ScopeUnknown,
+        Reason::ScopeMalformed,
+        Reason::ScopeActionOnly,
+        Reason::ScopeNotGranted,
+        Reason::PolicyDenied,
+    ];
+    let word = failure.reason.as_ref().map(CleanText::as_str);
+    word.is_some_and(|word| {
+        let codes = [ConnectCode::PermissionDenied, ConnectCode::InvalidArgument];
+        WORDS.iter().any(|reason| reason.as_str() == word)
+            || codes.iter().any(|code| code.as_str() == word)
+    })
 }
 
 async fn begin_once(
@@ -78,7 +106,10 @@ async fn begin_once(
     tries: &Tries,
 ) -> Result<DeviceAuthorization, Failure> {
     let refused = |error| inner.refused(Rpc::Begin.during(), error);
-    let scopes: Vec<String> = request.scopes.iter().map(Scope::to_string).collect();
+    let mut scopes: Vec<String> = request.scopes.iter().map(Scope::to_string).collect();
+    if request.renews {
+        scopes.push(BOOTSTRAP.to_owned());
+    }
     check(request, &scopes).map_err(refused)?;
     let key = ProofKey::generate().map_err(|error| refused(error.into()))?;
     let key = Arc::new(key);
@@ -102,6 +133,7 @@ async fn begin_once(
         rpc: Rpc::Begin,
         key: None,
         token: None,
+        identity: None,
         encode: &encode,
         deadline,
     };
@@ -249,6 +281,7 @@ pub(super) async fn exchange(
         rpc: Rpc::Exchange,
         key: Some(&authorization.key),
         token: None,
+        identity: None,
         encode: &encode,
         deadline: deadline(),
     };
@@ -282,7 +315,9 @@ fn exchanged(
                 .map(|token| token.0)
                 .filter(is_token)
                 .ok_or(bad("broker_token"))?;
-            session(settings, authorization, token, answer.token_info, reply)
+            let bootstrap = answer.bootstrap_token.map(|token| token.0).filter(is_token);
+            let brought = (token, bootstrap);
+            session(settings, authorization, brought, answer.token_info, reply)
                 .map(|session| DeviceExchange::Success(Box::new(session)))
         }
         _ => Err(bad("status")),
@@ -290,7 +325,7 @@ fn exchanged(
 }
 
 /// Whether it can be sent as a bearer token (RFC 6750 §2.1, `b64token`).
-fn is_token(token: &SecretString) -> bool {
+pub(super) fn is_token(token: &SecretString) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
     (1..=MAX_TOKEN).contains(&token.len()) && token.expose().bytes().all(legal)
 }
@@ -299,13 +334,24 @@ fn is_token(token: &SecretString) -> bool {
 fn session(
     settings: &AegisSettings,
     authorization: &DeviceAuthorization,
-    token: SecretString,
+    (token, bootstrap): (SecretString, Option<SecretString>),
     info: Option<TokenInfo>,
     reply: &Reply,
 ) -> Result<Session, AegisError> {
     let asked = &authorization.request;
+    // One that nobody asked for is not kept.
+    let renews = asked.renews && settings.renewing.is_some();
     let believed = match info {
-        Some(info) => believe(authorization, info, reply)?,
+        Some(info) => {
+            let asked = Asked {
+                thumbprint: authorization.key.thumbprint(),
+                pop_key_id: &authorization.pop_key_id,
+                tenant: &asked.tenant,
+                scopes: &asked.scopes,
+                token_ttl: asked.token_ttl,
+            };
+            believe(&asked, info, reply)?
+        }
         None if settings.allow_missing_token_info => Believed {
             principal: Principal::parse("unknown")
                 .ok()
@@ -313,6 +359,7 @@ fn session(
             session_id: None,
             scopes: asked.scopes.clone(),
             life: asked.token_ttl.min(UNSAID_TOKEN_LIFE),
+            session_life: asked.token_ttl.min(UNSAID_TOKEN_LIFE),
             checked: false,
         },
         None => return Err(AegisError::Token(TokenFault::InfoMissing)),
@@ -327,24 +374,41 @@ fn session(
         scopes: believed.scopes,
         expires_at: reply.sent.boot.plus(believed.life),
         expires_at_unix: reply.sent.unix.plus(believed.life),
+        renew_at: reply
+            .sent
+            .boot
+            .plus(believed.life.checked_div(2).unwrap_or_default()),
+        ends_at: reply.sent.boot.plus(believed.session_life),
+        bootstrap: bootstrap.filter(|_| renews && believed.checked),
         binding_checked: believed.checked,
     })
 }
 
-struct Believed {
-    principal: Principal,
-    session_id: Option<SessionId>,
-    scopes: Vec<Scope>,
-    life: Duration,
+/// What a token was asked to be.
+pub(super) struct Asked<'a> {
+    pub(super) thumbprint: &'a str,
+    pub(super) pop_key_id: &'a PopKeyId,
+    pub(super) tenant: &'a TenantId,
+    pub(super) scopes: &'a [Scope],
+    pub(super) token_ttl: Duration,
+}
+
+/// What is believed of it.
+pub(super) struct Believed {
+    pub(super) principal: Principal,
+    pub(super) session_id: Option<SessionId>,
+    pub(super) scopes: Vec<Scope>,
+    pub(super) life: Duration,
+    /// Until the session ends.
+    pub(super) session_life: Duration,
     checked: bool,
 }
 
-fn believe(
-    authorization: &DeviceAuthorization,
+pub(super) fn believe(
+    asked: &Asked<'_>,
     info: TokenInfo,
     reply: &Reply,
 ) -> Result<Believed, AegisError> {
-    let asked = &authorization.request;
     let missing = || AegisError::Token(TokenFault::InfoMissing);
     let wrong = |good: bool, fault: TokenFault| {
         if good {
@@ -363,18 +427,15 @@ fn believe(
         .granted_scopes
         .filter(|scopes| !scopes.is_empty())
         .ok_or_else(missing)?;
-    wrong(
-        thumbprint == authorization.key.thumbprint(),
-        TokenFault::Thumbprint,
-    )?;
+    wrong(thumbprint == asked.thumbprint, TokenFault::Thumbprint)?;
     wrong(binding == "jkt", TokenFault::Binding)?;
     wrong(
-        TenantId::parse(&tenant).is_ok_and(|tenant| tenant == asked.tenant),
+        TenantId::parse(&tenant).is_ok_and(|tenant| tenant == *asked.tenant),
         TokenFault::Tenant,
     )?;
     wrong(
         info.pop_key_id
-            .is_none_or(|id| id.is_empty() || id == authorization.pop_key_id.as_str()),
+            .is_none_or(|id| id.is_empty() || id == asked.pop_key_id.as_str()),
         TokenFault::PopKeyId,
     )?;
     let mut scopes: Vec<Scope> = Vec::with_capacity(granted.len().min(MAX_SCOPES));
@@ -387,7 +448,11 @@ fn believe(
             scopes.push(scope);
         }
     }
+    let session_end = info.session_expires_at;
     Ok(Believed {
+        session_life: session_end.map_or(MAX_SESSION_LIFE, |end| {
+            reply.server_now().until(end.0).min(MAX_SESSION_LIFE)
+        }),
         principal: Principal::parse(&principal).ok().ok_or(bad("principal"))?,
         session_id: match info.session_id.as_deref() {
             None | Some("") => None,

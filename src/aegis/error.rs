@@ -5,6 +5,7 @@ use url::Url;
 use crate::broker::ports::{Certainty, Disposition, Failure};
 use crate::dpop::DpopError;
 use crate::model::{CleanText, ErrorCode, MAX_LEASE_TTL};
+use crate::svid::SvidError;
 
 /// Longer pauses than this are not waited for inside a call, nor asked of a poll.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
@@ -51,6 +52,9 @@ pub enum AegisError {
     /// The token is not the one that was asked for; it was thrown away.
     #[error("aegis gave a token that was not asked for: {0}")]
     Token(TokenFault),
+    /// The certificate is not the one that was asked for; it was thrown away, with its key.
+    #[error("aegis gave a certificate that is not to be used: {0}")]
+    Identity(#[from] SvidError),
     /// Aegis said no.
     #[error("aegis refused: {}", .0.code.as_str())]
     Rejected(Rejection),
@@ -373,16 +377,12 @@ impl AegisError {
             }
         };
         match self {
-            Self::Request(_) | Self::Crypto(_) | Self::Client | Self::Token(_) => {
-                Disposition::Fault
-            }
-            Self::Unreachable { .. } | Self::Timeout { .. } => passing(None),
-            Self::Protocol(ProtocolFault::Redirect | ProtocolFault::NotAegis(_)) => match during {
-                // A captive portal, or a proxy without its server; only a 200 that does not parse ends a login.
-                During::Poll => Disposition::Wait(None),
-                During::Begin | During::Call => Disposition::Fault,
-            },
-            Self::Protocol(
+            Self::Request(_)
+            | Self::Crypto(_)
+            | Self::Client
+            | Self::Token(_)
+            | Self::Identity(_)
+            | Self::Protocol(
                 ProtocolFault::HeadersTooLarge
                 | ProtocolFault::BodyTooLarge
                 | ProtocolFault::NotPlainJson
@@ -393,6 +393,12 @@ impl AegisError {
                 | ProtocolFault::NonceLoop
                 | ProtocolFault::Field(_),
             ) => Disposition::Fault,
+            Self::Unreachable { .. } | Self::Timeout { .. } => passing(None),
+            Self::Protocol(ProtocolFault::Redirect | ProtocolFault::NotAegis(_)) => match during {
+                // A captive portal, or a proxy without its server; only a 200 that does not parse ends a login.
+                During::Poll => Disposition::Wait(None),
+                During::Begin | During::Call => Disposition::Fault,
+            },
             Self::KeySuspect(_) => Disposition::Compromised,
             Self::Rejected(rejection) if during == During::Poll && !rejection.readable => {
                 passing(rejection.retry_after)
@@ -431,7 +437,7 @@ impl AegisError {
         match self {
             Self::Request(_) | Self::Crypto(_) | Self::Client => ErrorCode::Internal,
             Self::Unreachable { .. } | Self::Timeout { .. } => ErrorCode::AegisUnavailable,
-            Self::Protocol(_) | Self::Token(_) => ErrorCode::AegisProtocol,
+            Self::Protocol(_) | Self::Token(_) | Self::Identity(_) => ErrorCode::AegisProtocol,
             Self::KeySuspect(_) => ErrorCode::LoginRequired,
             Self::Rejected(rejection) => match rejection.reason {
                 Some(reason) => code_of_reason(reason),
@@ -474,7 +480,7 @@ impl AegisError {
             | Self::Protocol(ProtocolFault::NonceMissing | ProtocolFault::NonceLoop) => true,
             Self::Unreachable { sent, .. } | Self::Timeout { sent } => !sent,
             Self::Rejected(rejection) | Self::KeySuspect(rejection) => rejection.has_info,
-            Self::Protocol(_) | Self::Token(_) => false,
+            Self::Protocol(_) | Self::Token(_) | Self::Identity(_) => false,
         };
         if not_done {
             Certainty::NotDone
@@ -512,6 +518,7 @@ impl AegisError {
                 .or_else(|| ours(rejection.code.as_str())),
             Self::KeySuspect(_) => ours("key_suspect"),
             Self::Token(fault) => ours(fault.word()),
+            Self::Identity(fault) => ours(&fault.to_string()),
             Self::Protocol(ProtocolFault::NotAegis(_)) => ours("not_aegis"),
             Self::Protocol(fault) => ours(&fault.to_string()),
             Self::Request(what) => ours(what),
@@ -538,6 +545,9 @@ impl AegisError {
             Self::Protocol(fault) => format!("aegis at {base} broke its contract: {fault}"),
             Self::Token(fault) => {
                 format!("aegis at {base} gave a token that was not asked for: {fault}")
+            }
+            Self::Identity(fault) => {
+                format!("aegis at {base} gave a certificate that is not to be used: {fault}")
             }
             Self::Rejected(rejection) if self.code() == ErrorCode::AegisUnavailable => {
                 let status = rejection.status;

@@ -273,6 +273,7 @@ pub(super) fn call<'a>(rpc: Rpc, session: &'a Session, encode: &'a Encode<'a>) -
         rpc,
         key: Some(&session.key),
         token: Some(&session.token),
+        identity: None,
         encode,
         deadline: deadline(),
     }

@@ -5,7 +5,7 @@
 //! whatever a server answers becomes a value or a classified failure. It never follows a
 //! redirect, never logs a body or a URL, and keeps no token: tokens and keys are the session's.
 //!
-//! Read `transport` (the single road), then `device`, `leases`, `access`, `events` and `material` (what is asked and what
+//! Read `transport` (the single road), then `device`, `leases`, `access`, `events`, `spiffe` and `material` (what is asked and what
 //! is believed), then `error` (what is made of a no).
 
 mod error;
@@ -26,12 +26,20 @@ mod access;
 
 mod events;
 
+mod spiffe;
+
+mod certificate;
+
 mod material;
 
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+mod spiffe_tests;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use url::Url;
 
@@ -41,10 +49,11 @@ pub use error::{
 
 use crate::broker::ports::{
     AegisService, BeginDeviceAuthorization, Certainty, CreateLease, CreatedLease,
-    DeviceAuthorization, DeviceExchange, Failure, IssuerCall, IssuerEvents, RedeemedLease,
-    RevokeReason, Session, Tries,
+    DeviceAuthorization, DeviceExchange, Failure, Identity, IssuerCall, IssuerEvents,
+    RedeemedLease, RevokeReason, Session, Tries,
 };
 use crate::model::{LeaseId, Selector};
+use crate::svid::Bundle;
 use crate::time::Clock;
 
 pub use network::Network;
@@ -64,6 +73,22 @@ pub struct AegisSettings {
     pub allow_missing_token_info: bool,
     /// How it is reached.
     pub network: Network,
+    /// What it takes to keep a login alive without the person; `None` where that is not wanted, or
+    /// no authorities are known by which an SVID could be believed.
+    pub renewing: Option<Renewing>,
+}
+
+/// What it takes to keep a login alive without the person.
+#[derive(Debug, Clone)]
+pub struct Renewing {
+    /// Whose SVIDs are believed.
+    pub bundle: Bundle,
+    /// Where a client certificate is taken: https, without user, query and fragment.
+    pub mtls_url: Url,
+    /// What this host is called in its SPIFFE id: one segment of it.
+    pub workload_name: String,
+    /// Lifetime of the tokens that are asked for, 60 to 900 s.
+    pub token_ttl: Duration,
 }
 
 /// The settings name no place that may be called. Never quotes the URL.
@@ -77,6 +102,9 @@ pub enum SettingsError {
     /// User info, a query, a fragment, no host, or too long.
     #[error("base_url must be a host and a path, without user, query and fragment")]
     Shape,
+    /// No place for a client certificate.
+    #[error("mtls_url must be https, without user, query and fragment")]
+    Mtls,
     /// No certificate of an authority.
     #[error("ca_file must hold certificates in PEM form, at least one")]
     Authorities,
@@ -106,6 +134,9 @@ impl AegisClient {
     /// # Errors
     /// [`SettingsError`] where the base URL may not be called.
     pub fn new(settings: AegisSettings, clock: Arc<dyn Clock>) -> Result<Self, SettingsError> {
+        if let Some(renewing) = &settings.renewing {
+            check_mtls(&renewing.mtls_url)?;
+        }
         let transport = Transport::new(&settings, clock)?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -177,6 +208,25 @@ impl AegisService for AegisClient {
         )
     }
 
+    fn bootstrap_identity(&self, session: Arc<Session>) -> IssuerCall<Identity> {
+        let inner = Arc::clone(&self.inner);
+        IssuerCall::new(|tries| async move { spiffe::bootstrap(&inner, &session, &tries).await })
+    }
+
+    fn renew_identity(&self, session: Arc<Session>, by: Arc<Identity>) -> IssuerCall<Identity> {
+        let inner = Arc::clone(&self.inner);
+        IssuerCall::new(|tries| async move {
+            spiffe::renew_identity(&inner, &session, &by, &tries).await
+        })
+    }
+
+    fn renew_session(&self, session: Arc<Session>, by: Arc<Identity>) -> IssuerCall<Session> {
+        let inner = Arc::clone(&self.inner);
+        IssuerCall::new(|tries| async move {
+            spiffe::renew_session(&inner, &session, &by, &tries).await
+        })
+    }
+
     fn list_audit_events(&self, session: Arc<Session>) -> IssuerCall<IssuerEvents> {
         let inner = Arc::clone(&self.inner);
         IssuerCall::new(|tries| async move { events::list(&inner, &session, &tries).await })
@@ -207,6 +257,19 @@ impl Inner {
 
     fn failure(&self, error: AegisError, during: During, certainty: Certainty) -> Failure {
         error.into_failure(&self.settings.base_url, during, certainty)
+    }
+}
+
+/// A client certificate is shown over TLS alone.
+fn check_mtls(url: &Url) -> Result<(), SettingsError> {
+    let bare = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if bare && url.scheme() == "https" && url.host().is_some() {
+        Ok(())
+    } else {
+        Err(SettingsError::Mtls)
     }
 }
 

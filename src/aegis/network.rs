@@ -5,6 +5,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderValue;
 use reqwest::{Certificate, ClientBuilder, Proxy};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use url::{Origin, Url};
 use zeroize::Zeroizing;
 
@@ -15,7 +18,8 @@ use crate::secret::SecretString;
 /// authorities, through no proxy, whatever the environment says.
 #[derive(Clone, Default)]
 pub struct Network {
-    authorities: Option<Vec<Certificate>>,
+    /// DER.
+    authorities: Option<Vec<Vec<u8>>>,
     login_origin: Option<Origin>,
     proxy: Option<Proxy>,
 }
@@ -26,12 +30,17 @@ impl Network {
     /// # Errors
     /// [`SettingsError::Authorities`] where it holds none, or something that is none.
     pub fn trusting(self, pem: &[u8]) -> Result<Self, SettingsError> {
-        let authorities = Certificate::from_pem_bundle(pem)
-            .ok()
-            .filter(|found| !found.is_empty())
-            .ok_or(SettingsError::Authorities)?;
+        let wrong = SettingsError::Authorities;
+        let authorities: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+        let authorities = authorities.ok().filter(|found| !found.is_empty());
+        let authorities = authorities.ok_or(wrong)?;
+        let mut roots = RootCertStore::empty();
+        for authority in &authorities {
+            roots.add(authority.clone()).ok().ok_or(wrong)?;
+        }
+        let der = |authority: &CertificateDer<'_>| authority.to_vec();
         Ok(Self {
-            authorities: Some(authorities),
+            authorities: Some(authorities.iter().map(der).collect()),
             ..self
         })
     }
@@ -71,15 +80,29 @@ impl Network {
         self.login_origin.as_ref().is_none_or(|only| only == origin)
     }
 
+    /// The authorities that are trusted instead of the system's, DER.
+    pub(super) fn authorities(&self) -> Option<&[Vec<u8>]> {
+        self.authorities.as_deref()
+    }
+
     /// Makes a client go this way.
     pub(super) fn apply(&self, client: ClientBuilder) -> ClientBuilder {
         // Also where there is a proxy: the environment's would come beside it.
-        let mut client = client.no_proxy();
-        if let Some(proxy) = &self.proxy {
-            client = client.proxy(proxy.clone());
+        let client = client.no_proxy();
+        match &self.proxy {
+            Some(proxy) => client.proxy(proxy.clone()),
+            None => client,
         }
+    }
+
+    /// Makes a client trust these authorities. What is no certificate was refused before.
+    pub(super) fn trust(&self, client: ClientBuilder) -> ClientBuilder {
         match &self.authorities {
-            Some(authorities) => client.tls_certs_only(authorities.iter().cloned()),
+            Some(authorities) => client.tls_certs_only(
+                authorities
+                    .iter()
+                    .filter_map(|der| Certificate::from_der(der).ok()),
+            ),
             None => client,
         }
     }
@@ -147,7 +170,7 @@ mod tests {
         }
     }
 
-    /// OA-17: an origin is scheme, host and port, all of them.
+    /// `login_origin`: an origin is scheme, host and port, all of them.
     #[test]
     fn a_login_leads_to_the_pinned_origin_only() {
         let origin = |url: &str| Url::parse(url).unwrap().origin();

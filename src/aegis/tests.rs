@@ -137,6 +137,7 @@ fn client_of(base: &str, allow_missing_token_info: bool) -> AegisClient {
         allow_insecure_loopback: true,
         allow_missing_token_info,
         network: Network::default(),
+        renewing: None,
     };
     let clock = TestClock {
         start: tokio::time::Instant::now(),
@@ -254,6 +255,7 @@ fn begin_request() -> BeginDeviceAuthorization {
         scopes: Action::ALL.map(scope).to_vec(),
         token_ttl: Duration::from_mins(10),
         client_display_name: CleanText::new("Aegis Broker on host-01", 64),
+        renews: false,
     }
 }
 
@@ -285,6 +287,9 @@ fn session() -> Arc<Session> {
         scopes: Action::ALL.map(scope).to_vec(),
         expires_at: Timestamp::from_millis(600_000),
         expires_at_unix: UnixTime::from_millis(START + 600_000),
+        renew_at: Timestamp::from_millis(300_000),
+        ends_at: Timestamp::from_millis(28_800_000),
+        bootstrap: None,
         binding_checked: true,
     })
 }
@@ -1307,7 +1312,7 @@ async fn begin_answers_are_checked() {
     }
 }
 
-/// OA-17: a login that leads elsewhere than the profile's pinned origin is none.
+/// `login_origin`: a login that leads elsewhere than the profile's pinned origin is none.
 #[tokio::test(start_paused = true)]
 async fn a_login_that_leads_elsewhere_is_refused() {
     let begun = json!({
@@ -1324,6 +1329,7 @@ async fn a_login_that_leads_elsewhere_is_refused() {
             allow_insecure_loopback: true,
             allow_missing_token_info: false,
             network: Network::default().with_login_at(&Url::parse(pinned).unwrap()),
+            renewing: None,
         };
         let clock = TestClock {
             start: tokio::time::Instant::now(),

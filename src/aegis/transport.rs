@@ -30,8 +30,8 @@ use super::error::{
 };
 use super::error_info::{self, ErrorInfo};
 use super::wire::{self, ErrorBody, RequestProof};
-use super::{AegisSettings, Network, SettingsError};
-use crate::broker::ports::{CALL_LIMIT, Certainty, Tries};
+use super::{AegisSettings, Network, SettingsError, certificate};
+use crate::broker::ports::{CALL_LIMIT, Certainty, Identity, Tries};
 use crate::dpop::{Htm, Htu, Nonce, Proof, ProofClaims, ProofKey, TokenHash};
 use crate::model::{CleanText, ProofJti, RequestId};
 use crate::secret::{SecretBuffer, SecretString};
@@ -101,6 +101,10 @@ pub(super) enum Rpc {
     Revoke,
     RevokeAccess,
     ListEvents,
+    BeginBootstrap,
+    CompleteBootstrap,
+    /// Over TLS with an SVID, at an address of its own.
+    ExchangeSvid,
 }
 
 impl Rpc {
@@ -113,15 +117,24 @@ impl Rpc {
             Self::Revoke => "aegis.v1.BrokerService/RevokeCredentialLease",
             Self::RevokeAccess => "aegis.v1.BrokerService/RevokeBrokerAccess",
             Self::ListEvents => "aegis.v1.BrokerService/ListBrokerAuditEvents",
+            Self::BeginBootstrap => "aegis.v1.BrokerService/BeginSpiffeBootstrap",
+            Self::CompleteBootstrap => "aegis.v1.BrokerService/CompleteSpiffeBootstrap",
+            Self::ExchangeSvid => "aegis.v1.BrokerService/ExchangeWorkloadToken",
         }
     }
 
     /// Whether it may be sent again although it may have had its effect: create under its
-    /// idempotency key, revoking, and what only reads (CN-4). The pace of exchange is the core's.
+    /// idempotency key, revoking, what only reads, and what makes another challenge or another
+    /// token of the same session (CN-4). The pace of exchange is the core's.
     const fn repeats(self) -> bool {
         match self {
-            Self::Create | Self::Revoke | Self::RevokeAccess | Self::ListEvents => true,
-            Self::Begin | Self::Exchange | Self::Redeem => false,
+            Self::Create
+            | Self::Revoke
+            | Self::RevokeAccess
+            | Self::ListEvents
+            | Self::BeginBootstrap
+            | Self::ExchangeSvid => true,
+            Self::Begin | Self::Exchange | Self::Redeem | Self::CompleteBootstrap => false,
         }
     }
 
@@ -129,9 +142,14 @@ impl Rpc {
         match self {
             Self::Begin => During::Begin,
             Self::Exchange => During::Poll,
-            Self::Create | Self::Redeem | Self::Revoke | Self::RevokeAccess | Self::ListEvents => {
-                During::Call
-            }
+            Self::Create
+            | Self::Redeem
+            | Self::Revoke
+            | Self::RevokeAccess
+            | Self::ListEvents
+            | Self::BeginBootstrap
+            | Self::CompleteBootstrap
+            | Self::ExchangeSvid => During::Call,
         }
     }
 }
@@ -149,6 +167,8 @@ pub(super) struct Call<'a> {
     pub(super) key: Option<&'a ProofKey>,
     /// Goes into `Authorization` and the proof's `ath`.
     pub(super) token: Option<&'a SecretString>,
+    /// The client certificate, where the call goes over TLS with one.
+    pub(super) identity: Option<&'a Arc<Identity>>,
     pub(super) encode: &'a Encode<'a>,
     /// When it is over, with all its tries.
     pub(super) deadline: Instant,
@@ -196,8 +216,11 @@ pub(super) struct Transport {
 #[derive(Default)]
 struct Memory {
     client: Option<reqwest::Client>,
-    /// The newest of the one origin we talk to (DP-12).
+    /// The one that shows an SVID, by that one's fingerprint.
+    certified: Option<(Box<str>, reqwest::Client)>,
+    /// The newest of each of the two origins we talk to (DP-12).
     nonce: Option<Nonce>,
+    certified_nonce: Option<Nonce>,
     offset: Option<ClockOffset>,
     /// Thumbprint and time of refused proofs.
     refusals: VecDeque<(Box<str>, Timestamp)>,
@@ -223,6 +246,9 @@ struct Endpoints {
     revoke: Endpoint,
     revoke_access: Endpoint,
     list_events: Endpoint,
+    begin_bootstrap: Endpoint,
+    complete_bootstrap: Endpoint,
+    exchange_svid: Endpoint,
 }
 
 /// What a try left behind, whether it succeeded or not.
@@ -251,7 +277,13 @@ impl Transport {
     ) -> Result<Self, SettingsError> {
         let plain_http = check_base(settings)?;
         Ok(Self {
-            endpoints: Endpoints::new(&settings.base_url)?,
+            endpoints: Endpoints::new(
+                &settings.base_url,
+                settings
+                    .renewing
+                    .as_ref()
+                    .map_or(&settings.base_url, |renewing| &renewing.mtls_url),
+            )?,
             plain_http,
             network: settings.network.clone(),
             clock,
@@ -265,7 +297,9 @@ impl Transport {
     pub(super) fn drop_connections(&self) {
         let mut memory = self.memory();
         memory.client = None;
+        memory.certified = None;
         memory.nonce = None;
+        memory.certified_nonce = None;
         memory.offset = None;
     }
 
@@ -286,7 +320,7 @@ impl Transport {
         loop {
             let nonce = answered_nonce
                 .take()
-                .or_else(|| self.memory().nonce.clone());
+                .or_else(|| self.memory().nonce_for(&call).clone());
             let mut marks = Marks::default();
             let attempt = self.attempt(
                 &call,
@@ -300,7 +334,7 @@ impl Transport {
                 Err(_elapsed) => Err(AegisError::Timeout { sent: marks.sent }),
             };
             if let NonceHeader::One(nonce) = &marks.nonce {
-                self.memory().nonce = Some(nonce.clone());
+                *self.memory().nonce_for(&call) = Some(nonce.clone());
             }
             let date = marks.date;
             let answer = result.and_then(|body| read(&Reply { body, sent, date }));
@@ -399,7 +433,10 @@ impl Transport {
             // A turn that comes with the end of the time is none.
             return Err(AegisError::Timeout { sent: false });
         }
-        let client = self.client()?;
+        let client = match call.identity {
+            Some(identity) => self.certified(identity)?,
+            None => self.client()?,
+        };
         let endpoint = self.endpoints.of(call.rpc);
         // Signed once it is our turn, so that `iat` is when the request leaves.
         let proof = call
@@ -480,22 +517,39 @@ impl Transport {
         if let Some(client) = &memory.client {
             return Ok(client.clone());
         }
-        let client = self
-            .network
+        let builder = self.network.trust(self.builder(!self.plain_http));
+        let client = builder.build().ok().ok_or(AegisError::Client)?;
+        memory.client = Some(client.clone());
+        Ok(client)
+    }
+
+    /// The client that shows this SVID. That of another one goes, with its connections.
+    fn certified(&self, identity: &Arc<Identity>) -> Result<reqwest::Client, AegisError> {
+        let mut memory = self.memory();
+        let fingerprint = &identity.svid.fingerprint;
+        if let Some((of, client)) = &memory.certified
+            && of == fingerprint
+        {
+            return Ok(client.clone());
+        }
+        let tls = certificate::config(identity, self.network.authorities())?;
+        let builder = self.builder(true).tls_backend_preconfigured(tls);
+        let client = builder.build().ok().ok_or(AegisError::Client)?;
+        memory.certified = Some((fingerprint.clone(), client.clone()));
+        Ok(client)
+    }
+
+    fn builder(&self, https_only: bool) -> reqwest::ClientBuilder {
+        self.network
             .apply(reqwest::Client::builder())
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
-            .https_only(!self.plain_http)
+            .https_only(https_only)
             .connect_timeout(CONNECT_LIMIT)
             .pool_max_idle_per_host(MAX_CONNECTIONS)
             .pool_idle_timeout(IDLE_LIMIT)
             .http2_max_header_list_size(u32::try_from(MAX_HEADERS).unwrap_or(u32::MAX))
-            .build()
-            .ok()
-            .ok_or(AegisError::Client)?;
-        memory.client = Some(client.clone());
-        Ok(client)
     }
 
     /// Our wall clock, or the server's where one of this key's proofs was refused for it.
@@ -570,6 +624,16 @@ impl Transport {
     }
 }
 
+impl Memory {
+    /// Of the origin that this call goes to.
+    const fn nonce_for(&mut self, call: &Call<'_>) -> &mut Option<Nonce> {
+        match call.identity {
+            Some(_) => &mut self.certified_nonce,
+            None => &mut self.nonce,
+        }
+    }
+}
+
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Transport")
@@ -596,15 +660,17 @@ enum Next {
 }
 
 impl Endpoints {
-    fn new(base: &Url) -> Result<Self, SettingsError> {
-        let base = base.as_str().trim_end_matches('/');
-        let endpoint = |rpc: Rpc| {
+    /// Below `base`, and below `mtls` what takes a client certificate.
+    fn new(base: &Url, mtls: &Url) -> Result<Self, SettingsError> {
+        let endpoint_at = |base: &Url, rpc: Rpc| {
+            let base = base.as_str().trim_end_matches('/');
             let url = Url::parse(&format!("{base}/{}", rpc.path()))
                 .ok()
                 .ok_or(SettingsError::Shape)?;
             let htu = Htu::new(&url).ok().ok_or(SettingsError::Shape)?;
             Ok(Endpoint { url, htu })
         };
+        let endpoint = |rpc: Rpc| endpoint_at(base, rpc);
         Ok(Self {
             begin: endpoint(Rpc::Begin)?,
             exchange: endpoint(Rpc::Exchange)?,
@@ -613,6 +679,9 @@ impl Endpoints {
             revoke: endpoint(Rpc::Revoke)?,
             revoke_access: endpoint(Rpc::RevokeAccess)?,
             list_events: endpoint(Rpc::ListEvents)?,
+            begin_bootstrap: endpoint(Rpc::BeginBootstrap)?,
+            complete_bootstrap: endpoint(Rpc::CompleteBootstrap)?,
+            exchange_svid: endpoint_at(mtls, Rpc::ExchangeSvid)?,
         })
     }
 
@@ -625,6 +694,9 @@ impl Endpoints {
             Rpc::Revoke => &self.revoke,
             Rpc::RevokeAccess => &self.revoke_access,
             Rpc::ListEvents => &self.list_events,
+            Rpc::BeginBootstrap => &self.begin_bootstrap,
+            Rpc::CompleteBootstrap => &self.complete_bootstrap,
+            Rpc::ExchangeSvid => &self.exchange_svid,
         }
     }
 }
@@ -698,6 +770,7 @@ fn pause(error: &AegisError, rpc: Rpc, repeats: &mut Repeats) -> Option<Duration
         | AegisError::Timeout { .. }
         | AegisError::Protocol(_)
         | AegisError::Token(_)
+        | AegisError::Identity(_)
         | AegisError::KeySuspect(_) => return None,
     };
     repeats.failures = repeats.failures.saturating_add(1);
@@ -964,6 +1037,7 @@ mod tests {
             allow_insecure_loopback: loopback,
             allow_missing_token_info: false,
             network: Network::default(),
+            renewing: None,
         }
     }
 
@@ -999,7 +1073,8 @@ mod tests {
     #[test]
     fn endpoints_hang_below_the_base() {
         for base in ["https://h.example:8443/x", "https://h.example:8443/x/"] {
-            let endpoints = Endpoints::new(&Url::parse(base).unwrap()).unwrap();
+            let base = Url::parse(base).unwrap();
+            let endpoints = Endpoints::new(&base, &base).unwrap();
             let create = endpoints.of(Rpc::Create);
             assert_eq!(
                 create.url.as_str(),

@@ -124,6 +124,40 @@ pub(super) struct ListEventsRequest<'a> {
     pub(super) request_proof: Option<RequestProof<'a>>,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct BeginBootstrapRequest<'a> {
+    pub(super) tenant_id: &'a str,
+    pub(super) workload_name: &'a str,
+    pub(super) request_proof: Option<RequestProof<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CompleteBootstrapRequest<'a> {
+    pub(super) tenant_id: &'a str,
+    pub(super) challenge_id: &'a str,
+    /// Exposed here and nowhere else: the body is its way to the server.
+    pub(super) challenge_token: &'a str,
+    /// Base64.
+    pub(super) csr_der: &'a str,
+    pub(super) request_proof: Option<RequestProof<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ExchangeWorkloadRequest<'a> {
+    pub(super) tenant_id: &'a str,
+    pub(super) mode: &'static str,
+    pub(super) mtls_fingerprint: &'a str,
+    pub(super) nonce: &'a str,
+    pub(super) requested_scopes: &'a [String],
+    pub(super) requested_ttl_seconds: u64,
+    pub(super) pop_key_id: &'a str,
+    pub(super) pop_jwk: Jwk<'a>,
+    pub(super) request_proof: Option<RequestProof<'a>>,
+}
+
 /// Writes a message into `body`, which must have room for it.
 pub(super) fn encode<T: Serialize>(message: &T, body: &mut SecretBuffer) -> Result<(), WireError> {
     serde_json::to_writer(body, message).ok().ok_or(WireError)
@@ -154,7 +188,10 @@ success!(
     RedeemResponse,
     RevokeResponse,
     RevokeAccessResponse,
-    ListEventsResponse
+    ListEventsResponse,
+    BeginBootstrapResponse,
+    CompleteBootstrapResponse,
+    BrokerTokenResponse
 );
 
 #[derive(Deserialize)]
@@ -186,6 +223,8 @@ pub(super) struct ExchangeResponse {
     pub(super) token_info: Option<TokenInfo>,
     #[serde(alias = "interval_seconds", default)]
     pub(super) interval_seconds: Number,
+    #[serde(alias = "bootstrap_token")]
+    pub(super) bootstrap_token: Option<Secret>,
 }
 
 #[derive(Deserialize)]
@@ -366,6 +405,40 @@ pub(super) struct AuditEventIn {
     #[serde(alias = "prev_hash")]
     pub(super) prev_hash: String,
     pub(super) hash: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct BeginBootstrapResponse {
+    error: Option<IgnoredAny>,
+    #[serde(alias = "challenge_id")]
+    pub(super) challenge_id: Option<String>,
+    #[serde(alias = "challenge_token")]
+    pub(super) challenge_token: Option<Secret>,
+    #[serde(alias = "spiffe_id")]
+    pub(super) spiffe_id: Option<String>,
+}
+
+/// The bundle that it may bring is not looked at: whose certificates are believed is configured.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CompleteBootstrapResponse {
+    error: Option<IgnoredAny>,
+    /// Base64, the leaf first.
+    #[serde(alias = "svid_chain", default)]
+    pub(super) svid_chain: Vec<String>,
+    #[serde(alias = "mtls_fingerprint")]
+    pub(super) mtls_fingerprint: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct BrokerTokenResponse {
+    error: Option<IgnoredAny>,
+    #[serde(alias = "broker_token")]
+    pub(super) broker_token: Option<Secret>,
+    #[serde(alias = "token_info")]
+    pub(super) token_info: Option<TokenInfo>,
 }
 
 /// A Connect error body. Its message is not even kept.

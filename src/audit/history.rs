@@ -61,6 +61,8 @@ impl History {
             | AuditAction::KeyStoreChoice
             | AuditAction::LoginBegin
             | AuditAction::Lock
+            | AuditAction::SessionRenew
+            | AuditAction::IdentityRenew
             | AuditAction::SessionEnd
             | AuditAction::Deny
             | AuditAction::Decoy

@@ -480,6 +480,41 @@ impl Actor {
                     answer,
                 });
             }
+            Effect::BootstrapIdentity {
+                generation,
+                session,
+            } => {
+                let held = Arc::downgrade(&session);
+                let call = self.parts.aegis.bootstrap_identity(session);
+                self.call(Some(held), call, move |answer| Event::IdentityAnswered {
+                    generation,
+                    answer,
+                });
+            }
+            Effect::RenewIdentity {
+                generation,
+                session,
+                identity,
+            } => {
+                let held = Arc::downgrade(&session);
+                let call = self.parts.aegis.renew_identity(session, identity);
+                self.call(Some(held), call, move |answer| Event::IdentityAnswered {
+                    generation,
+                    answer,
+                });
+            }
+            Effect::RenewSession {
+                generation,
+                session,
+                identity,
+            } => {
+                let held = Arc::downgrade(&session);
+                let call = self.parts.aegis.renew_session(session, identity);
+                self.call(Some(held), call, move |answer| Event::SessionRenewed {
+                    generation,
+                    answer,
+                });
+            }
             Effect::ListAuditEvents {
                 ticket,
                 generation,
@@ -701,7 +736,7 @@ mod tests {
     use super::super::login::Login;
     use super::super::ports::{
         AuditRecord, BeginDeviceAuthorization, CreateLease, CreatedLease, DeviceAuthorization,
-        DeviceExchange, OwnCalls, PortFuture, RedeemedLease, RevokeReason,
+        DeviceExchange, Identity, OwnCalls, PortFuture, RedeemedLease, RevokeReason,
     };
     use super::super::state::{Resumed, Settings};
     use super::*;
@@ -818,6 +853,18 @@ mod tests {
             self.call("access", session, || ())
         }
 
+        fn bootstrap_identity(&self, _: Arc<Session>) -> IssuerCall<Identity> {
+            IssuerCall::new(|_| std::future::pending())
+        }
+
+        fn renew_identity(&self, _: Arc<Session>, _: Arc<Identity>) -> IssuerCall<Identity> {
+            IssuerCall::new(|_| std::future::pending())
+        }
+
+        fn renew_session(&self, _: Arc<Session>, _: Arc<Identity>) -> IssuerCall<Session> {
+            IssuerCall::new(|_| std::future::pending())
+        }
+
         fn list_audit_events(&self, session: Arc<Session>) -> IssuerCall<IssuerEvents> {
             self.call("events", session, IssuerEvents::default)
         }
@@ -924,6 +971,9 @@ mod tests {
             scopes: target().scopes().collect(),
             expires_at: START.boot.plus(Duration::from_mins(10)),
             expires_at_unix: START.unix.plus(Duration::from_mins(10)),
+            renew_at: START.boot.plus(Duration::from_mins(5)),
+            ends_at: START.boot.plus(Duration::from_hours(8)),
+            bootstrap: None,
             binding_checked: true,
         })
     }
@@ -935,6 +985,7 @@ mod tests {
             tenant: TenantId::parse("business-default").unwrap(),
             client_display_name: text("test"),
             token_ttl: Duration::from_mins(10),
+            renews: false,
             targets: vec![target()],
             audit_folder: std::path::PathBuf::new(),
             gate: Gate::default(),

@@ -6,8 +6,8 @@ use super::event::{Reply, Ticket};
 use super::leases::LeaseKey;
 use super::login::Generation;
 use super::ports::{
-    AuditRecord, BeginDeviceAuthorization, CreateLease, DeviceAuthorization, IssuerEvents,
-    RevokeReason, Session,
+    AuditRecord, BeginDeviceAuthorization, CreateLease, DeviceAuthorization, Identity,
+    IssuerEvents, RevokeReason, Session,
 };
 use crate::model::{LeaseId, Principal, ProcessId, Refusal, Selector};
 
@@ -97,6 +97,31 @@ pub enum Effect {
         principal: Principal,
         /// They.
         listed: Box<IssuerEvents>,
+    },
+    /// Get a session's first SVID.
+    BootstrapIdentity {
+        /// Comes back with the answer.
+        generation: Generation,
+        /// With its bootstrap token and key.
+        session: Arc<Session>,
+    },
+    /// Get its next SVID.
+    RenewIdentity {
+        /// Comes back with the answer.
+        generation: Generation,
+        /// Of which.
+        session: Arc<Session>,
+        /// By this one.
+        identity: Arc<Identity>,
+    },
+    /// Get its next token.
+    RenewSession {
+        /// Comes back with the answer.
+        generation: Generation,
+        /// Of which.
+        session: Arc<Session>,
+        /// By this SVID.
+        identity: Arc<Identity>,
     },
     /// Tell when this process exits.
     WatchProcess {

@@ -8,8 +8,8 @@ use super::leases::{Delivery, LeaseKey};
 use super::login::Generation;
 use super::policy::Policy;
 use super::ports::{
-    Answer, CreatedLease, DeviceAuthorization, DeviceExchange, IssuerEvents, RedeemedLease,
-    RevokeReason,
+    Answer, CreatedLease, DeviceAuthorization, DeviceExchange, Identity, IssuerEvents,
+    RedeemedLease, RevokeReason, Session,
 };
 use super::reconcile::{ReadCalls, Reconciliation};
 use crate::model::{
@@ -98,6 +98,20 @@ pub enum Event {
     AccessRevokeAnswered {
         /// With what.
         answer: Answer<()>,
+    },
+    /// The calls for an SVID came back.
+    IdentityAnswered {
+        /// Which login it belongs to.
+        generation: Generation,
+        /// With what.
+        answer: Answer<Identity>,
+    },
+    /// The call for a session's next token came back.
+    SessionRenewed {
+        /// Which login it belongs to.
+        generation: Generation,
+        /// With what.
+        answer: Answer<Session>,
     },
     /// `ListBrokerAuditEvents` came back.
     AuditEventsListed {
@@ -376,6 +390,9 @@ pub struct StatusView {
     pub audit_folder: PathBuf,
     /// How many rules the policy has.
     pub policy_rules: usize,
+    /// What follows the token there is: `svid` where the next one comes by itself, `login` where the
+    /// person has to log in.
+    pub renewal: &'static str,
     /// Why the last session ended that nobody here ended, until the next login.
     pub lost: Option<LostSession>,
 }

@@ -8,6 +8,9 @@
 //! then what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `pauses`, `decoys`,
 //! `decisions`), what they tell of it (`explain`, `lint`, `fixes`, `replay`), then
 //! `ports`, `actor`, `handle`.
+//! Read in this order: `event`, `effect`, `state` with its parts `session`, `renewal`, `serve` and `reconcile`, then
+//! what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `decisions`), what they tell of it
+//! (`explain`, `lint`), then `ports`, `actor`, `handle`.
 
 pub mod event;
 
@@ -20,6 +23,8 @@ mod session;
 mod serve;
 
 pub mod reconcile;
+
+mod renewal;
 
 pub mod policy;
 

@@ -14,6 +14,7 @@ use crate::model::{
     ProfileName, ProofJti, RequestId, Scope, Selector, SessionId, TenantId,
 };
 use crate::secret::SecretString;
+use crate::svid::{IdentityKey, Svid};
 use crate::time::{Now, Timestamp, UnixTime};
 
 /// Something on its way.
@@ -62,6 +63,17 @@ pub trait AegisService: Send + Sync + fmt::Debug {
     /// Ends the whole session at the issuer: its tokens, its keys, the leases made with them
     /// (`RevokeBrokerAccess`). Idempotent.
     fn revoke_access(&self, session: Arc<Session>, reason: RevokeReason) -> IssuerCall<()>;
+
+    /// The first SVID of a session, for its bootstrap token: challenge, request, certificate, which
+    /// is believed only as `svid` says. All within [`CALL_LIMIT`].
+    fn bootstrap_identity(&self, session: Arc<Session>) -> IssuerCall<Identity>;
+
+    /// The next SVID of a session, by the one there is.
+    fn renew_identity(&self, session: Arc<Session>, by: Arc<Identity>) -> IssuerCall<Identity>;
+
+    /// The next token of a session, bound to a key made for it, by the session's SVID. Never for
+    /// more than the session has.
+    fn renew_session(&self, session: Arc<Session>, by: Arc<Identity>) -> IssuerCall<Session>;
 
     /// What the issuer has written down about this session's principal.
     fn list_audit_events(&self, session: Arc<Session>) -> IssuerCall<IssuerEvents>;
@@ -344,6 +356,9 @@ pub struct BeginDeviceAuthorization {
     pub token_ttl: Duration,
     /// What the approval page calls us, at most 64 printable characters.
     pub client_display_name: CleanText,
+    /// Whether the person need not come again for every token: where the profile has what that
+    /// takes, a bootstrap token is asked for as well.
+    pub renews: bool,
 }
 
 /// A device login under way (RFC 8628 §3.2), with the key its token will be bound to.
@@ -414,6 +429,13 @@ pub struct Session {
     pub expires_at: Timestamp,
     /// The same on the wall clock, for people.
     pub expires_at_unix: UnixTime,
+    /// At half of that life.
+    pub renew_at: Timestamp,
+    /// When no token can follow this one any more: the session's own end.
+    pub ends_at: Timestamp,
+    /// What the session's first SVID can be had for, within minutes of the login. It can do nothing
+    /// else, and goes with this token.
+    pub bootstrap: Option<SecretString>,
     /// Whether the server confirmed the binding to our key; `false` only where the profile
     /// allows a server that sends no `token_info`.
     pub binding_checked: bool,
@@ -424,6 +446,20 @@ impl Session {
     pub fn grants(&self, scope: &Scope) -> bool {
         self.scopes.contains(scope)
     }
+}
+
+/// What the issuer knows this host by: an SVID of a session, with its key. The key is wiped when the
+/// last holder goes.
+#[derive(Debug)]
+pub struct Identity {
+    /// Its key.
+    pub key: IdentityKey,
+    /// The certificates.
+    pub svid: Svid,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// At half of its life.
+    pub renew_at: Timestamp,
 }
 
 /// A lease to make.
@@ -728,6 +764,10 @@ pub enum AuditAction {
     Logout,
     /// The person locked the broker.
     Lock,
+    /// A token followed another one without the person, or did not.
+    SessionRenew,
+    /// An SVID came, or did not.
+    IdentityRenew,
     /// The issuer was asked to end a session, and did or did not.
     SessionEnd,
     /// A lease was made, or not.
@@ -759,6 +799,8 @@ impl AuditAction {
         Self::Login,
         Self::Logout,
         Self::Lock,
+        Self::SessionRenew,
+        Self::IdentityRenew,
         Self::SessionEnd,
         Self::LeaseCreate,
         Self::LeaseRedeem,
@@ -781,6 +823,8 @@ impl AuditAction {
             Self::Login => "login",
             Self::Logout => "logout",
             Self::Lock => "lock",
+            Self::SessionRenew => "session.renew",
+            Self::IdentityRenew => "identity.renew",
             Self::SessionEnd => "session.end",
             Self::LeaseCreate => "lease.create",
             Self::LeaseRedeem => "lease.redeem",

@@ -104,7 +104,7 @@ impl State {
             .max(waiter.min_valid_for.saturating_add(CALL_SLACK));
         let room = self
             .session(now)
-            .map_or(MAX_LEASE_TTL, |session| room_for_lease(session, now));
+            .map_or(MAX_LEASE_TTL, |session| self.room_for_lease(session, now));
         let own_ttl = ttl.min(waiter.max_ttl.unwrap_or(MAX_LEASE_TTL)).min(room);
         if let Some((key, lease)) = self.leases.shared_mut(&selector)
             && serves(lease, &waiter, own_ttl, now)
@@ -575,7 +575,7 @@ impl State {
                 ..Refusal::new(ErrorCode::RateLimited)
             });
         }
-        let room = room_for_lease(session, now);
+        let room = self.room_for_lease(session, now);
         if room < MIN_LEASE_TTL {
             return Err(self.login_required());
         }
@@ -1159,6 +1159,18 @@ impl State {
         self.revoke_live(key, &reason.into(), session.as_ref(), now, effects);
     }
 
+    /// The longest lease that this session can make now, however late within the call the issuer
+    /// starts to count. A lease never outlives what it takes to revoke it: the token, or where
+    /// another one follows by itself, the session.
+    pub(super) fn room_for_lease(&self, session: &Session, now: Now) -> Duration {
+        let end = if self.renews() {
+            session.ends_at
+        } else {
+            session.expires_at
+        };
+        now.boot.until(end).saturating_sub(CALL_LIMIT)
+    }
+
     pub(super) fn purge_leases(&mut self, now: Now, effects: &mut Vec<Effect>) {
         for (selector, waiters) in self.leases.purge(now.boot) {
             self.turn_away(&selector, waiters, ErrorCode::LeaseExpired, effects);
@@ -1252,14 +1264,6 @@ fn too_short(login_helps: bool) -> Refusal {
 fn named_twice() -> Failure {
     let code = ErrorCode::AegisProtocol;
     Failure::new(code, Disposition::Fault, Certainty::Unknown).with_reason("lease_id_reused")
-}
-
-/// The longest lease that this session can make now. `renew = "login"`: a lease never outlives its
-/// token, however late within the call the issuer starts to count.
-pub(super) fn room_for_lease(session: &Session, now: Now) -> Duration {
-    now.boot
-        .until(session.expires_at)
-        .saturating_sub(CALL_LIMIT)
 }
 
 /// Whether a shared lease will do for this caller: within its rule's lifetime, and valid for as

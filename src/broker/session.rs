@@ -14,7 +14,6 @@ use super::ports::{
     DeviceAuthorization, DeviceExchange, Disposition, Failure, RevokeReason, Session,
 };
 use super::revocations::Cause;
-use super::serve::room_for_lease;
 use super::state::{Asker, State};
 use crate::model::{
     CleanText, DeviceView, ErrorCode, LeaseId, LeaseState, MIN_LEASE_TTL, PeerFacts, Refusal,
@@ -90,7 +89,7 @@ impl State {
     /// none: who is told `login_required` because of it can log in at once.
     fn session_has_room(&self, now: Now) -> bool {
         self.session(now)
-            .is_some_and(|session| room_for_lease(session, now) >= MIN_LEASE_TTL)
+            .is_some_and(|session| self.room_for_lease(session, now) >= MIN_LEASE_TTL)
     }
 
     pub(super) fn login_begin(&mut self, asker: &Asker, now: Now, effects: &mut Vec<Effect>) {
@@ -111,7 +110,7 @@ impl State {
                 let scopes = self.wanted_scopes();
                 let locked = self.login.is_locked();
                 if self.login.session().is_some() {
-                    self.forget_session(effects);
+                    self.forget_session(now, effects);
                 }
                 self.generation = self.generation.next();
                 self.login = Login::Beginning {
@@ -126,6 +125,7 @@ impl State {
                         tenant: self.settings.tenant.clone(),
                         scopes,
                         token_ttl: self.settings.token_ttl,
+                        renews: self.settings.renews,
                         client_display_name: self.settings.client_display_name.clone(),
                     },
                 });
@@ -544,6 +544,7 @@ impl State {
         self.generation = self.generation.next();
         let session = self.login.session().map(Arc::clone);
         self.login = Login::LoggedOut;
+        self.forget_renewal();
         let mut outstanding = HashSet::new();
         for key in self.leases.unended() {
             self.leases.unshare(key);
@@ -708,6 +709,7 @@ impl State {
     }
 
     pub(super) fn login_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let renews = self.renews();
         match &mut self.login {
             Login::AwaitingApproval {
                 authorization,
@@ -723,18 +725,24 @@ impl State {
                     });
                 }
             }
-            Login::LoggedIn(session) if now.boot >= session.expires_at => {
-                self.forget_session(effects);
+            // A machine that slept through its token's end still has its SVID.
+            Login::LoggedIn(session) if now.boot >= session.expires_at && !renews => {
+                self.forget_session(now, effects);
             }
             Login::LoggedIn(_) | Login::LoggedOut | Login::Locked | Login::Beginning { .. } => {}
         }
     }
 
     /// The session whose token has ended, or is about to and makes room for a new login, goes with
-    /// its connections (HY-7). Leases never outlive their token here: none needs a revocation.
-    fn forget_session(&mut self, effects: &mut Vec<Effect>) {
+    /// its connections (HY-7). Its leases are over by then, but for those that were made while it
+    /// renewed itself: no token is left to revoke them with, so that is tried at the next login.
+    fn forget_session(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.login = Login::LoggedOut;
         self.generation = self.generation.next();
+        self.forget_renewal();
+        for key in self.leases.unended() {
+            self.revoke_live(key, &RevokeReason::Logout.into(), None, now, effects);
+        }
         self.revocations.suspend();
         // What is still being made belongs to the old login: nobody joins it any more.
         for key in self.leases.unmade() {
@@ -746,7 +754,8 @@ impl State {
     pub(super) fn login_deadline(&self) -> Option<Timestamp> {
         match &self.login {
             Login::AwaitingApproval { poll, .. } => Some(poll.deadline()),
-            Login::LoggedIn(session) => Some(session.expires_at),
+            // Where another token is to come, the renewal looks after the time.
+            Login::LoggedIn(session) => (!self.renews()).then_some(session.expires_at),
             Login::LoggedOut | Login::Locked | Login::Beginning { .. } => None,
         }
     }

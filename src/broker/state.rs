@@ -24,6 +24,7 @@ use super::login::{Generation, Login};
 use super::pauses::{self, Pauses};
 use super::policy::Policy;
 use super::ports::{AuditAction, AuditOutcome, AuditRecord, OpenLease};
+use super::renewal::Renewal;
 use super::revocations::{Revocations, gone_at};
 use super::session::Ending;
 use crate::model::{
@@ -43,6 +44,8 @@ pub struct Settings {
     pub client_display_name: CleanText,
     /// The lifetime asked for access tokens.
     pub token_ttl: Duration,
+    /// Whether a login is to last without the person, where it can.
+    pub renews: bool,
     /// The catalogue.
     pub targets: Vec<Target>,
     /// What is done about callers that go wrong.
@@ -78,6 +81,7 @@ pub struct State {
     pub(super) revoke_askers: HashMap<LeaseId, Vec<Asker>>,
     pub(super) ending: Option<Ending>,
     pub(super) lost: Option<LostSession>,
+    pub(super) renewal: Renewal,
     pub(super) denials: Denials,
     pub(super) pauses: Pauses,
     /// When something was given out, or the person logged in, the last time.
@@ -126,6 +130,7 @@ impl State {
             revoke_askers: HashMap::new(),
             ending: None,
             lost: None,
+            renewal: Renewal::default(),
             denials: Denials::default(),
             pauses: Pauses::default(),
             last_use: now.boot,
@@ -185,6 +190,12 @@ impl State {
                 answer,
             } => self.lease_revoke_answered(&lease_id, generation, reason, answer, now, effects),
             Event::AccessRevokeAnswered { answer } => self.access_revoke_answered(answer, effects),
+            Event::IdentityAnswered { generation, answer } => {
+                self.identity_answered(generation, answer, now, effects);
+            }
+            Event::SessionRenewed { generation, answer } => {
+                self.session_renewed(generation, answer, now, effects);
+            }
             Event::AuditEventsListed {
                 ticket,
                 generation,
@@ -233,6 +244,7 @@ impl State {
         [
             self.login_deadline(),
             self.idle_deadline(),
+            self.renewal_deadline(),
             self.leases.next_deadline(),
             // Without a session nothing is tried again, and a time that passed would spin.
             self.login
@@ -247,6 +259,7 @@ impl State {
 
     fn look_at_the_clock(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.purge_leases(now, effects);
+        self.renewal_clock(now, effects);
         self.login_clock(now, effects);
         self.idle_clock(now, effects);
         self.retry_revocations(now, effects);
@@ -413,6 +426,7 @@ impl State {
             key_store: self.settings.key_store,
             audit_folder: self.settings.audit_folder.clone(),
             policy_rules: self.policy.len(),
+            renewal: self.renewal_word(),
             lost: self.lost.clone(),
         }
     }

@@ -24,8 +24,8 @@ use super::policy::Policy;
 use super::ports::{
     Answer, AuditAction, AuditError, AuditOutcome, AuditRecord, BeginDeviceAuthorization,
     CALL_LIMIT, CallTrace, Certainty, CreateLease, CreatedLease, DeviceAuthorization,
-    DeviceExchange, Disposition, Failure, IssuerEvent, IssuerEvents, OpenLease, OwnCall, OwnCalls,
-    RedeemedLease, RevokeReason, Session, Try,
+    DeviceExchange, Disposition, Failure, Identity, IssuerEvent, IssuerEvents, OpenLease, OwnCall,
+    OwnCalls, RedeemedLease, RevokeReason, Session, Try,
 };
 use super::reconcile::ReadCalls;
 use super::revocations::LATER;
@@ -39,6 +39,7 @@ use crate::model::{
     SelectorPattern, SessionId, Target, TenantId,
 };
 use crate::secret::SecretString;
+use crate::svid::{IdentityKey, Svid};
 use crate::time::{Now, Timestamp, UnixTime};
 
 const SELECTORS: [&str; 3] = [
@@ -86,6 +87,7 @@ fn settings() -> Settings {
         tenant: TenantId::parse("business-default").unwrap(),
         client_display_name: text("test"),
         token_ttl: secs(600),
+        renews: true,
         targets: (0..SELECTORS.len())
             .map(|index| Target {
                 selector: selector(index),
@@ -116,6 +118,8 @@ enum Call {
     Revoke(LeaseId, Option<Generation>, RevokeReason, Arc<Session>),
     Access(Arc<Session>),
     Events(Ticket, Generation, Arc<Session>),
+    Identity(Generation, Arc<Session>, Option<Arc<Identity>>),
+    Renew(Generation, Arc<Session>),
 }
 
 impl Call {
@@ -127,7 +131,9 @@ impl Call {
             | Self::Redeem(_, _, _, session)
             | Self::Revoke(_, _, _, session)
             | Self::Access(session)
-            | Self::Events(_, _, session) => Some(session),
+            | Self::Events(_, _, session)
+            | Self::Identity(_, session, _)
+            | Self::Renew(_, session) => Some(session),
         }
     }
 }
@@ -182,6 +188,8 @@ struct World {
     ends_sessions: Option<How>,
     /// Why it was to end each of them.
     ended_sessions: Vec<RevokeReason>,
+    /// Whether a login brings a bootstrap token.
+    bootstraps: bool,
     /// What the issuer has written down.
     events: IssuerEvents,
     /// What the log has of calls.
@@ -215,6 +223,7 @@ impl World {
             dropped: 0,
             ends_sessions: Some(How::Well),
             ended_sessions: Vec::new(),
+            bootstraps: false,
             events: IssuerEvents::default(),
             own_calls: Ok(OwnCalls::default()),
             stopped: false,
@@ -315,7 +324,12 @@ impl World {
                     assert!(self.now.boot < session.expires_at, "a dead token used");
                     // However late within the call the issuer starts counting.
                     let at_the_latest = self.now.boot.plus(CALL_LIMIT).plus(request.ttl);
-                    assert!(at_the_latest <= session.expires_at, "outlives its token");
+                    let end = if self.state.renews() {
+                        session.ends_at
+                    } else {
+                        session.expires_at
+                    };
+                    assert!(at_the_latest <= end, "outlives its token");
                     self.calls
                         .push(Call::Create(lease, generation, request, session));
                 }
@@ -347,6 +361,22 @@ impl World {
                         None => self.calls.push(Call::Access(session)),
                     }
                 }
+                Effect::BootstrapIdentity {
+                    generation,
+                    session,
+                } => self.calls.push(Call::Identity(generation, session, None)),
+                Effect::RenewIdentity {
+                    generation,
+                    session,
+                    identity,
+                } => self
+                    .calls
+                    .push(Call::Identity(generation, session, Some(identity))),
+                Effect::RenewSession {
+                    generation,
+                    session,
+                    ..
+                } => self.calls.push(Call::Renew(generation, session)),
                 Effect::ListAuditEvents {
                     ticket,
                     generation,
@@ -578,6 +608,28 @@ impl World {
                 principal: session.principal.clone(),
                 answer: answer(how, |_| self.events.clone()),
             },
+            Call::Identity(generation, _, _) => Event::IdentityAnswered {
+                generation,
+                answer: answer(how, |_| self.identity()),
+            },
+            Call::Renew(generation, session) => Event::SessionRenewed {
+                generation,
+                answer: answer(how, |_| Session {
+                    principal: session.principal.clone(),
+                    tenant: session.tenant.clone(),
+                    session_id: session.session_id.clone(),
+                    token: SecretString::copy_from("next"),
+                    key: Arc::new(ProofKey::generate().unwrap()),
+                    pop_key_id: session.pop_key_id.clone(),
+                    scopes: session.scopes.clone(),
+                    expires_at: self.now.boot.plus(secs(600)),
+                    expires_at_unix: self.now.unix.plus(secs(600)),
+                    renew_at: self.now.boot.plus(secs(300)),
+                    ends_at: session.ends_at,
+                    bootstrap: None,
+                    binding_checked: true,
+                }),
+            },
             Call::Access(_) => Event::AccessRevokeAnswered {
                 answer: answer(how, |_| ()),
             },
@@ -656,7 +708,26 @@ impl World {
                 .collect(),
             expires_at: self.now.boot.plus(secs(600)),
             expires_at_unix: self.now.unix.plus(secs(600)),
+            renew_at: self.now.boot.plus(secs(300)),
+            ends_at: self.now.boot.plus(secs(8 * 3600)),
+            bootstrap: self
+                .bootstraps
+                .then(|| SecretString::copy_from("bootstrap")),
             binding_checked: true,
+        }
+    }
+
+    /// An SVID of an hour.
+    fn identity(&self) -> Identity {
+        Identity {
+            key: IdentityKey::generate().unwrap(),
+            svid: Svid {
+                chain: Vec::new(),
+                fingerprint: "fingerprint".into(),
+                not_after: self.now.unix.plus(secs(3600)),
+            },
+            expires_at: self.now.boot.plus(secs(3600)),
+            renew_at: self.now.boot.plus(secs(1800)),
         }
     }
 
@@ -1645,6 +1716,154 @@ fn foreign_use_of_a_session_is_an_alarm_in_the_log() {
         world.answer(0, how);
         assert_eq!(world.code(asked), Some(code));
     }
+}
+
+/// The calls that keep a login alive, by name.
+fn renewals(world: &World) -> Vec<&'static str> {
+    let name = |call: &Call| match call {
+        Call::Identity(_, _, None) => Some("bootstrap"),
+        Call::Identity(_, _, Some(_)) => Some("certificate"),
+        Call::Renew(..) => Some("token"),
+        _ => None,
+    };
+    world.calls.iter().filter_map(name).collect()
+}
+
+/// `aegis.md` 6, SP-6: a login lasts its eight hours without the person: a token at half of each
+/// one's life, an SVID at half of its own, one call at a time, and a lease may live an hour.
+#[test]
+fn a_login_lasts_a_working_day() {
+    let mut world = World::new(Resumed::default());
+    world.bootstraps = true;
+    let connection = world.log_in();
+    assert_eq!(renewals(&world), ["bootstrap"]);
+    world.answer(0, How::Well);
+    assert_eq!(world.state.renewal_word(), "svid");
+    let began = world.now.boot;
+    let mut tokens = 0;
+    let mut certificates = 0;
+    loop {
+        let next = world
+            .state
+            .next_deadline()
+            .expect("somebody looks after it");
+        let nap = world.now.boot.until(next);
+        world.advance(nap);
+        if world.state.session(world.now).is_none() {
+            break;
+        }
+        // What one answer makes due at once comes with it.
+        while let Some(due) = renewals(&world).first() {
+            assert_eq!(world.calls.len(), 1, "one at a time");
+            match *due {
+                "token" => tokens += 1,
+                _ => certificates += 1,
+            }
+            world.answer(0, How::Well);
+        }
+        let session = world.state.session(world.now).unwrap();
+        assert!(world.state.room_for_lease(session, world.now) > secs(0));
+    }
+    let lasted = began.until(world.now.boot);
+    assert!(
+        (secs(8 * 3600 - 600)..=secs(8 * 3600 + 600)).contains(&lasted),
+        "{lasted:?}"
+    );
+    assert!((90..=100).contains(&tokens), "{tokens}");
+    assert!((14..=18).contains(&certificates), "{certificates}");
+    let asked = world.ask(connection, get(0, HolderClass::None));
+    assert_eq!(world.code(asked), Some(ErrorCode::LoginRequired));
+}
+
+/// `aegis.md` 6: what fails in passing is tried again, less and less often; what is refused ends the
+/// renewal and leaves the token that there is; a session that is over is over.
+#[test]
+fn a_renewal_that_fails_leaves_the_token_there_is() {
+    let renewing = || {
+        let mut world = World::new(Resumed::default());
+        world.bootstraps = true;
+        let connection = world.log_in();
+        world.answer(0, How::Well);
+        world.advance(secs(300));
+        assert_eq!(renewals(&world), ["token"]);
+        (world, connection)
+    };
+    let (mut world, _) = renewing();
+    for pause in [5, 10, 20, 40, 60, 60] {
+        world.answer(0, How::Lost);
+        assert!(renewals(&world).is_empty());
+        world.advance(secs(pause - 1));
+        assert!(renewals(&world).is_empty(), "{pause}");
+        world.advance(secs(1));
+        assert_eq!(renewals(&world), ["token"], "{pause}");
+    }
+    world.answer(0, How::Well);
+    assert!(world.state.session(world.now).is_some());
+
+    let (mut world, _) = renewing();
+    world.answer(0, How::Denied);
+    assert_eq!(world.state.renewal_word(), "login");
+    assert!(world.state.session(world.now).is_some());
+    world.advance(secs(300));
+    assert!(
+        world.state.login.session().is_none(),
+        "it ended with its token"
+    );
+
+    let (mut world, _) = renewing();
+    world.may_serve = false;
+    world.answer(0, How::SessionOver);
+    assert!(world.state.session(world.now).is_none());
+}
+
+/// `aegis.md` 6: a machine that slept through its token's end goes on with its SVID, while that
+/// lives; what it could not revoke any more is tried at the next login.
+#[test]
+fn a_login_outlives_a_nap_and_not_a_night() {
+    let mut world = World::new(Resumed::default());
+    world.bootstraps = true;
+    let connection = world.log_in();
+    world.answer(0, How::Well);
+    let asked = world.ask(connection, create(0, 1, HolderClass::None));
+    world.answer(0, How::Well);
+    world.lease(asked);
+    world.sleep(secs(1200));
+    world.step(Event::TimerFired);
+    assert_eq!(renewals(&world), ["token"]);
+    world.answer(0, How::Well);
+    assert!(world.state.session(world.now).is_some());
+
+    world.sleep(secs(3600));
+    world.may_serve = false;
+    world.step(Event::TimerFired);
+    assert!(renewals(&world).is_empty());
+    assert!(world.state.login.session().is_none());
+}
+
+/// HY-7: keys and certificates go with the session, also those that come too late; the log names
+/// the calls that brought them.
+#[test]
+fn an_identity_that_comes_late_is_dropped() {
+    let mut world = World::new(Resumed::default());
+    world.bootstraps = true;
+    let connection = world.log_in();
+    let Call::Identity(generation, ..) = world.calls.remove(0) else {
+        panic!("no bootstrap");
+    };
+    world.ask(connection, Request::Logout);
+    let trace = CallTrace {
+        proof_jti: jti("a"),
+        ..CallTrace::default()
+    };
+    let answer = Answer {
+        trace,
+        outcome: Ok(world.identity()),
+    };
+    world.step(Event::IdentityAnswered { generation, answer });
+    assert!(!world.state.renews());
+    let record = world.records.last().unwrap();
+    assert_eq!(record.action, AuditAction::IdentityRenew);
+    assert_eq!(record.trace.proof_jti, jti("a"));
 }
 
 /// OA-16: a lease that the issuer would not make was neither revoked nor left unconfirmed.

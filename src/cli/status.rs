@@ -38,6 +38,12 @@ fn describe(status: &Status) -> String {
         } => {
             line("login", &format!("as {principal} until {token_expires_at}"));
             line("scopes", &scopes.len());
+            if status.renewal.as_str() == "svid" {
+                line(
+                    "note",
+                    &"the next token comes by itself while the session lasts",
+                );
+            }
             if !binding_checked {
                 line(
                     "note",
@@ -98,6 +104,7 @@ mod tests {
             connections: 1,
             key_store: CleanText::new("memory", 64),
             policy_rules: 3,
+            renewal: CleanText::new("login", 64),
             lost: Some(LostSession {
                 reason: CleanText::new("key_suspect", 64),
                 at: UnixTime::from_millis(1_795_341_600_000),

@@ -13,6 +13,8 @@ use toml::{Spanned, Value};
 use url::{Host, Url};
 
 use super::file::{Raw, RawConfig, RawGate, RawLimits, RawProfile, RawTarget};
+use super::file::{Raw, RawConfig, RawLimits, RawProfile, RawTarget};
+use super::network::{Network, SvidSettings, network, svid};
 use super::network::{Network, network};
 use super::paths::{Environment, Overrides, Paths};
 use crate::model::{
@@ -88,6 +90,8 @@ pub struct Profile {
     pub client_display_name: CleanText,
     /// What happens when the access token ends.
     pub renew: Renew,
+    /// What an SVID takes.
+    pub svid: SvidSettings,
     /// How the service is reached.
     pub network: Network,
     /// What may be asked for; at least one, no selector twice, at most 96 scopes in total.
@@ -97,6 +101,9 @@ pub struct Profile {
 /// What happens when the access token ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renew {
+    /// The next one comes by itself for as long as the session lasts, by an SVID; the person logs
+    /// in again where that cannot be had.
+    Svid,
     /// The person logs in again.
     Login,
 }
@@ -294,15 +301,18 @@ fn profile(
         Some(raw) => source.clean(&key("client_display_name"), raw, MAX_DISPLAY_NAME)?,
         None => display_name(environment),
     };
-    if let Some(raw) = &raw.renew
-        && source.text(&key("renew"), raw)? != "login"
-    {
-        return Err(source.mistake(
-            Some(raw.span()),
-            &key("renew"),
-            "must be \"login\", the only way there is",
-        ));
-    }
+    let renew = match &raw.renew {
+        None => Renew::Svid,
+        Some(raw) => match source.text(&key("renew"), raw)? {
+            "svid" => Renew::Svid,
+            "login" => Renew::Login,
+            _ => {
+                let what = "must be \"svid\" or \"login\"";
+                return Err(source.mistake(Some(raw.span()), &key("renew"), what));
+            }
+        },
+    };
+    let svid = svid(source, key, raw, &base_url, environment)?;
 
     let mut targets = Vec::with_capacity(raw.target.len());
     let mut selectors = HashSet::new();
@@ -349,7 +359,8 @@ fn profile(
             None => DEFAULT_TOKEN_TTL,
         },
         client_display_name,
-        renew: Renew::Login,
+        renew,
+        svid,
         network: network(source, key, raw)?,
         targets,
         name,
@@ -686,7 +697,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn base_url(
+    pub(super) fn base_url(
         &self,
         key: &str,
         raw: &Raw,

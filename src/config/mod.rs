@@ -19,6 +19,6 @@ mod policy;
 mod tests;
 
 pub use load::{Config, ConfigError, Limits, Mistake, Profile, Renew, load};
-pub use network::{Network, Proxy};
+pub use network::{Network, Proxy, SvidSettings};
 pub use paths::{Environment, Overrides, PathError, Paths, ProcessEnvironment, runtime_dir};
 pub use policy::{load_named_policy, load_policy};

@@ -4,6 +4,7 @@ use url::Url;
 
 use super::file::{Raw, RawProfile};
 use super::load::{ConfigError, Source};
+use super::paths::Environment;
 
 /// How the Aegis service is reached, and what is believed of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,6 +24,67 @@ pub struct Proxy {
     pub url: Url,
     /// A file with `user:password`, where it asks for one.
     pub auth_file: Option<PathBuf>,
+}
+
+/// What an SVID of this host takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SvidSettings {
+    /// A PEM file of the authorities whose SVIDs are believed; without it there are none.
+    pub bundle_file: Option<PathBuf>,
+    /// Where a client certificate is taken: https; `base_url` where not said.
+    pub mtls_url: Url,
+    /// What this host is called in its SPIFFE id: one segment of it.
+    pub workload_name: String,
+}
+
+/// Of one profile.
+pub(super) fn svid(
+    source: &Source<'_>,
+    key: impl Fn(&str) -> String,
+    raw: &RawProfile,
+    base_url: &Url,
+    environment: &dyn Environment,
+) -> Result<SvidSettings, ConfigError> {
+    let bundle_file = match &raw.spiffe_bundle_file {
+        Some(raw) => Some(source.absolute_path(&key("spiffe_bundle_file"), raw)?),
+        None => None,
+    };
+    let mtls_url = match &raw.mtls_url {
+        // With a path, where the service has one; never without TLS.
+        Some(raw) => {
+            let url = source.base_url(&key("mtls_url"), raw, false)?;
+            if url.scheme() != "https" {
+                return Err(source.mistake(Some(raw.span()), &key("mtls_url"), "must be https"));
+            }
+            url
+        }
+        None => base_url.clone(),
+    };
+    let workload_name = match &raw.workload_name {
+        Some(raw) => {
+            let name = source.text(&key("workload_name"), raw)?;
+            if !is_segment(name) {
+                let what = "must be 1 to 64 of the characters A-Z, a-z, 0-9, `.`, `_` and `-`";
+                return Err(source.mistake(Some(raw.span()), &key("workload_name"), what));
+            }
+            name.to_owned()
+        }
+        None => environment
+            .hostname()
+            .filter(|name| is_segment(name))
+            .unwrap_or_else(|| "host".to_owned()),
+    };
+    Ok(SvidSettings {
+        bundle_file,
+        mtls_url,
+        workload_name,
+    })
+}
+
+/// One segment of a SPIFFE id's path.
+fn is_segment(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=64).contains(&text.len()) && !matches!(text, "." | "..") && text.bytes().all(legal)
 }
 
 /// Of one profile.

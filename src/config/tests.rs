@@ -134,6 +134,11 @@ fn the_shipped_configuration_is_the_defaults() {
     let defaults = config(LEAST).unwrap();
     assert_eq!(config(CONFIG).unwrap(), defaults);
     let mut spelled_out = config(&uncommented(CONFIG)).unwrap();
+    let bundle = spelled_out.profile.svid.bundle_file.take();
+    assert_eq!(
+        bundle.unwrap(),
+        Path::new("/etc/aegis-broker/spiffe-bundle.pem")
+    );
     let network = std::mem::take(&mut spelled_out.profile.network);
     assert_eq!(
         network.proxy.unwrap().auth_file.unwrap(),
@@ -311,6 +316,16 @@ fn each_mistake_in_the_configuration_names_its_key() {
             ":1:11: `profiles` profile name must be",
         ),
         (
+            "an mtls_url without tls",
+            in_profile("mtls_url = \"http://127.0.0.1:7461\""),
+            ":4:12: `profiles.work.mtls_url` is http",
+        ),
+        (
+            "a workload name with a slash",
+            in_profile("workload_name = \"../hunter2\""),
+            ":4:17: `profiles.work.workload_name` must be 1 to 64",
+        ),
+        (
             "a relative ca_file",
             in_profile("ca_file = \"hunter2.pem\""),
             ":4:11: `profiles.work.ca_file` must be an absolute path",
@@ -461,7 +476,7 @@ fn each_mistake_in_the_configuration_names_its_key() {
         (
             "renew",
             in_profile("renew = \"hunter2\""),
-            "`profiles.work.renew` must be \"login\"",
+            "`profiles.work.renew` must be \"svid\" or \"login\"",
         ),
         (
             "no selector",

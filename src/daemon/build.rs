@@ -140,12 +140,15 @@ pub(super) fn build(
         tracing::warn!(file = %file.display(), "a crash left half a line; it was moved aside");
     }
     let profile = config.profile;
+    let renewing = super::network::renewing(&profile)?;
+    let renews = renewing.is_some();
     let aegis = AegisClient::new(
         AegisSettings {
             base_url: profile.base_url,
             allow_insecure_loopback: profile.allow_insecure_loopback,
             allow_missing_token_info: profile.allow_missing_token_info,
             network: super::network::read(&profile.network)?,
+            renewing,
         },
         Arc::clone(&clock),
     )
@@ -163,6 +166,7 @@ pub(super) fn build(
         tenant: profile.tenant_id,
         client_display_name: profile.client_display_name,
         token_ttl: profile.token_ttl,
+        renews,
         targets: profile.targets,
         gate: config.gate,
         key_store: key_store.kind(),

@@ -5,7 +5,7 @@ use aegis_mock::{Mock, SpawnError, StateFileError};
 use url::Url;
 
 use super::build::Plan;
-use crate::config::{Config, Limits, Network, Paths, Profile, Renew};
+use crate::config::{Config, Limits, Network, Paths, Profile, Renew, SvidSettings};
 use crate::model::{
     Action, CleanText, Effect, ErrorCode, Exposure, Gate, ProfileName, Refusal, Rule, Selector,
     SelectorPattern, Target, TenantId,
@@ -128,6 +128,11 @@ pub(super) fn config(paths: &Paths) -> Result<Config, Refusal> {
             token_ttl: Duration::from_mins(10),
             client_display_name: CleanText::new("aegis-broker --mock", 64),
             renew: Renew::Login,
+            svid: SvidSettings {
+                bundle_file: None,
+                mtls_url: Url::parse("https://127.0.0.1/").map_err(|_error| constant())?,
+                workload_name: "mock".to_owned(),
+            },
             network: Network::default(),
             targets,
         },

@@ -6,10 +6,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::aegis::{Network, SettingsError};
+use crate::aegis::{Network, Renewing, SettingsError};
 use crate::config;
 use crate::model::{ErrorCode, Refusal};
 use crate::secret::{SecretBuffer, SecretString};
+use crate::svid::Bundle;
 
 /// Of a file of authorities: some hundreds.
 const MAX_AUTHORITIES: usize = 1024 * 1024;
@@ -51,6 +52,33 @@ pub(super) fn read(settings: &config::Network) -> Result<Network, Refusal> {
             })?;
     }
     Ok(network)
+}
+
+/// What it takes to keep a login alive without the person, where that is wanted and can be had.
+///
+/// # Errors
+/// `config_invalid` as above, and where the server would have to be shown a certificate without TLS.
+pub(super) fn renewing(profile: &config::Profile) -> Result<Option<Renewing>, Refusal> {
+    let config::SvidSettings {
+        bundle_file,
+        mtls_url,
+        workload_name,
+    } = &profile.svid;
+    let Some(file) = bundle_file else {
+        return Ok(None);
+    };
+    if profile.renew == config::Renew::Login {
+        return Ok(None);
+    }
+    let pem = read_file(file, MAX_AUTHORITIES, Others::Read)?;
+    let bundle =
+        Bundle::from_pem(pem.expose()).map_err(|error| unusable(file, &error.to_string()))?;
+    Ok(Some(Renewing {
+        bundle,
+        mtls_url: mtls_url.clone(),
+        workload_name: workload_name.clone(),
+        token_ttl: profile.token_ttl,
+    }))
 }
 
 /// One line, without its end.

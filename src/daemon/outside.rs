@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::ports::{
     AegisService, BeginDeviceAuthorization, Certainty, CreateLease, CreatedLease,
-    DeviceAuthorization, DeviceExchange, Disposition, Failure, IssuerCall, IssuerEvents,
+    DeviceAuthorization, DeviceExchange, Disposition, Failure, Identity, IssuerCall, IssuerEvents,
     RedeemedLease, RevokeReason, Session,
 };
 use crate::model::{ErrorCode, LeaseId, Selector};
@@ -133,6 +133,18 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
 
     fn revoke_access(&self, session: Arc<Session>, reason: RevokeReason) -> IssuerCall<()> {
         self.over_there(AGAIN, self.service.revoke_access(session, reason))
+    }
+
+    fn bootstrap_identity(&self, session: Arc<Session>) -> IssuerCall<Identity> {
+        self.over_there(AGAIN, self.service.bootstrap_identity(session))
+    }
+
+    fn renew_identity(&self, session: Arc<Session>, by: Arc<Identity>) -> IssuerCall<Identity> {
+        self.over_there(AGAIN, self.service.renew_identity(session, by))
+    }
+
+    fn renew_session(&self, session: Arc<Session>, by: Arc<Identity>) -> IssuerCall<Session> {
+        self.over_there(AGAIN, self.service.renew_session(session, by))
     }
 
     fn list_audit_events(&self, session: Arc<Session>) -> IssuerCall<IssuerEvents> {

@@ -146,6 +146,8 @@ pub struct Status {
     pub key_store: CleanText,
     /// How many rules the policy has.
     pub policy_rules: u64,
+    /// What follows the token there is: `svid` or `login`.
+    pub renewal: CleanText,
     /// Why the last session ended that nobody here ended, until the next login.
     pub lost: Option<LostSession>,
     /// Where the audit log is written; `None` where that path is no plain text.

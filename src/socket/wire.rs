@@ -694,6 +694,7 @@ impl Serialize for OutcomeWire<'_> {
                 connections: view.connections,
                 key_store: view.key_store,
                 policy_rules: view.policy_rules,
+                renewal: view.renewal,
                 lost: view.lost.as_ref().map(|lost| LostOut {
                     reason: lost.reason.as_str(),
                     at: Shown(lost.at),
@@ -753,6 +754,7 @@ struct StatusOut<'a> {
     connections: usize,
     key_store: &'a str,
     policy_rules: usize,
+    renewal: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     lost: Option<LostOut<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -1228,6 +1230,7 @@ struct StatusIn {
     connections: u64,
     key_store: String,
     policy_rules: u64,
+    renewal: String,
     lost: Option<LostIn>,
     audit_folder: Option<String>,
 }
@@ -1262,6 +1265,7 @@ pub(super) fn decode_status(text: &[u8]) -> Result<Status, Misunderstood> {
         connections: status.connections,
         key_store: CleanText::new(&status.key_store, 64),
         policy_rules: status.policy_rules,
+        renewal: CleanText::new(&status.renewal, 64),
         lost: match status.lost {
             Some(lost) => Some(LostSession {
                 reason: CleanText::new(&lost.reason, 64),
@@ -1484,7 +1488,6 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::broker::handle::AuditDamage;
     use crate::broker::handle::{AuditAction, AuditDamage, IssuerEvent, OwnCall, Try};
     use crate::cases::many;
     use crate::model::{ProofJti, SessionId};
@@ -1837,6 +1840,7 @@ mod tests {
             connections: 4,
             key_store: "memory",
             policy_rules: 5,
+            renewal: "svid",
             lost: Some(LostSession {
                 reason: CleanText::new("key_suspect", 64),
                 at: at(),

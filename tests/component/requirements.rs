@@ -37,7 +37,10 @@ const NOT_SHOWN: [(&str, &[&str]); 7] = [
             "DP-9", "OA-1", "OA-5", "OA-6", "OA-8", "OA-9", "OA-10", "OA-13", "OA-17",
         ],
     ),
-    ("the broker has no workload identity yet", &["SP-6", "SP-8"]),
+    (
+        "workload tokens do not exist yet, nor the server's half of SPIFFE",
+        &["OA-18", "OA-19", "SP-3", "SP-5", "SP-7", "SP-8"],
+    ),
     (
         "`http_request` does not exist yet",
         &["HY-14", "LC-11", "PO-4"],

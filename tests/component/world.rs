@@ -186,6 +186,7 @@ impl World {
                 allow_insecure_loopback: true,
                 allow_missing_token_info: false,
                 network: Network::default(),
+                renewing: None,
             },
             Arc::clone(&clock),
         )
@@ -380,6 +381,7 @@ fn settings(world: &World) -> Settings {
         tenant: TenantId::parse("business-default").unwrap(),
         client_display_name: CleanText::new("Component tests", 64),
         token_ttl: Duration::from_mins(10),
+        renews: false,
         targets: world
             .targets
             .iter()

@@ -87,6 +87,8 @@ const fn endpoint(action: AuditAction, is_local: bool) -> &'static str {
         AuditAction::LoginBegin => "IdentityGatewayService/BeginMcpOauthDeviceAuthorization",
         AuditAction::Login => "IdentityGatewayService/ExchangeMcpOauthDeviceAuthorization",
         AuditAction::SessionEnd => "BrokerService/RevokeBrokerAccess",
+        AuditAction::SessionRenew => "BrokerService/ExchangeWorkloadToken",
+        AuditAction::IdentityRenew => "BrokerService/CompleteSpiffeBootstrap",
         AuditAction::LeaseCreate => "BrokerService/CreateCredentialLease",
         AuditAction::LeaseRedeem => "BrokerService/RedeemCredentialLease",
         AuditAction::LeaseRevoke => "BrokerService/RevokeCredentialLease",
