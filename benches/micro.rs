@@ -138,6 +138,7 @@ fn rule(id: &str, pattern: &str) -> Result<Rule, Failed> {
         peers: Vec::new(),
         expose: Exposure::Reveal,
         max_ttl: None,
+        on_leak: aegis_broker::model::OnLeak::Record,
     })
 }
 
@@ -248,6 +249,7 @@ fn serving() -> Result<(State, Selector), Failed> {
             actions: Action::ALL.to_vec(),
             ttl: Duration::from_mins(5),
             decoy: false,
+            inject: None,
         }],
         gate: Gate::default(),
         key_store: "memory",

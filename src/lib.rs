@@ -12,6 +12,7 @@
 //! | [`svid`] | ids, keys and certificates of workloads (SPIFFE) |
 //! | [`broker`] | the core: decides, no I/O; its ports and its actor |
 //! | [`aegis`] | outside: the Aegis service over Connect |
+//! | [`http`] | outside: requests that carry a credential, to the hosts it is bound to |
 //! | [`audit`], [`keystore`] | outside: the chained log, the place for long-lived secrets |
 //! | [`socket`] | door: `broker.sock`, and the client that commands use |
 //! | [`mcp`] | door: `mcp.sock`, for models: handles and outcomes, never material; the relay in front of it |
@@ -35,6 +36,8 @@ pub mod svid;
 pub mod broker;
 
 pub mod aegis;
+
+pub mod http;
 
 pub mod audit;
 

@@ -21,6 +21,10 @@ const EDGES: &[(&str, &[&str])] = &[
         "aegis",
         &["broker::ports", "model", "secret", "time", "dpop", "svid"],
     ),
+    (
+        "http",
+        &["broker::ports", "model", "redact", "secret", "time"],
+    ),
     ("keystore", &["broker::ports", "model", "secret", "time"]),
     ("audit", &["broker::ports", "model", "secret", "time"]),
     // `time`: the client's limits count a suspended machine's time, and views hold times.
@@ -37,6 +41,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "broker",
             "config",
             "dpop",
+            "http",
             "keystore",
             "mcp::door",
             "model",
@@ -77,6 +82,7 @@ const PURE: &[&str] = &[
     "src/broker/state.rs",
     "src/broker/session.rs",
     "src/broker/serve.rs",
+    "src/broker/uses.rs",
     "src/broker/login.rs",
     "src/broker/leases.rs",
     "src/broker/policy.rs",

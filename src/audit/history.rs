@@ -64,6 +64,9 @@ impl History {
             | AuditAction::SessionRenew
             | AuditAction::IdentityRenew
             | AuditAction::SessionEnd
+            | AuditAction::HttpRequest
+            | AuditAction::HttpResponse
+            | AuditAction::Leak
             | AuditAction::Deny
             | AuditAction::Decoy
             | AuditAction::CallerPause

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::effect::Effect;
 use super::event::{ConnectionId, Door, Event, Reply, Request, Ticket};
@@ -16,10 +17,12 @@ use super::handle::Handle;
 use super::policy::Policy;
 use super::ports::{
     AegisService, Answer, AuditAction, AuditError, AuditLog, AuditRecord, AuditReport, CallTrace,
-    Certainty, Disposition, Failure, IssuerCall, IssuerEvents, PeerProcess, Session, Tries,
+    Certainty, Disposition, Failure, HttpFailure, HttpJob, HttpSender, IssuerCall, IssuerEvents,
+    PeerProcess, Session, Tries,
 };
 use super::reconcile::ReadCalls;
 use super::state::State;
+use super::uses::Use;
 use crate::model::{
     CleanText, ErrorCode, LeaseState, PeerFacts, Principal, ProcessId, ProfileName, Refusal,
     Selector,
@@ -81,6 +84,8 @@ pub struct Parts {
     pub state: State,
     /// The Aegis service.
     pub aegis: Arc<dyn AegisService>,
+    /// What sends requests with a credential in them.
+    pub http: Arc<dyn HttpSender>,
     /// The audit log.
     pub audit: Box<dyn AuditLog>,
     /// The clock.
@@ -104,6 +109,8 @@ pub struct Actor {
     leaving: HashSet<task::Id>,
     /// The core is to hear when they have.
     is_awaited: bool,
+    /// Cancelled when requests with a credential are given up.
+    uses: CancellationToken,
     replies: HashMap<Ticket, ReplyTo>,
     processes: HashMap<ProcessId, Arc<dyn PeerProcess>>,
     connections: HashMap<ConnectionId, ProcessId>,
@@ -149,6 +156,7 @@ impl Actor {
             calls: HashMap::new(),
             leaving: HashSet::new(),
             is_awaited: false,
+            uses: CancellationToken::new(),
             replies: HashMap::new(),
             processes: HashMap::new(),
             connections: HashMap::new(),
@@ -348,7 +356,9 @@ impl Actor {
     /// `audit_unavailable`. A new lease whose caller does not learn of it is given back (LC-8).
     fn answer(&mut self, reply: Option<ReplyTo>, answer: Result<Reply, Refusal>, recorded: bool) {
         let answer = match answer {
-            Ok(Reply::Delivered(_)) if !recorded => Err(ErrorCode::AuditUnavailable.into()),
+            Ok(Reply::Delivered(_) | Reply::Http(_)) if !recorded => {
+                Err(ErrorCode::AuditUnavailable.into())
+            }
             Ok(Reply::Lease(view)) if !recorded && view.state == LeaseState::Active => {
                 self.come_back(Event::LeaseUndelivered {
                     lease_id: view.lease_id,
@@ -535,6 +545,10 @@ impl Actor {
                 principal,
                 listed,
             } => self.read_own_calls(ticket, principal, listed),
+            Effect::SendHttp { usage, job } => {
+                *recorded = *recorded && self.release();
+                self.send(usage, job, *recorded);
+            }
             Effect::WatchProcess { process } => self.watch(process),
             Effect::AbandonLogin => self.give_up(|session| session.is_none()),
             Effect::AbandonCalls { keep } => {
@@ -546,7 +560,11 @@ impl Actor {
                 });
                 self.is_awaited = true;
             }
-            Effect::DropConnections => self.parts.aegis.drop_connections(),
+            Effect::DropConnections => {
+                std::mem::take(&mut self.uses).cancel();
+                self.parts.http.drop_connections();
+                self.parts.aegis.drop_connections();
+            }
             Effect::Stop { unconfirmed } => {
                 if unconfirmed > 0 {
                     tracing::warn!(
@@ -608,6 +626,26 @@ impl Actor {
         self.calls.insert(task.id(), under_way);
     }
 
+    /// Sends a request with a credential in it, unless its record could not be written.
+    fn send(&mut self, usage: Arc<Use>, job: HttpJob, recorded: bool) {
+        let given_up = self.uses.clone();
+        let sent = recorded.then(|| self.parts.http.send(job));
+        self.work.spawn(async move {
+            let outcome = match sent {
+                None => Err(HttpFailure::NotRecorded),
+                // In a task of its own, so that a panic there does not lose the caller.
+                Some(sent) => tokio::select! {
+                    biased;
+                    () = given_up.cancelled() => Err(HttpFailure::GivenUp),
+                    outcome = AbortOnDropHandle::new(tokio::spawn(sent)) => {
+                        outcome.unwrap_or(Err(HttpFailure::Internal))
+                    }
+                },
+            };
+            Event::HttpAnswered { usage, outcome }
+        });
+    }
+
     /// Tells the calls of some sessions to end: each comes back, as failed where it has no answer
     /// yet, and what it held of token and key goes with it.
     fn give_up(&mut self, whose: impl Fn(Option<&Weak<Session>>) -> bool) {
@@ -655,6 +693,14 @@ fn announce(record: &AuditRecord) {
                 "a caller was denied too often and is refused for a while"
             );
         }
+        AuditAction::Leak => {
+            let selector = record.selector.as_ref().map(Selector::short);
+            tracing::warn!(
+                pid,
+                selector,
+                "a credential was in a host's answer; it is masked"
+            );
+        }
         AuditAction::Lock if record.reason.is_some() => {
             let why = record.reason.as_ref().map(CleanText::as_str);
             tracing::warn!(why, "the broker locked itself");
@@ -672,6 +718,8 @@ fn announce(record: &AuditRecord) {
         | AuditAction::LeaseRedeem
         | AuditAction::Deliver
         | AuditAction::LeaseRevoke
+        | AuditAction::HttpRequest
+        | AuditAction::HttpResponse
         | AuditAction::Reconcile
         | AuditAction::Deny => {}
     }
@@ -736,7 +784,7 @@ mod tests {
     use super::super::login::Login;
     use super::super::ports::{
         AuditRecord, BeginDeviceAuthorization, CreateLease, CreatedLease, DeviceAuthorization,
-        DeviceExchange, Identity, OwnCalls, PortFuture, RedeemedLease, RevokeReason,
+        DeviceExchange, HttpAnswer, Identity, OwnCalls, PortFuture, RedeemedLease, RevokeReason,
     };
     use super::super::state::{Resumed, Settings};
     use super::*;
@@ -872,6 +920,18 @@ mod tests {
         fn drop_connections(&self) {}
     }
 
+    /// A sender that never comes back.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl HttpSender for Silent {
+        fn send(&self, _: HttpJob) -> PortFuture<Result<HttpAnswer, HttpFailure>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn drop_connections(&self) {}
+    }
+
     /// A log that takes everything and keeps the words.
     #[derive(Debug, Clone, Default)]
     // Held for one record.
@@ -957,6 +1017,7 @@ mod tests {
             actions: Action::ALL.to_vec(),
             ttl: Duration::from_mins(5),
             decoy: false,
+            inject: None,
         }
     }
 
@@ -999,6 +1060,7 @@ mod tests {
             peers: Vec::new(),
             expose: Exposure::Reveal,
             max_ttl: None,
+            on_leak: crate::model::OnLeak::Record,
         }]);
         let mut state = State::new(settings, policy, Resumed::default(), START);
         state.login = Login::LoggedIn(session);
@@ -1049,6 +1111,7 @@ mod tests {
                         revoked,
                         may_answer: Arc::clone(&may_answer),
                     }),
+                    http: Arc::new(Silent),
                     audit: Box::new(words.clone()),
                     clock: Arc::new(Paused {
                         start: Instant::now(),

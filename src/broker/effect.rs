@@ -6,9 +6,10 @@ use super::event::{Reply, Ticket};
 use super::leases::LeaseKey;
 use super::login::Generation;
 use super::ports::{
-    AuditRecord, BeginDeviceAuthorization, CreateLease, DeviceAuthorization, Identity,
+    AuditRecord, BeginDeviceAuthorization, CreateLease, DeviceAuthorization, HttpJob, Identity,
     IssuerEvents, RevokeReason, Session,
 };
+use super::uses::Use;
 use crate::model::{LeaseId, Principal, ProcessId, Refusal, Selector};
 
 /// One thing to do.
@@ -123,6 +124,13 @@ pub enum Effect {
         /// By this SVID.
         identity: Arc<Identity>,
     },
+    /// Send a request with a credential in it. Not done where its record could not be written.
+    SendHttp {
+        /// Comes back with the answer.
+        usage: Arc<Use>,
+        /// What.
+        job: HttpJob,
+    },
     /// Tell when this process exits.
     WatchProcess {
         /// Which.
@@ -137,7 +145,8 @@ pub enum Effect {
         /// The session of today, if there is one.
         keep: Option<Arc<Session>>,
     },
-    /// Drop the HTTP client, its pool and the nonces.
+    /// Drop the HTTP clients, their pools and the nonces, and give up requests under way that
+    /// carry a credential: each comes back as failed.
     DropConnections,
     /// Everything is wiped and revoked, as far as it could be: stop.
     Stop {

@@ -8,13 +8,14 @@ use super::leases::{Delivery, LeaseKey};
 use super::login::Generation;
 use super::policy::Policy;
 use super::ports::{
-    Answer, CreatedLease, DeviceAuthorization, DeviceExchange, Identity, IssuerEvents,
-    RedeemedLease, RevokeReason, Session,
+    Answer, CreatedLease, DeviceAuthorization, DeviceExchange, HttpAnswer, HttpFailure, Identity,
+    IssuerEvents, RedeemedLease, RevokeReason, Session,
 };
 use super::reconcile::{ReadCalls, Reconciliation};
+use super::uses::Use;
 use crate::model::{
-    Action, CleanText, Effect, Exposure, HolderClass, LeaseId, LeaseView, LoginView, PeerFacts,
-    Principal, ProcessId, ProfileName, Selector,
+    Action, CleanText, Effect, Exposure, HolderClass, LeaseId, LeaseView, LoginView, Outgoing,
+    PeerFacts, Principal, ProcessId, ProfileName, Selector,
 };
 use crate::time::UnixTime;
 
@@ -132,6 +133,13 @@ pub enum Event {
         /// Which.
         lease_id: LeaseId,
     },
+    /// A request that carried a credential came back.
+    HttpAnswered {
+        /// Which.
+        usage: Arc<Use>,
+        /// With what.
+        outcome: Result<HttpAnswer, HttpFailure>,
+    },
     /// The calls that [`Effect::AbandonCalls`] is about have come back.
     ///
     /// [`Effect::AbandonCalls`]: super::effect::Effect::AbandonCalls
@@ -199,6 +207,8 @@ pub enum Request {
     DecisionList,
     /// Credential material, from memory or from a new lease.
     Credential(CredentialRequest),
+    /// A request that the broker sends with a credential in it.
+    Http(HttpRequest),
     /// A lease, without redeeming it.
     LeaseCreate(LeaseRequest),
     /// The material of a lease.
@@ -231,6 +241,7 @@ impl Request {
     pub(super) const fn is_about_a_lease(&self) -> bool {
         match self {
             Self::Credential(_)
+            | Self::Http(_)
             | Self::LeaseCreate(_)
             | Self::LeaseRedeem { .. }
             | Self::LeaseRevoke { .. }
@@ -256,6 +267,7 @@ impl Request {
     pub(super) const fn takes(&self) -> (&'static [Action], Exposure) {
         match self {
             Self::Credential(_) => (&[Action::Create, Action::Redeem], Exposure::Reveal),
+            Self::Http(_) => (&[Action::Create, Action::Redeem], Exposure::Use),
             Self::LeaseCreate(_) => (&[Action::Create], Exposure::Use),
             Self::LeaseRedeem { exposure, .. } => (&[Action::Redeem], *exposure),
             Self::LeaseRevoke { .. } | Self::OwnLeaseRevoke { .. } => {
@@ -292,6 +304,7 @@ impl Request {
     pub(super) const fn selector(&self) -> Option<&Selector> {
         match self {
             Self::Credential(request) => Some(&request.selector),
+            Self::Http(request) => Some(&request.selector),
             Self::LeaseCreate(request) => Some(&request.selector),
             Self::Status
             | Self::LoginBegin
@@ -321,6 +334,19 @@ pub struct CredentialRequest {
     pub selector: Selector,
     /// How long it must still be valid.
     pub min_valid_for: Duration,
+    /// The caller's claim why, at most 200 printable characters.
+    pub reason: Option<CleanText>,
+    /// What the lease dies with.
+    pub holder: HolderClass,
+}
+
+/// The parameters of `http.request`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpRequest {
+    /// With which credential.
+    pub selector: Selector,
+    /// What is sent.
+    pub outgoing: Arc<Outgoing>,
     /// The caller's claim why, at most 200 printable characters.
     pub reason: Option<CleanText>,
     /// What the lease dies with.
@@ -362,6 +388,8 @@ pub enum Reply {
     Decisions(Vec<DecisionView>),
     /// To `Credential` and `LeaseRedeem`: the one reply that carries material.
     Delivered(Delivery),
+    /// To `Http`: what the host said, without any value that the broker holds.
+    Http(Box<HttpAnswer>),
     /// To `LeaseCreate` and `LeaseRevoke`.
     Lease(Box<LeaseView>),
     /// To `LeaseList`.

@@ -16,13 +16,14 @@ use crate::model::{
 
 pub use super::decisions::MAX_DECISIONS;
 pub use super::event::{
-    ConnectionId, CredentialRequest, DecisionView, EndedView, LeaseRequest, LostSession, OfferView,
-    PolicyView, SessionEnd, Standing, StatusView, TargetView, VerdictView,
+    ConnectionId, CredentialRequest, DecisionView, EndedView, HttpRequest, LeaseRequest,
+    LostSession, OfferView, PolicyView, SessionEnd, Standing, StatusView, TargetView, VerdictView,
 };
 pub use super::leases::Delivery;
 pub use super::policy::Needs;
 pub use super::ports::{
-    AuditAction, AuditDamage, AuditReport, IssuerEvent, OwnCall, PeerProcess, PortFuture, Try,
+    AuditAction, AuditDamage, AuditReport, HttpAnswer, IssuerEvent, OwnCall, PeerProcess,
+    PortFuture, Try,
 };
 pub use super::reconcile::Reconciliation;
 
@@ -273,6 +274,22 @@ impl Connection {
         Ok(delivery)
     }
 
+    /// Sends a request with a credential in it, and answers with what the host said.
+    ///
+    /// # Errors
+    /// What [`credential`](Self::credential) can say; `policy_denied` where the table of the target
+    /// does not fit, `target_unavailable`, `config_invalid`.
+    pub async fn http_request(
+        &self,
+        profile: Option<ProfileName>,
+        request: HttpRequest,
+    ) -> Result<HttpAnswer, Refusal> {
+        let Reply::Http(answer) = self.ask(profile, Request::Http(request)).await? else {
+            return Err(mismatch());
+        };
+        Ok(*answer)
+    }
+
     /// Makes a lease.
     ///
     /// # Errors
@@ -443,6 +460,14 @@ impl ModelConnection {
             return Err(mismatch());
         };
         Ok(*view)
+    }
+
+    /// As [`Connection::http_request`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn http_request(&self, request: HttpRequest) -> Result<HttpAnswer, Refusal> {
+        self.connection.http_request(None, request).await
     }
 
     /// Makes a lease.

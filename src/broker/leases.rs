@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::denials::Wanted;
 use super::event::{ConnectionId, Ticket};
+use super::uses::Sending;
 use crate::model::{
     CleanText, Exposure, HolderClass, LeaseId, LeaseState, LeaseView, Material, PeerFacts,
     Principal, ProcessId, Selector,
@@ -129,6 +130,9 @@ pub struct Live {
     pub redeeming: bool,
     /// What a shared lease yielded.
     pub material: Option<Arc<Material>>,
+    /// Everything that it yielded, also what was passed on: what passes through the broker is
+    /// looked through for it until the lease ends (LC-11).
+    pub yielded: Vec<Arc<Material>>,
 }
 
 /// One caller that waits for a lease.
@@ -152,6 +156,8 @@ pub struct Waiter {
     pub rule: CleanText,
     /// The longest lease that rule lets through.
     pub max_ttl: Option<Duration>,
+    /// What is done with the material where the caller is not given it.
+    pub sending: Option<Sending>,
 }
 
 /// Whose end ends a lease.
@@ -427,6 +433,16 @@ impl LeaseTable {
             .iter()
             .filter(|(_, lease)| matches!(lease.phase, Phase::Creating))
             .map(|(key, _)| *key)
+            .collect()
+    }
+
+    /// All material that live leases yielded, replaced ones included (LC-11).
+    pub fn known(&self, now: Timestamp) -> Vec<(LeaseKey, Arc<Material>)> {
+        let live = self
+            .leases
+            .iter()
+            .filter_map(|(key, lease)| Some((*key, lease.live(now)?)));
+        live.flat_map(|(key, live)| live.yielded.iter().map(move |it| (key, Arc::clone(it))))
             .collect()
     }
 

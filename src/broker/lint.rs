@@ -169,6 +169,7 @@ mod tests {
             peers: Vec::new(),
             expose,
             max_ttl: None,
+            on_leak: crate::model::OnLeak::Record,
         }
     }
 
@@ -184,6 +185,7 @@ mod tests {
                 },
                 ttl: Duration::from_mins(5),
                 decoy: false,
+                inject: None,
             })
             .to_vec()
     }

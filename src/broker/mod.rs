@@ -4,7 +4,7 @@
 //! effects out. The actor is the one owner of the state; it runs the effects through
 //! the [`ports`] and feeds results back as events. Doors hold a [`handle::Handle`].
 //!
-//! Read in this order: `event`, `effect`, `state` with its parts `session`, `serve` and `reconcile`,
+//! Read in this order: `event`, `effect`, `state` with its parts `session`, `serve`, `uses` and `reconcile`,
 //! then what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `pauses`, `decoys`,
 //! `decisions`), what they tell of it (`explain`, `lint`, `fixes`, `replay`), then
 //! `ports`, `actor`, `handle`.
@@ -21,6 +21,8 @@ pub mod state;
 mod session;
 
 mod serve;
+
+pub mod uses;
 
 pub mod reconcile;
 

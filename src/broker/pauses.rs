@@ -173,6 +173,9 @@ fn is_counted(record: &AuditRecord) -> bool {
         | AuditAction::Lock
         | AuditAction::Deliver
         | AuditAction::LeaseRevoke
+        | AuditAction::HttpRequest
+        | AuditAction::HttpResponse
+        | AuditAction::Leak
         | AuditAction::CallerPause
         | AuditAction::Reconcile => false,
     };

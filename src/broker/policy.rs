@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::model::{
-    Action, CleanText, Effect, Exposure, NoRule, PeerFacts, PeerPattern, Rule, Selector,
+    Action, CleanText, Effect, Exposure, NoRule, OnLeak, PeerFacts, PeerPattern, Rule, Selector,
 };
 
 /// The rules in force.
@@ -45,6 +45,8 @@ pub struct Decision {
     pub rule: CleanText,
     /// The longest lease it lets through.
     pub max_ttl: Option<Duration>,
+    /// What happens where the credential shows up in a response.
+    pub on_leak: OnLeak,
 }
 
 impl Policy {
@@ -99,6 +101,7 @@ impl Policy {
                 None => decision,
                 Some(earlier) => {
                     let max_ttl = shorter(earlier.max_ttl, decision.max_ttl);
+                    let on_leak = earlier.on_leak.max(decision.on_leak);
                     let stricter = if decision.effect > earlier.effect {
                         decision
                     } else {
@@ -106,6 +109,7 @@ impl Policy {
                     };
                     Decision {
                         max_ttl,
+                        on_leak,
                         ..stricter
                     }
                 }
@@ -132,6 +136,7 @@ impl Policy {
                 effect: rule.effect,
                 rule: rule.id.clone(),
                 max_ttl: rule.max_ttl,
+                on_leak: rule.on_leak,
             },
         )
     }
@@ -141,6 +146,7 @@ impl Policy {
             effect: Effect::Deny,
             rule: self.default.clone(),
             max_ttl: None,
+            on_leak: OnLeak::Record,
         }
     }
 }
@@ -191,6 +197,7 @@ mod tests {
             peers: Vec::new(),
             expose: Exposure::Reveal,
             max_ttl: None,
+            on_leak: OnLeak::Record,
         }
     }
 

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use crate::dpop::ProofKey;
 use crate::model::{
-    Action, CleanText, ErrorCode, Exposure, LeaseId, Material, PeerFacts, PopKeyId, Principal,
-    ProfileName, ProofJti, RequestId, Scope, Selector, SessionId, TenantId,
+    Action, CleanText, ErrorCode, Exposure, Injection, LeaseId, Material, Outgoing, PeerFacts,
+    PopKeyId, Principal, ProfileName, ProofJti, Refusal, RequestId, Scope, Selector, SessionId,
+    TenantId,
 };
 use crate::secret::SecretString;
 use crate::svid::{IdentityKey, Svid};
@@ -778,6 +779,12 @@ pub enum AuditAction {
     Deliver,
     /// A lease was ended, or an attempt failed.
     LeaseRevoke,
+    /// A request with a credential in it was sent.
+    HttpRequest,
+    /// What came of it.
+    HttpResponse,
+    /// A value of a lease was seen in what passed through the broker.
+    Leak,
     /// A request was refused without a call of its own.
     Deny,
     /// Somebody asked for a decoy: nobody does by the way, so this one is to be looked at.
@@ -790,7 +797,7 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::Start,
         Self::Stop,
         Self::PolicyLoad,
@@ -806,6 +813,9 @@ impl AuditAction {
         Self::LeaseRedeem,
         Self::Deliver,
         Self::LeaseRevoke,
+        Self::HttpRequest,
+        Self::HttpResponse,
+        Self::Leak,
         Self::Deny,
         Self::Decoy,
         Self::CallerPause,
@@ -830,6 +840,9 @@ impl AuditAction {
             Self::LeaseRedeem => "lease.redeem",
             Self::Deliver => "deliver",
             Self::LeaseRevoke => "lease.revoke",
+            Self::HttpRequest => "http.request",
+            Self::HttpResponse => "http.response",
+            Self::Leak => "leak",
             Self::Deny => "deny",
             Self::Decoy => "decoy",
             Self::CallerPause => "caller.pause",
@@ -857,6 +870,144 @@ impl AuditOutcome {
             Self::Denied => "denied",
             Self::Error => "error",
         }
+    }
+}
+
+/// Sends requests that carry a credential, each to the host it names and no further: no redirect is
+/// followed, no proxy asked, and only a checked address is dialled (OA-17). None takes longer than
+/// 30 s. Dropping a request's future gives it up.
+pub trait HttpSender: Send + Sync + fmt::Debug {
+    /// Puts the credential in and sends the request. What comes back is bounded and holds none of
+    /// the known values.
+    fn send(&self, job: HttpJob) -> PortFuture<Result<HttpAnswer, HttpFailure>>;
+
+    /// Drops the HTTP client with its pooled connections and buffers (HY-7).
+    fn drop_connections(&self);
+}
+
+/// One request to send.
+#[derive(Debug)]
+pub struct HttpJob {
+    /// How the credential is put in; the request was checked against it.
+    pub injection: Arc<Injection>,
+    /// The request.
+    pub outgoing: Arc<Outgoing>,
+    /// The credential.
+    pub material: Arc<Material>,
+    /// Whatever must not be in the answer: all live and replaced values, the credential's included.
+    pub known: Vec<Arc<Material>>,
+    /// The time that a signature names.
+    pub at: UnixTime,
+}
+
+/// What a host answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpAnswer {
+    /// The status (RFC 9110 §15).
+    pub status: u16,
+    /// The headers that are passed on, names in lower case.
+    pub headers: Vec<(Box<str>, Box<str>)>,
+    /// The body, or its beginning.
+    pub body: Vec<u8>,
+    /// Whether the body is not all there.
+    pub truncated: bool,
+    /// Whether anything was masked.
+    pub masked: bool,
+    /// Whose values were found, by their places among the known ones.
+    pub leaked: Vec<usize>,
+}
+
+impl HttpAnswer {
+    /// Whether the host did not take the credential, or does not let it do this.
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self.status, 401 | 403)
+    }
+}
+
+/// Why there is no answer. Nothing that the host said is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpFailure {
+    /// The audit record could not be written, so nothing was sent.
+    NotRecorded,
+    /// The credential does not have the field that the table names, or it fits into no header.
+    Material,
+    /// The host's name leads nowhere.
+    NoAddress,
+    /// It leads to an address that is not of the public network.
+    AddressRefused,
+    /// Nobody answers there, or not with a certificate for that name.
+    Unreachable,
+    /// No complete answer came in time.
+    Timeout,
+    /// What came was no answer.
+    Protocol,
+    /// It was given up: the person locked or logged out, or the daemon stops.
+    GivenUp,
+    /// A mistake of ours.
+    Internal,
+}
+
+impl HttpFailure {
+    /// The word in records, and the finer word of the refusal.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotRecorded => "not_recorded",
+            Self::Material => "material_unfit",
+            Self::NoAddress => "no_address",
+            Self::AddressRefused => "address_refused",
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+            Self::Protocol => "protocol",
+            Self::GivenUp => "given_up",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// How the caller is told.
+    pub fn refusal(self) -> Refusal {
+        let (code, message, fix) = match self {
+            Self::NotRecorded => return ErrorCode::AuditUnavailable.into(),
+            Self::Internal => return ErrorCode::Internal.into(),
+            Self::Material => (
+                ErrorCode::ConfigInvalid,
+                "the credential does not have what the inject table names",
+                "the person corrects the target's inject table",
+            ),
+            Self::NoAddress => (
+                ErrorCode::TargetUnavailable,
+                "the host's name has no address",
+                "check the network",
+            ),
+            Self::AddressRefused => (
+                ErrorCode::TargetUnavailable,
+                "the host's name leads to an address that is not of the public network",
+                "tell the person: the name service answers what it should not",
+            ),
+            Self::Unreachable => (
+                ErrorCode::TargetUnavailable,
+                "the host cannot be reached, or does not prove to be it",
+                "check the network, then try again",
+            ),
+            Self::Timeout => (
+                ErrorCode::TargetUnavailable,
+                "the host did not answer within 30 s; it may have done what was asked",
+                "find out what was done before trying again",
+            ),
+            Self::Protocol => (
+                ErrorCode::TargetUnavailable,
+                "the host broke off, or did not answer in HTTP; it may have done what was asked",
+                "find out what was done before trying again",
+            ),
+            Self::GivenUp => (
+                ErrorCode::Locked,
+                "the session ended meanwhile; the host may have done what was asked",
+                "find out what was done before trying again",
+            ),
+        };
+        Refusal::new(code)
+            .with_reason(self.as_str())
+            .with_message(message)
+            .with_fix(fix)
     }
 }
 

@@ -110,6 +110,7 @@ mod tests {
             peers,
             expose,
             max_ttl: None,
+            on_leak: crate::model::OnLeak::Record,
         }])
     }
 

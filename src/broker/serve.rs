@@ -21,7 +21,7 @@ use super::session::{Settled, device_view, outcome_of, pause_of, reason_word, re
 use super::state::{Asker, State};
 use crate::model::{
     Action, CleanText, Effect as PolicyEffect, ErrorCode, Exposure, HolderClass, LeaseId,
-    LeaseState, MAX_LEASE_TTL, MIN_LEASE_TTL, NoRule, Refusal, Scope, Selector,
+    LeaseState, MAX_LEASE_TTL, MIN_LEASE_TTL, NoRule, OnLeak, Refusal, Scope, Selector,
 };
 use crate::time::Now;
 
@@ -34,14 +34,15 @@ const CALL_SLACK: Duration = Duration::from_mins(1);
 const FULL_RETRY_AFTER: Duration = MIN_LEASE_TTL;
 
 /// What a request that passed the gate may do.
-struct Passed {
-    rule: CleanText,
+pub(super) struct Passed {
+    pub(super) rule: CleanText,
     max_ttl: Option<Duration>,
+    pub(super) on_leak: OnLeak,
 }
 
 impl Passed {
     /// The caller that passed, waiting for whatever comes of it.
-    fn waiter(self, asker: &Asker, class: HolderClass) -> Waiter {
+    pub(super) fn waiter(self, asker: &Asker, class: HolderClass) -> Waiter {
         Waiter {
             ticket: asker.ticket,
             connection: asker.connection,
@@ -52,15 +53,16 @@ impl Passed {
             exposure: Exposure::Reveal,
             rule: self.rule,
             max_ttl: self.max_ttl,
+            sending: None,
         }
     }
 }
 
 /// What a caller wants of the gate.
-struct Wanted<'w> {
-    selector: &'w Selector,
-    actions: &'w [Action],
-    exposure: Exposure,
+pub(super) struct Wanted<'w> {
+    pub(super) selector: &'w Selector,
+    pub(super) actions: &'w [Action],
+    pub(super) exposure: Exposure,
 }
 
 impl State {
@@ -89,7 +91,7 @@ impl State {
 
     /// For a caller that passed the gate: what is in memory, else a place among those who wait for
     /// a lease on its way, else a lease of its own.
-    fn share(
+    pub(super) fn share(
         &mut self,
         selector: Selector,
         mut waiter: Waiter,
@@ -322,7 +324,7 @@ impl State {
 
     /// Locked, known, allowed: in this order, each no with its record. The session comes later,
     /// since what is in memory does not need one.
-    fn gate(
+    pub(super) fn gate(
         &mut self,
         asker: &Asker,
         wanted: &Wanted<'_>,
@@ -356,6 +358,7 @@ impl State {
                 return Some(Passed {
                     rule: decision.rule,
                     max_ttl: decision.max_ttl,
+                    on_leak: decision.on_leak,
                 });
             }
             PolicyEffect::Ask => ErrorCode::ApprovalUnavailable.into(),
@@ -650,6 +653,7 @@ impl State {
                         gone_at: created.expires_at.plus(LATER),
                         redeeming: false,
                         material: None,
+                        yielded: Vec::new(),
                     },
                 );
                 if generation == self.generation {
@@ -857,6 +861,7 @@ impl State {
         let mut material = redeemed.material;
         material.expires_at = material.expires_at.min(live.expires_at_unix);
         let material = Arc::new(material);
+        live.yielded.push(Arc::clone(&material));
         if lease.kind.is_shared() {
             live.material = Some(Arc::clone(&material));
             let selector = lease.selector.clone();
@@ -1049,6 +1054,9 @@ impl State {
         let Some(view) = self.leases.get(key).and_then(|lease| lease.view(now.boot)) else {
             return self.not_found(&waiter.asker(), effects);
         };
+        if let Some(sending) = &waiter.sending {
+            return self.send(sending, waiter, view, material, now, effects);
+        }
         effects.push(Effect::Audit(Box::new(AuditRecord {
             peer: Some(Arc::clone(&waiter.peer)),
             selector: Some(view.selector.clone()),
@@ -1148,7 +1156,7 @@ impl State {
     }
 
     /// Ends a live lease that is of no more use; nobody asked for it.
-    fn release(
+    pub(super) fn release(
         &mut self,
         key: LeaseKey,
         reason: RevokeReason,
@@ -1220,7 +1228,7 @@ impl State {
 }
 
 impl Waiter {
-    fn asker(&self) -> Asker {
+    pub(super) fn asker(&self) -> Asker {
         Asker {
             ticket: self.ticket,
             connection: self.connection,

@@ -6,7 +6,8 @@
 //! Invariant: expiry is compared with `now` at every use; timers only clean up (LC-2).
 //! Invariant: a reply that carries material follows its audit record in the same batch (AU-1).
 //!
-//! `session.rs` holds login and its end, `serve.rs` the life of leases.
+//! `session.rs` holds login and its end, `serve.rs` the life of leases, `uses.rs` what the broker
+//! does with a credential itself.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -88,6 +89,8 @@ pub struct State {
     pub(super) last_use: Timestamp,
     pub(super) decisions: Decisions,
     pub(super) tickets: HashMap<Ticket, ConnectionId>,
+    /// Requests with a credential that are under way.
+    pub(super) uses: usize,
     pub(super) stopping: bool,
 }
 
@@ -136,6 +139,7 @@ impl State {
             last_use: now.boot,
             decisions: Decisions::default(),
             tickets: HashMap::new(),
+            uses: 0,
             stopping: false,
         }
     }
@@ -203,6 +207,9 @@ impl State {
                 answer,
             } => self.audit_events_listed(ticket, generation, principal, answer, now, effects),
             Event::OwnCallsRead(read) => self.own_calls_read(*read, effects),
+            Event::HttpAnswered { usage, outcome } => {
+                self.http_answered(&usage, outcome, now, effects);
+            }
             Event::LeaseUndelivered { lease_id } => {
                 self.lease_undelivered(&lease_id, now, effects);
             }
@@ -347,6 +354,7 @@ impl State {
                 self.reply(ticket, Reply::Decisions(decisions), effects);
             }
             Request::Credential(request) => self.credential(&asker, request, now, effects),
+            Request::Http(request) => self.http_request(&asker, request, now, effects),
             Request::LeaseCreate(request) => self.lease_create(&asker, request, now, effects),
             Request::LeaseRedeem { lease_id, exposure } => {
                 self.lease_redeem(&asker, &lease_id, exposure, now, effects);

@@ -74,6 +74,7 @@ fn policy() -> Policy {
         peers: Vec::new(),
         expose: Exposure::Reveal,
         max_ttl: None,
+        on_leak: crate::model::OnLeak::Record,
     };
     Policy::new(vec![
         rule("all", PolicyEffect::Allow, "*/*/*"),
@@ -95,6 +96,7 @@ fn settings() -> Settings {
                 actions: Action::ALL.to_vec(),
                 ttl: secs(300),
                 decoy: false,
+                inject: None,
             })
             .collect(),
         gate: Gate::default(),
@@ -407,6 +409,7 @@ impl World {
                     self.calls = kept;
                     ending = true;
                 }
+                Effect::SendHttp { .. } => panic!("nobody asked for a request"),
                 Effect::DropConnections => self.dropped += 1,
                 Effect::Stop { .. } => self.stopped = true,
             }
@@ -1356,6 +1359,7 @@ fn ask_answers_approval_unavailable() {
         peers: Vec::new(),
         expose: Exposure::Reveal,
         max_ttl: None,
+        on_leak: crate::model::OnLeak::Record,
     };
     world.step(Event::PolicyReplaced {
         policy: Policy::new(vec![ask]),
@@ -2505,6 +2509,7 @@ fn allowed_for(max_ttl: Duration) -> Policy {
         peers: Vec::new(),
         expose: Exposure::Reveal,
         max_ttl: Some(max_ttl),
+        on_leak: crate::model::OnLeak::Record,
     }])
 }
 
@@ -2598,6 +2603,7 @@ fn a_lease_longer_than_the_redeeming_rule_allows_is_not_redeemed() {
         peers: Vec::new(),
         expose: Exposure::Reveal,
         max_ttl,
+        on_leak: crate::model::OnLeak::Record,
     };
     let mut world = World::new(Resumed::default());
     let connection = world.log_in();
@@ -3484,6 +3490,7 @@ fn any_policy(index: usize) -> Policy {
         peers: Vec::new(),
         expose: Exposure::Reveal,
         max_ttl,
+        on_leak: crate::model::OnLeak::Record,
     };
     let not_that = rule("not-that", PolicyEffect::Deny, "gcp/denied/x", None);
     match index {

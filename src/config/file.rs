@@ -50,6 +50,7 @@ pub(super) struct RawTarget {
     pub(super) description: Option<Raw>,
     pub(super) actions: Option<Raw>,
     pub(super) ttl: Option<Raw>,
+    pub(super) inject: Option<Spanned<RawInject>>,
     pub(super) decoy: Option<Raw>,
 }
 
@@ -59,6 +60,23 @@ pub(super) struct RawGate {
     pub(super) decoy_locks: Option<Raw>,
     pub(super) denial_pause: Option<Raw>,
     pub(super) lock_after_idle: Option<Raw>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawInject {
+    pub(super) hosts: Option<Raw>,
+    pub(super) scheme: Option<Raw>,
+    pub(super) header: Option<Raw>,
+    pub(super) user: Option<Raw>,
+    pub(super) field: Option<Raw>,
+    pub(super) region: Option<Raw>,
+    pub(super) service: Option<Raw>,
+    pub(super) methods: Option<Raw>,
+    pub(super) paths: Option<Raw>,
+    pub(super) max_request: Option<Raw>,
+    pub(super) max_response: Option<Raw>,
+    pub(super) allow_insecure_loopback: Option<Raw>,
 }
 
 #[derive(Deserialize, Default)]
@@ -85,6 +103,7 @@ pub(super) struct RawRule {
     pub(super) peers: Option<Vec<Spanned<RawPeer>>>,
     pub(super) expose: Option<Raw>,
     pub(super) max_ttl: Option<Raw>,
+    pub(super) on_leak: Option<Raw>,
 }
 
 #[derive(Deserialize)]

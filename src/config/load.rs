@@ -6,6 +6,7 @@ use std::io::{self, Read as _};
 use std::ops::{Range, RangeInclusive};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -13,7 +14,9 @@ use toml::{Spanned, Value};
 use url::{Host, Url};
 
 use super::file::{Raw, RawConfig, RawGate, RawLimits, RawProfile, RawTarget};
+use super::inject::injection;
 use super::network::{Network, SvidSettings, network, svid};
+use super::network::{Network, network};
 use super::paths::{Environment, Overrides, Paths};
 use crate::model::{
     Action, CleanText, ErrorCode, Gate, MAX_DISPLAY_NAME, MAX_LEASE_TTL, MAX_SCOPES, MAX_TOKEN_TTL,
@@ -395,6 +398,11 @@ fn target(source: &Source<'_>, key: &str, raw: &Spanned<RawTarget>) -> Result<Ta
             Some(raw) => source.duration(&key("ttl"), raw, &LEASE_TTL)?,
             None => DEFAULT_LEASE_TTL,
         },
+        inject: raw
+            .inject
+            .as_ref()
+            .map(|raw| injection(source, &key("inject"), raw).map(Arc::new))
+            .transpose()?,
         decoy: match &raw.decoy {
             Some(raw) => source.boolean(&key("decoy"), raw)?,
             None => false,
@@ -580,13 +588,13 @@ impl<'a> Source<'a> {
             .ok_or_else(|| self.mistake(Some(raw.span()), key, "must be text in quotes"))
     }
 
-    fn boolean(&self, key: &str, raw: &Raw) -> Result<bool, ConfigError> {
+    pub(super) fn boolean(&self, key: &str, raw: &Raw) -> Result<bool, ConfigError> {
         raw.get_ref()
             .as_bool()
             .ok_or_else(|| self.mistake(Some(raw.span()), key, "must be true or false"))
     }
 
-    fn number(
+    pub(super) fn number(
         &self,
         key: &str,
         raw: &Raw,

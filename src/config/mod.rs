@@ -9,6 +9,8 @@ mod paths;
 
 mod file;
 
+mod inject;
+
 mod load;
 
 mod network;

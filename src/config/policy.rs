@@ -6,7 +6,8 @@ use toml::Spanned;
 use super::file::{Raw, RawPeer, RawPolicy, RawRule};
 use super::load::{ConfigError, LEASE_TTL, Source, optional, read};
 use crate::model::{
-    Action, CleanText, Effect, Exposure, FileHash, NoRule, PeerPattern, Rule, SelectorPattern,
+    Action, CleanText, Effect, Exposure, FileHash, NoRule, OnLeak, PeerPattern, Rule,
+    SelectorPattern,
 };
 
 /// More rules than a person keeps in mind; a decision looks at each (0.45 µs for ten).
@@ -71,6 +72,7 @@ fn rule(source: &Source<'_>, raw: &Spanned<RawRule>) -> Result<Rule, ConfigError
         peers,
         expose,
         max_ttl,
+        on_leak,
     } = raw.get_ref();
     let needed = |raw: &'_ Option<Raw>, key: &str| match raw {
         Some(raw) => Ok(raw.clone()),
@@ -113,6 +115,13 @@ fn rule(source: &Source<'_>, raw: &Spanned<RawRule>) -> Result<Rule, ConfigError
             "makes no sense with effect = \"deny\", which denies every lease",
         ));
     }
+    if let (Effect::Deny, Some(raw)) = (effect, on_leak) {
+        return Err(source.mistake(
+            Some(raw.span()),
+            "rule.on_leak",
+            "makes no sense with effect = \"deny\", which lets nothing leak",
+        ));
+    }
     Ok(Rule {
         id,
         effect,
@@ -140,6 +149,7 @@ fn rule(source: &Source<'_>, raw: &Spanned<RawRule>) -> Result<Rule, ConfigError
         max_ttl: optional(max_ttl.as_ref(), |raw| {
             source.duration("rule.max_ttl", raw, &LEASE_TTL)
         })?,
+        on_leak: optional(on_leak.as_ref(), |raw| self::on_leak(source, raw))?.unwrap_or_default(),
     })
 }
 
@@ -181,6 +191,16 @@ fn exposure(source: &Source<'_>, raw: &Raw) -> Result<Exposure, ConfigError> {
             Some(raw.span()),
             "rule.expose",
             "must be \"use\", \"exec\" or \"reveal\"",
+        )
+    })
+}
+
+fn on_leak(source: &Source<'_>, raw: &Raw) -> Result<OnLeak, ConfigError> {
+    OnLeak::parse(source.text("rule.on_leak", raw)?).ok_or_else(|| {
+        source.mistake(
+            Some(raw.span()),
+            "rule.on_leak",
+            "must be \"record\" or \"revoke\"",
         )
     })
 }

@@ -11,7 +11,10 @@ use super::{
     Config, ConfigError, Environment, Limits, Overrides, PathError, Paths, ProcessEnvironment,
     load, load_policy, runtime_dir,
 };
-use crate::model::{Action, Effect, Exposure, Gate, PeerPattern, Rule, Selector};
+use crate::model::{
+    Action, Effect, Exposure, Gate, HttpMethod, Injection, InjectionScheme, PeerPattern, Rule,
+    Selector,
+};
 
 const CONFIG: &str = include_str!("../../config/aegis-broker.toml");
 const POLICY: &str = include_str!("../../config/policy.example.toml");
@@ -82,7 +85,7 @@ fn uncommented(text: &str) -> String {
     let lines: Vec<_> = text
         .lines()
         .map(|line| match line.strip_prefix('#') {
-            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => rest,
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest,
             _ => line,
         })
         .collect();
@@ -129,6 +132,127 @@ fn the_shipped_configuration_lists_every_key() {
     }
 }
 
+/// Some keys of an injection table go with one scheme only: they are shown with a blank before.
+#[test]
+fn the_shipped_configuration_lists_every_key_of_an_injection() {
+    let text = "[[profiles.w.target]]\n[profiles.w.target.inject]\nx = 1";
+    let known = known_keys::<RawConfig>(text);
+    assert!(known.len() > 10, "{known:?}");
+    for key in known {
+        let shown = |mark: &str| CONFIG.contains(&format!("\n{mark}{key} = "));
+        assert!(shown("#") || shown("# "), "{key}");
+    }
+}
+
+fn injection(keys: &str) -> Result<Injection, ConfigError> {
+    let text = format!("{LEAST}\n[profiles.work.target.inject]\n{keys}\n");
+    let config = config(&text)?;
+    Ok(config.profile.targets[0].inject.as_deref().unwrap().clone())
+}
+
+/// PO-4: each scheme with the keys that it takes.
+#[test]
+fn injections_are_read_whole() {
+    let host = "hosts = [\"a.example\", \"b.example:8443\"]";
+    let field = Some(Box::from("f"));
+    let rows = [
+        (
+            "scheme = \"bearer\"\nfield = \"f\"",
+            InjectionScheme::Bearer {
+                field: field.clone(),
+            },
+        ),
+        (
+            "scheme = \"basic\"\nuser = \"u\"",
+            InjectionScheme::Basic {
+                user: Some(Box::from("u")),
+                field: None,
+            },
+        ),
+        (
+            "scheme = \"header\"\nheader = \"X-Key\"\nfield = \"f\"",
+            InjectionScheme::Header {
+                name: Box::from("x-key"),
+                field,
+            },
+        ),
+        (
+            "scheme = \"aws-sigv4\"\nregion = \"eu-central-1\"\nservice = \"sts\"",
+            InjectionScheme::AwsSigV4 {
+                region: Box::from("eu-central-1"),
+                service: Box::from("sts"),
+            },
+        ),
+    ];
+    for (keys, scheme) in rows {
+        let injection = injection(&format!("{host}\n{keys}")).unwrap();
+        assert_eq!(injection.scheme, scheme);
+        assert_eq!(injection.hosts.len(), 2);
+        assert_eq!(injection.methods, [HttpMethod::Get, HttpMethod::Head]);
+        assert_eq!(
+            (injection.max_request, injection.max_response),
+            (65_536, 65_536)
+        );
+    }
+}
+
+/// OA-7, HY-14: what is wrong with an injection is told with its key and place.
+#[test]
+fn each_mistake_in_an_injection_names_its_key() {
+    let good = "hosts = [\"a.example\"]\nscheme = \"bearer\"";
+    let hosts = |hosts: &str| format!("hosts = {hosts}\nscheme = \"bearer\"");
+    let rows = [
+        (format!("{good}\nhost = \"x\""), "host"),
+        ("scheme = \"bearer\"".to_owned(), "inject.hosts"),
+        ("hosts = [\"a.example\"]".to_owned(), "inject.scheme"),
+        (
+            "hosts = [\"a.example\"]\nscheme = \"cookie\"".to_owned(),
+            "inject.scheme",
+        ),
+        (hosts("[]"), "inject.hosts"),
+        (hosts("\"a.example\""), "inject.hosts"),
+        (hosts("[\"*.example\"]"), "inject.hosts"),
+        (hosts("[\"https://a.example\"]"), "inject.hosts"),
+        (hosts("[\"127.0.0.1:1\"]"), "inject.hosts"),
+        (hosts("[\"10.0.0.1\"]"), "inject.hosts"),
+        (hosts("[\"a.example\", \"A.example:443\"]"), "inject.hosts"),
+        (format!("{good}\nmethods = [\"TRACE\"]"), "inject.methods"),
+        (format!("{good}\npaths = [\"a\"]"), "inject.paths"),
+        (format!("{good}\npaths = [\"/a/../b\"]"), "inject.paths"),
+        (format!("{good}\nmax_request = 0"), "inject.max_request"),
+        (
+            format!("{good}\nmax_response = 262145"),
+            "inject.max_response",
+        ),
+        (format!("{good}\nuser = \"x\""), "inject.user"),
+        (format!("{good}\nheader = \"x\""), "inject.header"),
+        (format!("{good}\nregion = \"x\""), "inject.region"),
+        (
+            "hosts = [\"a.example\"]\nscheme = \"header\"".to_owned(),
+            "inject.header",
+        ),
+        (
+            "hosts = [\"a.example\"]\nscheme = \"header\"\nheader = \"Cookie\"".to_owned(),
+            "inject.header",
+        ),
+        (
+            "hosts = [\"a.example\"]\nscheme = \"basic\"\nuser = \"a:b\"".to_owned(),
+            "inject.user",
+        ),
+        (
+            "hosts = [\"a.example\"]\nscheme = \"aws-sigv4\"\nregion = \"x\"".to_owned(),
+            "inject.service",
+        ),
+    ];
+    for (keys, key) in rows {
+        let Err(ConfigError::Mistake(mistake)) = injection(&keys) else {
+            panic!("{keys} was taken");
+        };
+        assert!(mistake.place.is_some(), "{keys}");
+        assert!(mistake.key.unwrap().ends_with(key), "{keys}");
+    }
+}
+
 #[test]
 fn the_shipped_configuration_is_the_defaults() {
     let defaults = config(LEAST).unwrap();
@@ -154,6 +278,9 @@ fn the_shipped_configuration_is_the_defaults() {
     );
     let description = spelled_out.profile.targets[0].description.take();
     assert_eq!(description.unwrap().as_str(), "Deploys the billing service");
+    let inject = spelled_out.profile.targets[0].inject.take().unwrap();
+    let least = "hosts = [\"compute.googleapis.com\"]\nscheme = \"bearer\"";
+    assert_eq!(*inject, injection(least).unwrap());
     assert_eq!(spelled_out, defaults);
 }
 

@@ -16,6 +16,7 @@ use crate::broker::policy::Policy;
 use crate::broker::ports::KeyStore as _;
 use crate::broker::state::{Resumed, Settings, State};
 use crate::config::{self, Config, Overrides, PathError, Paths, ProcessEnvironment};
+use crate::http::{Sender, SystemResolver};
 use crate::keystore::MemoryKeyStore;
 use crate::model::{ErrorCode, Refusal, Rule};
 use crate::socket::folder::{FolderError, Instance, RuntimeFolder};
@@ -157,6 +158,10 @@ pub(super) fn build(
         Refusal::new(ErrorCode::Internal)
             .with_message(&format!("no thread for the network: {error}"))
     })?;
+    let http = Outside::start(Sender::new(Arc::new(SystemResolver))).map_err(|error| {
+        Refusal::new(ErrorCode::Internal)
+            .with_message(&format!("no thread for the network: {error}"))
+    })?;
     let resumed = Resumed {
         principal: last_principals.remove(&profile.name),
         open_leases,
@@ -177,6 +182,7 @@ pub(super) fn build(
         Parts {
             state,
             aegis: Arc::new(outside),
+            http: Arc::new(http),
             audit: Box::new(log),
             clock,
             shutdown,

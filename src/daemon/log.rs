@@ -9,7 +9,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Libraries that print requests, headers or frames when they are verbose: never below `WARN`,
 /// whatever `RUST_LOG` says (HY-9).
-const QUIET: [&str; 9] = [
+const QUIET: [&str; 10] = [
+    "aws_sigv4",
     "reqwest",
     "hyper",
     "hyper_util",

@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aegis_mock::{Mock, SpawnError, StateFileError};
@@ -7,7 +8,8 @@ use url::Url;
 use super::build::Plan;
 use crate::config::{Config, Limits, Network, Paths, Profile, Renew, SvidSettings};
 use crate::model::{
-    Action, CleanText, Effect, ErrorCode, Exposure, Gate, ProfileName, Refusal, Rule, Selector,
+    Action, BoundHost, CleanText, Effect, ErrorCode, Exposure, Gate, HttpMethod, Injection,
+    InjectionScheme, MAX_HTTP_RESPONSE, OnLeak, PathPrefix, ProfileName, Refusal, Rule, Selector,
     SelectorPattern, Target, TenantId,
 };
 
@@ -35,6 +37,11 @@ pub(super) async fn join(mut plan: Plan) -> Result<(Plan, Option<BundledServer>)
     let profile = &mut plan.config.profile;
     profile.base_url = server.url().clone();
     profile.allow_insecure_loopback = true;
+    for target in &mut profile.targets {
+        if target.selector.parts().0 == PROVIDER && target.inject.is_none() {
+            target.inject = injection(server.url()).map(Arc::new);
+        }
+    }
     tracing::info!(
         url = %profile.base_url,
         "the bundled server is up; approve a login at {}device, as {} with the password {}, or with: {}",
@@ -114,6 +121,7 @@ pub(super) fn config(paths: &Paths) -> Result<Config, Refusal> {
                 actions: Action::ALL.to_vec(),
                 ttl: Duration::from_mins(5),
                 decoy: false,
+                inject: None,
             })
         })
         .collect::<Result<_, Refusal>>()?;
@@ -160,7 +168,24 @@ pub(super) fn rules() -> Result<Vec<Rule>, Refusal> {
         peers: Vec::new(),
         expose: Exposure::Reveal,
         max_ttl: None,
+        on_leak: OnLeak::Record,
     }])
+}
+
+/// Whose credentials the bundled server takes at its `whoami`.
+const PROVIDER: &str = "gcp";
+
+/// Where those may be used: at the bundled server itself.
+fn injection(server: &Url) -> Option<Injection> {
+    let host = format!("{}:{}", server.host_str()?, server.port()?);
+    Some(Injection {
+        hosts: vec![BoundHost::parse(&host, true).ok()?],
+        scheme: InjectionScheme::Bearer { field: None },
+        methods: vec![HttpMethod::Get],
+        paths: vec![PathPrefix::parse("/fake/gcp/whoami").ok()?],
+        max_request: 1,
+        max_response: MAX_HTTP_RESPONSE,
+    })
 }
 
 fn constant() -> Refusal {

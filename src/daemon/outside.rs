@@ -9,8 +9,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::ports::{
     AegisService, BeginDeviceAuthorization, Certainty, CreateLease, CreatedLease,
-    DeviceAuthorization, DeviceExchange, Disposition, Failure, Identity, IssuerCall, IssuerEvents,
-    RedeemedLease, RevokeReason, Session,
+    DeviceAuthorization, DeviceExchange, Disposition, Failure, HttpAnswer, HttpFailure, HttpJob,
+    HttpSender, Identity, IssuerCall, IssuerEvents, PortFuture, RedeemedLease, RevokeReason,
+    Session,
 };
 use crate::model::{ErrorCode, LeaseId, Selector};
 
@@ -21,7 +22,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(35);
 /// What follows a call that got lost: whoever asked may try again.
 const AGAIN: Disposition = Disposition::Retry(None);
 
-/// The Aegis service on a thread of its own, so that a server that keeps the HTTP client busy
+/// The Aegis service, or what sends requests to other hosts, on a thread of its own, so that a server that keeps the HTTP client busy
 /// keeps nobody waiting but the callers it was asked for. Measured: endless interim responses
 /// held the core's thread for up to 31 s when both shared it.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub(super) struct Outside<S> {
     _thread: JoinHandle<()>,
 }
 
-impl<S: AegisService + 'static> Outside<S> {
+impl<S: Send + Sync + 'static> Outside<S> {
     /// Starts the thread.
     ///
     /// # Errors
@@ -149,6 +150,23 @@ impl<S: AegisService + 'static> AegisService for Outside<S> {
 
     fn list_audit_events(&self, session: Arc<Session>) -> IssuerCall<IssuerEvents> {
         self.over_there(AGAIN, self.service.list_audit_events(session))
+    }
+
+    fn drop_connections(&self) {
+        self.service.drop_connections();
+    }
+}
+
+impl<S: HttpSender + 'static> HttpSender for Outside<S> {
+    fn send(&self, job: HttpJob) -> PortFuture<Result<HttpAnswer, HttpFailure>> {
+        let outcome = AbortOnDropHandle::new(self.runtime.spawn(self.service.send(job)));
+        Box::pin(async move {
+            match tokio::time::timeout(GIVE_UP_AFTER, outcome).await {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(_panic)) => Err(HttpFailure::Internal),
+                Err(_elapsed) => Err(HttpFailure::Timeout),
+            }
+        })
     }
 
     fn drop_connections(&self) {

@@ -99,6 +99,7 @@ const fn fix_for_model(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::ProfileUnknown
         | ErrorCode::AegisDenied
         | ErrorCode::AegisUnavailable
+        | ErrorCode::TargetUnavailable
         | ErrorCode::AegisProtocol
         | ErrorCode::AuditUnavailable
         | ErrorCode::AuditDamaged

@@ -29,7 +29,8 @@ const REVISIONS: [ProtocolVersion; 3] = [
 
 /// What a client shows its model about the whole of us.
 const INSTRUCTIONS: &str = "Short-lived credentials, lent by the person at this machine. \
-You never see a secret here: lease_create answers with a handle, and a program redeems it. \
+You never see a secret here: http_request sends a request with the credential put in for you; \
+lease_create answers with a handle, and a program redeems it. \
 Start with target_list; call login when an answer says login_required, and show the person the \
 address and the code. When an answer says do_not_retry, stop and tell the person.";
 

@@ -124,6 +124,9 @@ error_codes! {
     /// Aegis answered something that its contract does not allow.
     AegisProtocol = "aegis_protocol", exit PROTOCOL, retryable false,
         "aegis answered in a way its contract does not allow", fix "check the profile's base_url; report the request id to the operator";
+    /// The host of a request that carries a credential does not answer it.
+    TargetUnavailable = "target_unavailable", exit UNAVAILABLE, retryable false,
+        "the host of the request is not available", fix "check the network and the address";
     /// The audit record could not be written, so nothing was delivered.
     AuditUnavailable = "audit_unavailable", exit IO, retryable true,
         "the audit record could not be written, so nothing was delivered", fix "free space or repair the audit folder; see `aegis-broker audit verify`";
@@ -200,6 +203,7 @@ impl ErrorCode {
             | Self::LeaseExhausted
             | Self::RateLimited
             | Self::AegisUnavailable
+            | Self::TargetUnavailable
             | Self::AuditUnavailable
             | Self::AuditDamaged
             | Self::ForeignUse

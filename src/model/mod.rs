@@ -31,6 +31,13 @@ mod error_code;
 
 mod refusal;
 
+mod address;
+
+mod outgoing;
+
+mod injection;
+
+pub use address::is_public;
 pub use credential::{Field, FieldValue, Material, MaterialKind};
 pub use device::{
     DeviceView, LoginPhase, LoginView, MAX_CODE_LIFE, MAX_DISPLAY_NAME, MAX_SCOPES, MAX_TOKEN_TTL,
@@ -42,12 +49,17 @@ pub use gate::Gate;
 pub use ids::{
     IdError, LeaseId, PopKeyId, Principal, ProfileName, ProofJti, RequestId, SessionId, TenantId,
 };
+pub use injection::{
+    BoundHost, Injection, InjectionScheme, MAX_BOUND, MAX_HTTP_REQUEST, MAX_HTTP_RESPONSE,
+    PathPrefix, Unbound, is_injectable_header, may_dial_literal,
+};
 pub use lease::{
     HolderClass, LeaseState, LeaseView, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS, MIN_LEASE_TTL,
 };
+pub use outgoing::{HttpMethod, Outgoing, OutgoingError};
 pub use peer::{Ancestor, FileHash, FileId, Origin, PeerFacts, ProcessId};
 pub use refusal::Refusal;
-pub use rule::{Effect, NoRule, PeerPattern, Rule, SelectorPattern};
+pub use rule::{Effect, NoRule, OnLeak, PeerPattern, Rule, SelectorPattern};
 pub use scope::{Action, Scope, ScopeError};
 pub use selector::{Selector, SelectorError, is_segment};
 pub use target::Target;

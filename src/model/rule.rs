@@ -16,6 +16,28 @@ pub enum Effect {
     Deny,
 }
 
+/// What happens to a lease whose value is seen in what passes through the broker. It is masked and
+/// recorded in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum OnLeak {
+    /// Nothing more.
+    #[default]
+    Record,
+    /// It is revoked at once.
+    Revoke,
+}
+
+impl OnLeak {
+    /// The one of that word.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "record" => Some(Self::Record),
+            "revoke" => Some(Self::Revoke),
+            _ => None,
+        }
+    }
+}
+
 /// What records name where a rule of the policy would stand and none decided. No rule may call
 /// itself that (PO-2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,6 +111,8 @@ pub struct Rule {
     pub expose: Exposure,
     /// The longest lease it lets through.
     pub max_ttl: Option<Duration>,
+    /// What happens where its credential shows up in a response.
+    pub on_leak: OnLeak,
 }
 
 /// A selector where whole parts may be `*`. For rules only, never for requests.

@@ -1,6 +1,7 @@
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, CleanText, Scope, Selector};
+use super::{Action, CleanText, Injection, Scope, Selector};
 
 /// One entry of a profile's catalogue: something that may at least be asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Target {
     pub ttl: Duration,
     /// It only looks like the others: nobody gets it, and who asks for it is noticed.
     pub decoy: bool,
+    /// Where the broker itself may use its credential; nowhere without.
+    pub inject: Option<Arc<Injection>>,
 }
 
 impl Target {

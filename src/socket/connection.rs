@@ -76,6 +76,9 @@ pub(super) fn ask_core(core: &Arc<Connection>, ask: Ask) -> Waiting {
             Ask::Credential(profile, request) => {
                 Outcome::Delivered(core.credential(profile, request).await?)
             }
+            Ask::Http(profile, request) => {
+                Outcome::Http(core.http_request(profile, request).await?)
+            }
             Ask::LeaseCreate(profile, request) => {
                 Outcome::Lease(core.lease_create(profile, request).await?)
             }

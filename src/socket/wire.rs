@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, IgnoredAny};
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -23,14 +25,14 @@ use super::audit::Reconciled;
 use super::audit::wire::ReconciliationOut;
 use super::client::{AuditStatus, Damage, Status};
 use crate::broker::handle::{
-    AuditReport, CredentialRequest, Delivery, EndedView, LeaseRequest, LostSession, Reconciliation,
-    SessionEnd, StatusView, TargetView,
+    AuditReport, CredentialRequest, Delivery, EndedView, HttpAnswer, HttpRequest, LeaseRequest,
+    LostSession, Reconciliation, SessionEnd, StatusView, TargetView,
 };
 use crate::model::{
     Action, CleanText, DeviceView, ErrorCode, Exposure, Field, FieldValue, HolderClass, LeaseId,
     LeaseState, LeaseView, LoginPhase, LoginView, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS,
-    MIN_LEASE_TTL, Material, MaterialKind, Principal, ProfileName, Refusal, RequestId, Scope,
-    Selector,
+    MIN_LEASE_TTL, Material, MaterialKind, Outgoing, Principal, ProfileName, Refusal, RequestId,
+    Scope, Selector,
 };
 use crate::secret::{SecretBuffer, SecretString};
 use crate::time::UnixTime;
@@ -91,6 +93,8 @@ methods! {
     TargetList = "target.list" ("profile");
     /// Material for a selector.
     CredentialGet = "credential.get" ("selector", "min_valid_for_s", "reason", "profile", "holder");
+    /// A request with a credential in it.
+    HttpRequest = "http.request" ("selector", "method", "url", "headers", "body", "reason", "profile", "holder");
     /// A lease.
     LeaseCreate = "lease.create" ("selector", "ttl_s", "max_redemptions", "reason", "profile", "holder");
     /// Its material.
@@ -134,6 +138,7 @@ pub(super) enum Ask {
     Lock,
     Targets(Option<ProfileName>),
     Credential(Option<ProfileName>, CredentialRequest),
+    Http(Option<ProfileName>, HttpRequest),
     LeaseCreate(Option<ProfileName>, LeaseRequest),
     LeaseRedeem(LeaseId, Exposure),
     LeaseRevoke(LeaseId),
@@ -151,6 +156,7 @@ pub(super) enum Outcome {
     Targets(Vec<TargetView>),
     /// The one that carries material.
     Delivered(Delivery),
+    Http(HttpAnswer),
     Lease(LeaseView),
     Leases(Vec<LeaseView>),
     Audit(AuditReport),
@@ -373,6 +379,15 @@ fn ask(method: Method, params: &Params<'_>) -> Result<Ask, (Fault, Refusal)> {
                 holder: params.holder()?,
             },
         ),
+        Method::HttpRequest => Ask::Http(
+            params.profile()?,
+            HttpRequest {
+                selector: params.selector()?,
+                outgoing: Arc::new(params.outgoing()?),
+                reason: params.reason()?,
+                holder: params.holder()?,
+            },
+        ),
         Method::LeaseCreate => Ask::LeaseCreate(
             params.profile()?,
             LeaseRequest {
@@ -397,7 +412,8 @@ fn wrong(message: &str) -> (Fault, Refusal) {
 }
 
 /// A value written as an object. Serde would also take an array for a struct, by position.
-struct Members<T>(T);
+#[derive(Debug)]
+pub(super) struct Members<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -462,6 +478,25 @@ pub(super) struct Params<'a> {
     pub(super) lease_id: Option<Cow<'a, str>>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     pub(super) exposure: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub(super) method: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub(super) url: Option<Cow<'a, str>>,
+    /// Our client sends no requests.
+    #[serde(borrow, skip_serializing)]
+    pub(super) headers: Option<Vec<Members<HeaderParam<'a>>>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub(super) body: Option<Cow<'a, str>>,
+}
+
+/// One header of a request.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HeaderParam<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    value: Cow<'a, str>,
 }
 
 impl Params<'_> {
@@ -476,6 +511,10 @@ impl Params<'_> {
             ("holder", self.holder.is_some()),
             ("lease_id", self.lease_id.is_some()),
             ("exposure", self.exposure.is_some()),
+            ("method", self.method.is_some()),
+            ("url", self.url.is_some()),
+            ("headers", self.headers.is_some()),
+            ("body", self.body.is_some()),
         ]
         .into_iter()
         .filter_map(|(name, given)| given.then_some(name))
@@ -537,6 +576,16 @@ impl Params<'_> {
         };
         HolderClass::parse(text)
             .ok_or_else(|| wrong("`holder` is \"none\", \"child\", \"client\" or \"connection\""))
+    }
+
+    fn outgoing(&self) -> Result<Outgoing, (Fault, Refusal)> {
+        let url = self.url.as_deref();
+        let url = url.ok_or_else(|| wrong("`url` is missing"))?;
+        let method = self.method.as_deref().unwrap_or("GET");
+        let headers = self.headers.iter().flatten();
+        let headers = headers.map(|Members(header)| (&*header.name, &*header.value));
+        Outgoing::parse(method, url, headers, self.body.as_deref())
+            .map_err(|error| wrong(&error.to_string()))
     }
 
     /// `use` is not among them: material that nobody is given is not asked for here.
@@ -721,6 +770,7 @@ impl Serialize for OutcomeWire<'_> {
                 expires_at: Shown(delivery.material.expires_at),
             }
             .serialize(serializer),
+            Outcome::Http(answer) => HttpOut::new(answer).serialize(serializer),
             Outcome::Lease(view) => LeaseOut::new(view).serialize(serializer),
             Outcome::Leases(leases) => LeasesOut {
                 leases: leases.iter().map(LeaseOut::new).collect(),
@@ -955,6 +1005,50 @@ impl Serialize for SecretNames<'_> {
                 .filter(is_secret)
                 .map(|field| &*field.name),
         )
+    }
+}
+
+/// What a host said. Nothing of ours is in it, and no value that the broker knows.
+#[derive(Serialize)]
+struct HttpOut<'a> {
+    status: u16,
+    headers: Vec<HeaderOut<'a>>,
+    body: Cow<'a, str>,
+    body_encoding: &'static str,
+    truncated: bool,
+    masked: bool,
+    credential_refused: bool,
+}
+
+#[derive(Serialize)]
+struct HeaderOut<'a> {
+    name: &'a str,
+    value: &'a str,
+}
+
+impl<'a> HttpOut<'a> {
+    fn new(answer: &'a HttpAnswer) -> Self {
+        // Other controls would take six times their room.
+        let is_plain = |byte: &u8| *byte >= b' ' || matches!(byte, b'\t' | b'\n' | b'\r');
+        let text = str::from_utf8(&answer.body).ok();
+        let text = text.filter(|text| text.as_bytes().iter().all(is_plain));
+        let (body, body_encoding) = match text {
+            Some(text) => (Cow::Borrowed(text), "text"),
+            None => (Cow::Owned(STANDARD.encode(&answer.body)), "base64"),
+        };
+        Self {
+            status: answer.status,
+            headers: answer
+                .headers
+                .iter()
+                .map(|(name, value)| HeaderOut { name, value })
+                .collect(),
+            body,
+            body_encoding,
+            truncated: answer.truncated,
+            masked: answer.masked,
+            credential_refused: answer.is_refusal(),
+        }
     }
 }
 
@@ -1636,6 +1730,7 @@ mod tests {
                     .contains(&"selector")
                     .then(|| "gcp/a/b".into()),
                 lease_id: method.takes().contains(&"lease_id").then(|| "lse_1".into()),
+                url: (*method == Method::HttpRequest).then(|| "https://a.example/".into()),
                 ..Params::default()
             };
             let line = encode_request(*method, &params);
@@ -1881,6 +1976,68 @@ mod tests {
         }
     }
 
+    fn answered() -> HttpAnswer {
+        HttpAnswer {
+            status: 401,
+            headers: vec![(Box::from("content-type"), Box::from("text/plain"))],
+            body: b"a \"b\"\n".to_vec(),
+            truncated: true,
+            masked: false,
+            leaked: Vec::new(),
+        }
+    }
+
+    /// LM: whatever a body is, its line fits.
+    #[test]
+    fn the_largest_response_fits_into_an_answer() {
+        use crate::model::MAX_HTTP_RESPONSE;
+        for byte in [b'"', b'\n', 0, 0x1f, 0xff, b'a'] {
+            let answer = HttpAnswer {
+                body: vec![byte; MAX_HTTP_RESPONSE],
+                headers: vec![(Box::from("a"), Box::from("\"".repeat(16 * 1024)))],
+                ..answered()
+            };
+            let line: Value = serde_json::from_slice(&result(Outcome::Http(answer))).unwrap();
+            assert_eq!(line["status"], 401, "{byte}");
+        }
+        let shown: Value = serde_json::from_slice(&result(Outcome::Http(answered()))).unwrap();
+        assert_eq!(shown["body"], "a \"b\"\n");
+        assert_eq!(shown["credential_refused"], true);
+    }
+
+    /// HY-14: what cannot be a request is refused before anybody is asked.
+    #[test]
+    fn requests_with_a_credential_are_parsed_whole() {
+        let send = |more: &str| {
+            let line = format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"http.request","params":{{"selector":"gcp/a/b"{more}}}}}"#
+            );
+            decode(line.as_bytes())
+        };
+        let call = send(
+            r#","url":"https://a.example/x","method":"POST","body":"b","headers":[{"name":"Accept","value":"c"}]"#,
+        );
+        let Ask::Http(None, request) = call.unwrap().ask else {
+            panic!("another request");
+        };
+        let headers = [("accept", "c")];
+        let outgoing = Outgoing::parse("POST", "https://a.example/x", headers, Some("b"));
+        assert_eq!(*request.outgoing, outgoing.unwrap());
+        for more in [
+            "",
+            r#","url":"https://a.example/../x""#,
+            r#","url":"https://u@a.example/""#,
+            r#","url":"https://a.example/","method":"CONNECT""#,
+            r#","url":"https://a.example/","headers":[{"name":"Host","value":"b"}]"#,
+            r#","url":"https://a.example/","headers":[["Accept","b"]]"#,
+            r#","url":"https://a.example/","headers":[{"name":"A","value":"b","x":1}]"#,
+            r#","url":"https://a.example/","headers":[{"name":"A","value":"b\r\nHost: c"}]"#,
+            r#","url":"https://a.example/","body":"x""#,
+        ] {
+            assert!(send(more).is_err(), "{more}");
+        }
+    }
+
     fn report() -> AuditReport {
         AuditReport {
             records: 12,
@@ -2110,6 +2267,7 @@ mod tests {
                 ("lock", ended),
                 ("target.list", sample(Outcome::Targets(vec![target()]))),
                 ("credential.get", delivered.clone()),
+                ("http.request", sample(Outcome::Http(answered()))),
                 ("lease.redeem", delivered),
                 ("lease.list", sample(Outcome::Leases(vec![lease()]))),
                 ("audit.verify", sample(Outcome::Audit(report()))),

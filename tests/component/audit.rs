@@ -277,6 +277,9 @@ async fn both_audits_tell_the_same() {
             | AuditAction::IdentityRenew
             | AuditAction::SessionEnd
             | AuditAction::Deliver
+            | AuditAction::HttpRequest
+            | AuditAction::HttpResponse
+            | AuditAction::Leak
             | AuditAction::Deny
             | AuditAction::Decoy
             | AuditAction::CallerPause

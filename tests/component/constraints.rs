@@ -46,6 +46,7 @@ fn rule(change: impl FnOnce(&mut Rule)) -> Vec<Rule> {
         peers: Vec::new(),
         expose: Exposure::Reveal,
         max_ttl: None,
+        on_leak: aegis_broker::model::OnLeak::Record,
     };
     change(&mut rule);
     vec![rule]

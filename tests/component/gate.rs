@@ -37,6 +37,7 @@ fn rules(daemon: &Daemon) {
         peers: Vec::new(),
         expose: Exposure::Reveal,
         max_ttl: None,
+        on_leak: aegis_broker::model::OnLeak::Record,
     };
     let rules = vec![
         rule("all", Effect::Allow, "*/*/*"),
@@ -154,6 +155,7 @@ async fn a_decoy_looks_real() {
                 peers: Vec::new(),
                 expose: Exposure::Exec,
                 max_ttl: Some(MINUTE),
+                on_leak: aegis_broker::model::OnLeak::Record,
             };
             daemon
                 .handle

@@ -23,6 +23,7 @@ mod evidence_page;
 mod faults;
 mod gate;
 mod holders;
+mod http;
 mod incidents;
 mod leases;
 mod lies;

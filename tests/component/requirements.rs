@@ -24,7 +24,7 @@ const FAMILIES: [(&str, usize); 13] = [
 ];
 
 /// What no test shows, and why.
-const NOT_SHOWN: [(&str, &[&str]); 7] = [
+const NOT_SHOWN: [(&str, &[&str]); 6] = [
     (
         "approvals do not exist yet",
         &[
@@ -34,19 +34,15 @@ const NOT_SHOWN: [(&str, &[&str]); 7] = [
     (
         "no other OAuth provider is logged in to yet",
         &[
-            "DP-9", "OA-1", "OA-5", "OA-6", "OA-8", "OA-9", "OA-10", "OA-13", "OA-17",
+            "DP-9", "OA-1", "OA-5", "OA-6", "OA-8", "OA-9", "OA-10", "OA-13",
         ],
     ),
     (
         "workload tokens do not exist yet, nor the server's half of SPIFFE",
         &["OA-18", "OA-19", "SP-3", "SP-5", "SP-7", "SP-8"],
     ),
-    (
-        "`http_request` does not exist yet",
-        &["HY-14", "LC-11", "PO-4"],
-    ),
     ("the log holds no HMACs of values", &["AU-8"]),
-    ("held by the layout, no test is about it", &["PO-5", "PO-6"]),
+    ("held by the layout, no test is about it", &["PO-5"]),
     (
         "incidents of what does not exist yet: other formats, prompts, providers, redaction",
         &[
@@ -56,14 +52,12 @@ const NOT_SHOWN: [(&str, &[&str]); 7] = [
 ];
 
 /// What an incident led to, where its tests cite that and not the incident.
-const LED_TO: [(&str, &[&str]); 8] = [
+const LED_TO: [(&str, &[&str]); 6] = [
     ("IN-1", &["OA-15"]),
     ("IN-7", &["HY-16"]),
     ("IN-11", &["DG-7", "DG-8"]),
     ("IN-12", &["HY-12", "HY-18"]),
     ("IN-17", &["HY-10"]),
-    ("IN-18", &["PO-4", "PO-5"]),
-    ("IN-27", &["LC-11"]),
     ("IN-28", &["LM"]),
 ];
 

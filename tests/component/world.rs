@@ -19,11 +19,12 @@ use aegis_broker::broker::ports::{
     AuditError, AuditLog, AuditRecord, AuditReport, OwnCalls, PeerProcess, PortFuture,
 };
 use aegis_broker::broker::state::{Resumed, Settings, State};
+use aegis_broker::http::{Resolve, Sender, SystemResolver};
 use aegis_broker::keystore::MemoryKeyStore;
 use aegis_broker::model::{
     Action, CleanText, Effect, ErrorCode, Exposure, Field, FieldValue, Gate, HolderClass,
-    LeaseView, LoginPhase, LoginView, Origin, PeerFacts, ProcessId, ProfileName, Refusal, Rule,
-    Selector, SelectorPattern, Target, TenantId,
+    Injection, LeaseView, LoginPhase, LoginView, OnLeak, Origin, PeerFacts, ProcessId, ProfileName,
+    Refusal, Rule, Selector, SelectorPattern, Target, TenantId,
 };
 use aegis_broker::time::{Clock, Now, SystemClock, Timestamp, UnixTime};
 use aegis_mock::{Mock, RequestRecord};
@@ -87,6 +88,11 @@ pub(crate) struct World {
     /// Those of the catalogue that are decoys.
     pub(crate) decoys: Vec<&'static str>,
     pub(crate) gate: Gate,
+    /// Where the broker itself may use a target's credential.
+    pub(crate) injections: Vec<(&'static str, Arc<Injection>)>,
+    /// What names lead to.
+    pub(crate) resolver: Arc<dyn Resolve>,
+    pub(crate) on_leak: OnLeak,
     logged_before: usize,
 }
 
@@ -117,10 +123,19 @@ impl World {
             targets: vec![DEPLOY, READER],
             decoys: Vec::new(),
             gate: Gate::default(),
+            injections: Vec::new(),
+            resolver: Arc::new(SystemResolver),
+            on_leak: OnLeak::Record,
             clock: Arc::new(clock),
             logged_before,
             mock,
         }
+    }
+
+    fn injection(&self, target: &str) -> Option<Arc<Injection>> {
+        let mut bound = self.injections.iter();
+        let (_, injection) = bound.find(|(name, _)| *name == target)?;
+        Some(Arc::clone(injection))
     }
 
     /// With other targets in the catalogue.
@@ -194,8 +209,14 @@ impl World {
         let shutdown = CancellationToken::new();
         let (actor, handle) = Actor::new(
             Parts {
-                state: State::new(settings(self), policy(), resumed, clock.now()),
+                state: State::new(
+                    settings(self),
+                    policy_with(self.on_leak),
+                    resumed,
+                    clock.now(),
+                ),
                 aegis: Arc::new(aegis),
+                http: Arc::new(Sender::new(Arc::clone(&self.resolver))),
                 audit,
                 clock,
                 shutdown: shutdown.clone(),
@@ -391,6 +412,7 @@ fn settings(world: &World) -> Settings {
                 actions: Action::ALL.to_vec(),
                 ttl: Duration::from_mins(5),
                 decoy: world.decoys.contains(target),
+                inject: world.injection(target),
             })
             .collect(),
         gate: world.gate,
@@ -400,6 +422,10 @@ fn settings(world: &World) -> Settings {
 }
 
 pub(crate) fn policy() -> Policy {
+    policy_with(OnLeak::Record)
+}
+
+fn policy_with(on_leak: OnLeak) -> Policy {
     Policy::new(vec![Rule {
         id: CleanText::new("all", 16),
         effect: Effect::Allow,
@@ -408,6 +434,7 @@ pub(crate) fn policy() -> Policy {
         peers: Vec::new(),
         expose: Exposure::Reveal,
         max_ttl: None,
+        on_leak,
     }])
 }
 

@@ -54,7 +54,7 @@ fn the_demonstration_shows_what_it_says() {
     assert_eq!(report["refused"]["outside_catalogue"], "target_unknown");
     let mcp = &report["mcp"];
     assert_eq!(mcp["revision"], "2025-11-25");
-    assert_eq!(mcp["tools"], 9);
+    assert_eq!(mcp["tools"], 10);
     assert_eq!(
         mcp["lease_states"],
         serde_json::json!(["active", "revoked"])

@@ -324,7 +324,7 @@ fn without_a_daemon_every_call_says_what_to_do() {
 
         let mut client = LineClient::greeting(&mut command);
         let tools = client.ask("tools/list", &json!({}));
-        assert_eq!(tools["tools"].as_array().unwrap().len(), 9, "{name}");
+        assert_eq!(tools["tools"].as_array().unwrap().len(), 10, "{name}");
         let legacy = client.ask("tools/call", &call);
         for answer in [modern, legacy] {
             assert_eq!(answer["isError"], true, "{name}: {answer}");

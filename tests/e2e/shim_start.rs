@@ -276,7 +276,7 @@ fn a_daemon_that_is_full_is_told_as_an_answer() {
             .as_array()
             .unwrap()
             .len(),
-        9
+        10
     );
     let mut modern = LineClient::start(&mut shim(&house));
     let found = modern.ask_modern("server/discover", &json!({}));

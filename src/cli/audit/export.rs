@@ -100,6 +100,9 @@ const fn endpoint(action: AuditAction, is_local: bool) -> &'static str {
         | AuditAction::Logout
         | AuditAction::Lock
         | AuditAction::Deliver
+        | AuditAction::HttpRequest
+        | AuditAction::HttpResponse
+        | AuditAction::Leak
         | AuditAction::Deny
         | AuditAction::Decoy
         | AuditAction::CallerPause => LOCAL,

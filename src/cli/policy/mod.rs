@@ -14,8 +14,8 @@ use crate::broker::lint::{Finding, Finds, lint};
 use crate::broker::policy::{Decision, Policy, Question};
 use crate::config::{self, Config, ConfigError, Overrides, ProcessEnvironment};
 use crate::model::{
-    Action, CleanText, Effect, ErrorCode, Exposure, FileHash, NoRule, Origin, PeerFacts, ProcessId,
-    Refusal, Rule, Selector,
+    Action, CleanText, Effect, ErrorCode, Exposure, FileHash, NoRule, OnLeak, Origin, PeerFacts,
+    ProcessId, Refusal, Rule, Selector,
 };
 
 /// Of a path or a program's name that is asked about, in characters.
@@ -204,6 +204,7 @@ fn explain(context: &Context, arguments: &Explain) -> Result<(), Refusal> {
                 effect: Effect::Deny,
                 rule: NoRule::Decoy.into(),
                 max_ttl: None,
+                on_leak: OnLeak::Record,
             }
         } else {
             policy.decide(question)

@@ -8,6 +8,8 @@ mod audit_list;
 
 pub mod degraded;
 
+mod http_request;
+
 mod lease_create;
 
 mod lease_list;
@@ -49,6 +51,7 @@ pub(super) use login::Flow;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Name {
     AuditList,
+    HttpRequest,
     LeaseCreate,
     LeaseList,
     LeaseRevoke,
@@ -61,8 +64,9 @@ pub(super) enum Name {
 
 impl Name {
     /// All of them, sorted by their words.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::AuditList,
+        Self::HttpRequest,
         Self::LeaseCreate,
         Self::LeaseList,
         Self::LeaseRevoke,
@@ -77,6 +81,7 @@ impl Name {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::AuditList => "audit_list",
+            Self::HttpRequest => "http_request",
             Self::LeaseCreate => "lease_create",
             Self::LeaseList => "lease_list",
             Self::LeaseRevoke => "lease_revoke",
@@ -96,6 +101,7 @@ impl Name {
     fn tool(self) -> Tool {
         match self {
             Self::AuditList => audit_list::tool(),
+            Self::HttpRequest => http_request::tool(),
             Self::LeaseCreate => lease_create::tool(),
             Self::LeaseList => lease_list::tool(),
             Self::LeaseRevoke => lease_revoke::tool(),
@@ -123,6 +129,7 @@ pub(super) async fn call(
     let arguments = request.arguments.unwrap_or_default();
     let result = match name {
         Name::AuditList => answer(arguments, |none| audit_list::call(peer, none)).await,
+        Name::HttpRequest => answer(arguments, |it| http_request::call(peer, it)).await,
         Name::LeaseCreate => answer(arguments, |it| lease_create::call(peer, it)).await,
         Name::LeaseList => answer(arguments, |none| lease_list::call(peer, none)).await,
         Name::LeaseRevoke => answer(arguments, |it| lease_revoke::call(peer, it)).await,
@@ -200,6 +207,8 @@ enum Touch {
     Nothing,
     /// Adds something at the issuer.
     Adds,
+    /// Does at some host whatever it is asked for.
+    Acts,
     /// Ends something at the issuer; doing it twice does no more.
     Ends,
 }
@@ -214,6 +223,7 @@ fn describe<A: JsonSchema, R: JsonSchema>(
     let annotations = match touch {
         Touch::Nothing => (true, false, true, false),
         Touch::Adds => (false, false, false, true),
+        Touch::Acts => (false, true, false, true),
         Touch::Ends => (false, true, true, true),
     };
     let (read_only, destructive, idempotent, open_world) = annotations;

@@ -147,6 +147,7 @@ async fn the_list_of_tools_is_the_same_for_everybody_and_always() {
         .collect();
     let expected = [
         "audit_list",
+        "http_request",
         "lease_create",
         "lease_list",
         "lease_revoke",

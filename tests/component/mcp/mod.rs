@@ -1,6 +1,6 @@
 //! The models' door, spoken to in raw lines: what a client could send, and what it gets.
 
-mod client;
+pub(crate) mod client;
 
 mod eras;
 

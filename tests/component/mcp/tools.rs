@@ -291,6 +291,7 @@ fn rule(id: &str, effect: Effect, selector: &str, peer: Option<&str>) -> Rule {
             .collect(),
         expose: Exposure::Exec,
         max_ttl: Some(std::time::Duration::from_mins(1)),
+        on_leak: aegis_broker::model::OnLeak::Record,
     }
 }
 

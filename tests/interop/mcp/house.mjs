@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process';
 
 export const SELECTOR = 'gcp/billing-prod/deploy-bot';
-export const TOOLS = 'audit_list lease_create lease_list lease_revoke login logout policy_explain status target_list'.split(' ');
+export const TOOLS = 'audit_list http_request lease_create lease_list lease_revoke login logout policy_explain status target_list'.split(' ');
 
 export const checks = (name) => (what, holds) => {
   if (!holds) throw new Error(`${name}: ${what}`);

@@ -14,7 +14,7 @@ import mcp
 import mcp.client.session
 from mcp_types import ElicitResult
 
-TOOLS = "audit_list lease_create lease_list lease_revoke login logout policy_explain status target_list".split()
+TOOLS = "audit_list http_request lease_create lease_list lease_revoke login logout policy_explain status target_list".split()
 SELECTOR = "gcp/billing-prod/deploy-bot"
 
 mode, *command = sys.argv[1:]
@@ -84,7 +84,7 @@ async def signed_out():
     async with client() as to:
         check("the revision is as negotiated", to.protocol_version == revision)
         listed = (await to.list_tools()).tools
-        check("tools/list: nine, sorted", [tool.name for tool in listed] == TOOLS)
+        check("tools/list: ten, sorted", [tool.name for tool in listed] == TOOLS)
         result, _ = await call(to, "status")
         check("status: logged out", result["login"]["state"] == "logged_out")
         _, error = await call(to, "lease_create", selector=SELECTOR)

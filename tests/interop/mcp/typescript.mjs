@@ -16,7 +16,7 @@ export async function host(name, era, connect) {
     const client = await connect(options);
     try {
       const { tools } = await client.listTools();
-      check('tools/list: nine, sorted', tools.map((tool) => tool.name).join() === TOOLS.join());
+      check('tools/list: ten, sorted', tools.map((tool) => tool.name).join() === TOOLS.join());
       await body(client);
     } finally {
       await client.close();
