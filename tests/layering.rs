@@ -53,6 +53,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     // `audit`, not only its verification: `audit show` reads the log where no daemon runs.
     // `time`: the countdown of a login, and the time that each step of the demonstration takes.
+    // `redact`: what a command under `exec` says passes through it.
     // The policy: `policy check` and `explain` decide as the core does, without a daemon, and
     // `check --replay` decides again what the log has.
     (
@@ -66,6 +67,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "broker::policy",
             "broker::replay",
             "config",
+            "redact",
             "model",
             "secret",
             "time",

@@ -76,7 +76,8 @@ impl Running {
 }
 
 fn exec(house: &House, uses: &[&str], command: &[&str]) -> Command {
-    let mut arguments = vec!["exec"];
+    // These tests read what the command was given.
+    let mut arguments = vec!["exec", "--no-redact"];
     for one in uses {
         arguments.extend(["--use", one]);
     }
@@ -297,4 +298,44 @@ fn what_may_not_be_shown_may_be_run_with() {
     assert!(told.contains("aegis-broker exec --use"), "{told}");
     let output = exec(&house, &[SELECTOR], &["true"]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
+}
+
+/// HY-11: what a command was given is masked where its output is piped, in either stream, and told;
+/// with `--no-redact` it is not.
+#[test]
+fn a_piped_commands_output_is_masked() {
+    let house = House::new();
+    let _daemon = house.daemon();
+    house.log_in();
+    let script = "t=$GOOGLE_OAUTH_ACCESS_TOKEN; echo \"<$t>\"; printf %s \"$t\" | base64 -w0; \
+                  echo \"<$t>\" >&2; exit 3";
+    let ran = house.run(&["exec", "--use", SELECTOR, "--", "sh", "-c", script]);
+    assert_eq!(ran.status.code(), Some(3));
+    let output = String::from_utf8(ran.stdout).unwrap();
+    assert!(output.starts_with("<[***]>\n[***]"), "{output}");
+    assert_eq!(
+        output.trim_end_matches('=').len(),
+        "<[***]>\n[***]".len(),
+        "{output}"
+    );
+    let errors = String::from_utf8(ran.stderr).unwrap();
+    assert!(errors.starts_with("<[***]>\n"), "{errors}");
+    assert!(
+        errors.contains("was in the output and is masked"),
+        "{errors}"
+    );
+}
+
+/// A command that is not there costs no lease.
+#[test]
+fn a_command_that_is_not_there_costs_no_lease() {
+    let house = House::new();
+    let _daemon = house.daemon();
+    house.log_in();
+    for command in ["no-such-command-anywhere", "/no/such/command"] {
+        let ran = house.run(&["exec", "--use", SELECTOR, "--", command]);
+        assert_eq!(ran.status.code(), Some(127), "{command}");
+    }
+    let shown = house.run(&["audit", "show", "--json"]);
+    assert!(!text(&shown).contains("lease.create"));
 }

@@ -2,8 +2,9 @@
 //! waited for.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
-use std::{fs, io, thread};
+use std::{env, fs, io, thread};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -14,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::names::Variables;
+use super::output::{Filter, Streams};
 use crate::cli::render;
 use crate::daemon::hardening;
 use crate::model::{CleanText, ErrorCode, Refusal};
@@ -48,6 +50,7 @@ const TURNS: u8 = 4;
 pub(super) fn run(
     command: &[OsString],
     variables: Variables,
+    filter: Filter,
     after: impl FnOnce() + Send + 'static,
 ) -> Result<ExitCode, Refusal> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -56,21 +59,58 @@ pub(super) fn run(
         .map_err(|error| failed(&error))?;
     runtime.block_on(async {
         let mut signals = signals().map_err(|error| failed(&error))?;
-        let ended = match start(command, variables) {
-            Ok(mut child) => attend(&mut child, &mut signals).await,
-            Err(error) => Ok(not_started(command, &error)),
+        let (ended, streams) = match start(command, variables, filter) {
+            Ok((mut child, streams)) => {
+                (attend(&mut child, &mut signals).await, Some(streams))
+            }
+            Err(error) => (Ok(not_started(command, &error)), None),
         };
         leave(after, &mut signals).await;
+        if let Some(streams) = streams {
+            tokio::select! {
+                is_masked = streams.ended() => if is_masked {
+                    render::progress("aegis-broker: a credential was in the output and is masked\n");
+                },
+                // What the command left running may write for ever.
+                Some(_signal) = signals.recv() => {}
+            }
+        }
         ended.map_err(|error| failed(&error))
     })
 }
 
-fn start(command: &[OsString], variables: Variables) -> io::Result<Child> {
+fn start(
+    command: &[OsString],
+    variables: Variables,
+    filter: Filter,
+) -> io::Result<(Child, Streams)> {
     let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut child = Command::new(program);
     child.args(arguments).envs(variables);
     // Of the person's own command neither the files nor the core are ours to bound.
-    hardening::as_found(|| child.spawn())
+    let pipes = filter.lay(&mut child)?;
+    let started = hardening::as_found(|| child.spawn())?;
+    // Our copies of the command's ends go, so that its end is the streams'.
+    drop(child);
+    Ok((started, pipes.flow()?))
+}
+
+/// Whether the command is somewhere that it is looked for. Whether it can be started is seen then.
+pub(super) fn is_there(command: &[OsString]) -> bool {
+    let Some(program) = command.first() else {
+        return false;
+    };
+    if program.as_encoded_bytes().contains(&b'/') {
+        return Path::new(program).exists();
+    }
+    // Without a PATH the system looks in places of its own.
+    env::var_os("PATH")
+        .is_none_or(|path| env::split_paths(&path).any(|folder| folder.join(program).exists()))
+}
+
+/// As a shell says it.
+pub(super) fn not_found(command: &[OsString]) -> ExitCode {
+    not_started(command, &io::ErrorKind::NotFound.into())
 }
 
 /// Waits for its end and passes on what it would not hear otherwise.

@@ -4,18 +4,25 @@
 //! with this process where we do not come to that. The daemon runs nothing: the command is this
 //! process's child, on the same terminal. Who can read its environment can read the credential:
 //! root, programs of the same user that may trace it, and its own children.
+//!
+//! What the command writes to where no person reads it as it comes, a pipe or a file, passes through
+//! us, and the secrets that it was given are masked in it. A terminal is its own, unless asked for.
 
 mod child;
 
 mod names;
+
+mod output;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use self::names::{Prefix, Variables};
+use self::output::{Filter, Wanted};
 use super::{Context, render};
-use crate::model::{ErrorCode, LeaseId, ProfileName, Refusal, Selector};
+use crate::model::{ErrorCode, FieldValue, LeaseId, ProfileName, Refusal, Selector};
+use crate::redact::Values;
 use crate::socket::client::Client;
 
 /// Credentials of one command.
@@ -36,6 +43,12 @@ pub(super) struct Arguments {
     /// The profile, where not the configured one
     #[arg(long, value_name = "NAME", value_parser = super::profile)]
     profile: Option<ProfileName>,
+    /// Mask the credentials in what the command writes to a terminal too; elsewhere they always are
+    #[arg(long)]
+    redact: bool,
+    /// Mask nothing, wherever the command writes to
+    #[arg(long, conflicts_with = "redact")]
+    no_redact: bool,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -63,16 +76,28 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<ExitCode, 
         return Err(Refusal::new(ErrorCode::Usage)
             .with_message(&format!("a command gets at most {MAX_USES} credentials")));
     }
+    if !child::is_there(&arguments.command) {
+        // Before there is a lease that nobody would need.
+        return Ok(child::not_found(&arguments.command));
+    }
     let mut client = context.connect()?;
     let mut leases = Vec::with_capacity(arguments.uses.len());
-    let variables = variables(&mut client, arguments, &mut leases);
+    let given = given(&mut client, arguments, &mut leases);
     let give_back = move || {
         for (selector, lease_id) in leases {
             give_back(&mut client, &selector, &lease_id);
         }
     };
-    match variables {
-        Ok(variables) => child::run(&arguments.command, variables, give_back),
+    match given {
+        Ok((variables, values)) => {
+            let wanted = match (arguments.redact, arguments.no_redact) {
+                (true, _) => Wanted::Both,
+                (false, false) => Wanted::Piped,
+                (false, true) => Wanted::Neither,
+            };
+            let filter = Filter::new(values, wanted);
+            child::run(&arguments.command, variables, filter, give_back)
+        }
         Err(refusal) => {
             give_back();
             Err(refusal)
@@ -81,12 +106,13 @@ pub(super) fn run(context: &Context, arguments: &Arguments) -> Result<ExitCode, 
 }
 
 /// Asks for one credential after the other; what was made is in `leases` also where one is refused.
-fn variables(
+fn given(
     client: &mut Client,
     arguments: &Arguments,
     leases: &mut Vec<(Selector, LeaseId)>,
-) -> Result<Variables, Refusal> {
+) -> Result<(Variables, Values), Refusal> {
     let mut variables = Variables::default();
+    let mut values = Values::new();
     for Use { selector, prefix } in &arguments.uses {
         let lease = client.lease_for_child(
             selector,
@@ -98,8 +124,13 @@ fn variables(
         leases.push((selector.clone(), lease_id.clone()));
         let material = client.redeem_for_child(&lease_id)?.view.material;
         variables.add(&material, prefix.as_ref())?;
+        for field in &material.fields {
+            if let FieldValue::Secret(secret) = &field.value {
+                values.add(secret);
+            }
+        }
     }
-    Ok(variables)
+    Ok((variables, values))
 }
 
 /// The command is over and its status is what counts: what cannot be given back is only said.
