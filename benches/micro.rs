@@ -353,6 +353,7 @@ fn issuer(effect: Effect) -> Result<Option<Event>, Failed> {
         | Effect::ListAuditEvents { .. }
         | Effect::ReadOwnCalls { .. }
         | Effect::RevokeAccess { .. }
+        | Effect::SendHttp { .. }
         | Effect::BootstrapIdentity { .. }
         | Effect::RenewIdentity { .. }
         | Effect::RenewSession { .. }

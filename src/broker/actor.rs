@@ -714,6 +714,8 @@ fn announce(record: &AuditRecord) {
         | AuditAction::Logout
         | AuditAction::Lock
         | AuditAction::SessionEnd
+        | AuditAction::SessionRenew
+        | AuditAction::IdentityRenew
         | AuditAction::LeaseCreate
         | AuditAction::LeaseRedeem
         | AuditAction::Deliver

@@ -170,6 +170,8 @@ fn is_counted(record: &AuditRecord) -> bool {
         | AuditAction::Login
         | AuditAction::Logout
         | AuditAction::SessionEnd
+        | AuditAction::SessionRenew
+        | AuditAction::IdentityRenew
         | AuditAction::Lock
         | AuditAction::Deliver
         | AuditAction::LeaseRevoke

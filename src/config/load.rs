@@ -16,7 +16,6 @@ use url::{Host, Url};
 use super::file::{Raw, RawConfig, RawGate, RawLimits, RawProfile, RawTarget};
 use super::inject::injection;
 use super::network::{Network, SvidSettings, network, svid};
-use super::network::{Network, network};
 use super::paths::{Environment, Overrides, Paths};
 use crate::model::{
     Action, CleanText, ErrorCode, Gate, MAX_DISPLAY_NAME, MAX_LEASE_TTL, MAX_SCOPES, MAX_TOKEN_TTL,
