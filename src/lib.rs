@@ -8,8 +8,8 @@
 //! |---|---|
 //! | [`model`], [`secret`], [`time`] | the words: plain values, secret types, points in time |
 //! | [`dpop`] | keys, thumbprints and proofs (RFC 9449) |
-//! | [`redact`] | finds secret values in foreign bytes and masks them |
 //! | [`svid`] | ids, keys and certificates of workloads (SPIFFE) |
+//! | [`redact`] | finds secret values in foreign bytes and masks them |
 //! | [`broker`] | the core: decides, no I/O; its ports and its actor |
 //! | [`aegis`] | outside: the Aegis service over Connect |
 //! | [`http`] | outside: requests that carry a credential, to the hosts it is bound to |
@@ -30,8 +30,9 @@ pub mod time;
 
 pub mod dpop;
 
-pub mod redact;
 pub mod svid;
+
+pub mod redact;
 
 pub mod broker;
 

@@ -13,8 +13,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("model", &["secret", "time"]),
     ("dpop", &["secret", "time"]),
-    ("redact", &["secret"]),
     ("svid", &["time"]),
+    ("redact", &["secret"]),
     ("config", &["model"]),
     ("broker", &["model", "dpop", "svid", "secret", "time"]),
     (

@@ -95,7 +95,7 @@ fn sample(index: usize) -> AuditRecord {
                 ..Origin::default()
             },
         }));
-        record.actions = Action::ALL[..index / 2 % 4].to_vec();
+        record.actions = Action::ALL[..index / 2 % 4].to_vec().into();
         record.selector = Some(Selector::parse("gcp/billing-prod/deploy-bot").unwrap());
         record.lease_id = Some(LeaseId::parse(&format!("lse_{index}")).unwrap());
         record.lease_expires_at = Some(at(300).unix);
@@ -733,7 +733,7 @@ fn overlong_and_hostile_text_is_cut_to_a_line_that_reads() {
     let long = CleanText::new(&"\"\u{1f980}\\\n".repeat(9000), usize::MAX);
     record.rule = Some(long.clone());
     record.reason = Some(long.clone());
-    record.actions = vec![Action::Redeem; 9];
+    record.actions = vec![Action::Redeem; 9].into();
     record.lease_expires_at = Some(UnixTime::from_millis(u64::MAX));
     record.peer = Some(Arc::new(PeerFacts {
         process: ProcessId {

@@ -79,7 +79,8 @@ pub(super) fn record(bytes: &[u8], scratch: &mut Vec<u8>) -> Option<Line<AuditRe
             .actions
             .iter()
             .map(|word| Action::parse(word))
-            .collect::<Option<_>>()?,
+            .collect::<Option<Vec<_>>>()?
+            .into(),
         rule: optional(raw.rule, |text| CleanText::exact(text, line::MAX_RULE))?,
         reason: optional(raw.reason, |text| CleanText::exact(text, line::MAX_REASON))?,
         principal: optional(raw.principal, |text| Principal::parse(text).ok())?,

@@ -4,13 +4,10 @@
 //! effects out. The actor is the one owner of the state; it runs the effects through
 //! the [`ports`] and feeds results back as events. Doors hold a [`handle::Handle`].
 //!
-//! Read in this order: `event`, `effect`, `state` with its parts `session`, `serve`, `uses` and `reconcile`,
-//! then what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `pauses`, `decoys`,
-//! `decisions`), what they tell of it (`explain`, `lint`, `fixes`, `replay`), then
+//! Read in this order: `event`, `effect`, `state` with its parts `session`, `renewal`, `serve`, `uses`
+//! and `reconcile`, then what they keep (`policy`, `login`, `leases`, `revocations`, `denials`,
+//! `pauses`, `decoys`, `decisions`), what they tell of it (`explain`, `lint`, `fixes`, `replay`), then
 //! `ports`, `actor`, `handle`.
-//! Read in this order: `event`, `effect`, `state` with its parts `session`, `renewal`, `serve` and `reconcile`, then
-//! what they keep (`policy`, `login`, `leases`, `revocations`, `denials`, `decisions`), what they tell of it
-//! (`explain`, `lint`), then `ports`, `actor`, `handle`.
 
 pub mod event;
 

@@ -1,6 +1,7 @@
 //! What the core needs from outside, as traits. The outside implements them and knows nothing
 //! of who asked.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::path::PathBuf;
@@ -711,7 +712,7 @@ pub struct AuditRecord {
     /// How far material was let out, or would have been.
     pub exposure: Option<Exposure>,
     /// What the policy was asked to allow, where this is its decision; empty elsewhere.
-    pub actions: Vec<Action>,
+    pub actions: Cow<'static, [Action]>,
     /// Which policy rule decided; `default` where none did.
     pub rule: Option<CleanText>,
     /// A code or reason word.
@@ -736,7 +737,7 @@ impl AuditRecord {
             lease_id: None,
             lease_expires_at: None,
             exposure: None,
-            actions: Vec::new(),
+            actions: Cow::Borrowed(&[]),
             rule: None,
             reason: None,
             principal: None,

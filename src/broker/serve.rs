@@ -374,7 +374,7 @@ impl State {
             selector: Some(wanted.selector.clone()),
             rule: Some(decision.rule),
             reason: Some(CleanText::new(refusal.code.as_str(), 64)),
-            actions: wanted.actions.to_vec(),
+            actions: wanted.actions.to_vec().into(),
             exposure: Some(wanted.exposure),
             ..self.record(AuditAction::Deny, AuditOutcome::Denied)
         })));
@@ -628,15 +628,15 @@ impl State {
             Ok(created) => {
                 lease.max_redemptions = created.max_redemptions;
                 // Of a shared one the decision stands in the record of each delivery.
-                let actions = match lease.kind {
-                    Kind::Single => vec![Action::Create],
-                    Kind::Shared | Kind::Replacement => Vec::new(),
+                let actions: &'static [Action] = match lease.kind {
+                    Kind::Single => &[Action::Create],
+                    Kind::Shared | Kind::Replacement => &[],
                 };
                 self.denials.granted(&lease.wanted);
                 effects.push(Effect::Audit(Box::new(AuditRecord {
                     lease_id: Some(created.lease_id.clone()),
                     lease_expires_at: Some(created.expires_at_unix),
-                    actions,
+                    actions: actions.into(),
                     ..self.lease_record(
                         key,
                         AuditAction::LeaseCreate,
@@ -1042,12 +1042,11 @@ impl State {
             let (asker, selector) = (waiter.asker(), lease.selector.clone());
             return self.deny(&asker, Some(&selector), &waiter.rule, refusal, effects);
         }
-        let actions: &[Action] = if lease.kind.is_shared() {
+        let actions: &'static [Action] = if lease.kind.is_shared() {
             &[Action::Create, Action::Redeem]
         } else {
             &[Action::Redeem]
         };
-        let actions = actions.to_vec();
         self.last_use = now.boot;
         // Before the look: this caller changes what the lease dies with.
         self.hold(key, waiter, effects);
@@ -1062,7 +1061,7 @@ impl State {
             selector: Some(view.selector.clone()),
             lease_id: Some(view.lease_id.clone()),
             exposure: Some(waiter.exposure),
-            actions,
+            actions: actions.into(),
             rule: Some(waiter.rule.clone()),
             ..self.record(AuditAction::Deliver, AuditOutcome::Ok)
         })));

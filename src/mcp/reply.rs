@@ -5,7 +5,7 @@ use rmcp::model::CallToolResult;
 use serde::Serialize;
 
 use super::wire::{RefusalReply, Reply};
-use crate::model::{ErrorCode, Refusal};
+use crate::model::{CleanText, ErrorCode, Refusal, Unbound};
 
 /// What a model is to do while the person's lock holds.
 pub(super) const LOCKED: &str =
@@ -52,7 +52,7 @@ fn for_model(refusal: &Refusal) -> RefusalReply {
         match &refusal.fix {
             None => fix.clone_into(&mut reply.fix),
             // What the person is asked for, exactly.
-            Some(exact) if is_for_the_person(refusal.code) => {
+            Some(exact) if is_for_the_person(refusal) => {
                 reply.fix = format!("{fix}: {exact}");
             }
             Some(_) => {}
@@ -61,12 +61,19 @@ fn for_model(refusal: &Refusal) -> RefusalReply {
     reply
 }
 
-/// Whether a refusal's own fix is something that a model can only pass on.
-const fn is_for_the_person(code: ErrorCode) -> bool {
-    matches!(
-        code,
+/// Whether a refusal's own fix is something that a model can only pass on. What keeps a request
+/// from going with a credential, it can put right by itself.
+fn is_for_the_person(refusal: &Refusal) -> bool {
+    let reason = refusal.reason_code.as_ref().map(CleanText::as_str);
+    let is_unbound = Unbound::ALL
+        .map(Unbound::as_str)
+        .iter()
+        .any(|word| Some(*word) == reason);
+    let by_code = matches!(
+        refusal.code,
         ErrorCode::PolicyDenied | ErrorCode::ScopeNotGranted | ErrorCode::TargetUnknown
-    )
+    );
+    by_code && !is_unbound
 }
 
 const fn fix_for_model(code: ErrorCode) -> Option<&'static str> {

@@ -90,6 +90,15 @@ pub enum Unbound {
 }
 
 impl Unbound {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Host,
+        Self::Method,
+        Self::Path,
+        Self::TooLarge,
+        Self::Header,
+    ];
+
     /// The finer word of the refusal.
     pub const fn as_str(self) -> &'static str {
         match self {
