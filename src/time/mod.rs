@@ -133,7 +133,7 @@ pub trait Clock: Send + Sync + fmt::Debug {
     /// Ends once `at` has come, never before. As it stands here it is for a clock that tokio's moves,
     /// as that of tests does; it stops while the machine sleeps. Call it within a runtime.
     fn reach(&self, at: Timestamp) -> Reached {
-        Box::pin(tokio::time::sleep(self.now().boot.until(at)))
+        system::after(self.now().boot.until(at))
     }
 }
 

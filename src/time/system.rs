@@ -64,6 +64,11 @@ fn timer(at: Timestamp) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(timer, Interest::READABLE)
 }
 
+/// Ends after that long on the clock of the runtime.
+pub(super) fn after(left: Duration) -> Reached {
+    Box::pin(tokio::time::sleep(left))
+}
+
 async fn naps(at: Timestamp) {
     loop {
         let left = SystemClock.now().boot.until(at);

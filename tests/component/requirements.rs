@@ -49,13 +49,12 @@ const NOT_SHOWN: [(&str, &[&str]); 6] = [
 ];
 
 /// What an incident led to, where its tests cite that and not the incident.
-const LED_TO: [(&str, &[&str]); 6] = [
+const LED_TO: [(&str, &[&str]); 5] = [
     ("IN-1", &["OA-15"]),
     ("IN-7", &["HY-16"]),
     ("IN-11", &["DG-7", "DG-8"]),
     ("IN-12", &["HY-12", "HY-18"]),
     ("IN-17", &["HY-10"]),
-    ("IN-28", &["LM"]),
 ];
 
 /// Every source file of both packages.
