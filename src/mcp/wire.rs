@@ -395,7 +395,7 @@ pub(super) struct HttpRequestReply {
     pub(super) binary: bool,
     /// The body is not all there.
     pub(super) truncated: bool,
-    /// A credential was in the answer and was masked as [***].
+    /// A credential was in the answer and was masked as `[***]`.
     pub(super) masked: bool,
     /// The host did not take the credential (401), or does not let it do this (403).
     pub(super) credential_refused: bool,
