@@ -239,28 +239,8 @@ pub enum Request {
 impl Request {
     /// Whether it makes, redeems or ends a lease: then a no has its record (AU-2).
     pub(super) const fn is_about_a_lease(&self) -> bool {
-        match self {
-            Self::Credential(_)
-            | Self::Http(_)
-            | Self::LeaseCreate(_)
-            | Self::LeaseRedeem { .. }
-            | Self::LeaseRevoke { .. }
-            | Self::OwnLeaseRevoke { .. } => true,
-            Self::Status
-            | Self::LoginBegin
-            | Self::LoginWait
-            | Self::LoginCancel
-            | Self::LoginWithdraw { .. }
-            | Self::Logout
-            | Self::Lock
-            | Self::TargetList
-            | Self::OfferList
-            | Self::PolicyExplain { .. }
-            | Self::DecisionList
-            | Self::AuditReconcile
-            | Self::LeaseList
-            | Self::OwnLeaseList => false,
-        }
+        let (actions, _exposure) = self.takes();
+        !actions.is_empty()
     }
 
     /// What it takes of the policy, and how far material would travel.

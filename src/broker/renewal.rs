@@ -65,6 +65,22 @@ impl Pace {
     }
 }
 
+/// What a call was for.
+#[derive(Debug, Clone, Copy)]
+enum Renewed {
+    Token,
+    Certificate,
+}
+
+impl Renewed {
+    const fn action(self) -> AuditAction {
+        match self {
+            Self::Token => AuditAction::SessionRenew,
+            Self::Certificate => AuditAction::IdentityRenew,
+        }
+    }
+}
+
 /// What to do next to keep a login alive.
 #[derive(Debug, Clone)]
 enum Due {
@@ -102,6 +118,13 @@ impl Renewal {
         } else {
             (Due::Certificate(identity), certificate)
         })
+    }
+
+    const fn pace(&mut self, kind: Renewed) -> &mut Pace {
+        match kind {
+            Renewed::Token => &mut self.token,
+            Renewed::Certificate => &mut self.certificate,
+        }
     }
 
     /// From when on none of it is possible any more.
@@ -189,32 +212,9 @@ impl State {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        if generation != self.generation {
-            // What came is dropped, and its key with it.
-            return self.renewal_came_late(AuditAction::IdentityRenew, answer.trace, effects);
-        }
-        self.renewal.is_under_way = false;
-        match answer.outcome {
-            Ok(identity) => {
-                self.renewal.certificate = Pace::default();
-                self.renewal.identity = Some(Arc::new(identity));
-                effects.push(Effect::Audit(Box::new(AuditRecord {
-                    trace: answer.trace,
-                    ..self.record(AuditAction::IdentityRenew, AuditOutcome::Ok)
-                })));
-            }
-            Err(failure) => {
-                effects.push(Effect::Audit(Box::new(AuditRecord {
-                    reason: Some(reason_word(&failure)),
-                    trace: answer.trace,
-                    ..self.record(AuditAction::IdentityRenew, outcome_of(&failure))
-                })));
-                let pace = &mut self.renewal.certificate;
-                if let Some(pause) = passing(&failure) {
-                    return pace.failed(pause, now);
-                }
-                self.renewal_refused(&failure, now, effects);
-            }
+        let kind = Renewed::Certificate;
+        if let Some(identity) = self.renewal_answered(kind, generation, answer, now, effects) {
+            self.renewal.identity = Some(Arc::new(identity));
         }
     }
 
@@ -226,32 +226,45 @@ impl State {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
+        let kind = Renewed::Token;
+        if let Some(session) = self.renewal_answered(kind, generation, answer, now, effects) {
+            self.login = Login::LoggedIn(Arc::new(session));
+        }
+    }
+
+    /// What is the same for both: the record, and when to try again. What is answered is to be used;
+    /// what came late is dropped, and its key with it.
+    fn renewal_answered<T>(
+        &mut self,
+        kind: Renewed,
+        generation: Generation,
+        answer: Answer<T>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> Option<T> {
         if generation != self.generation {
-            return self.renewal_came_late(AuditAction::SessionRenew, answer.trace, effects);
+            self.renewal_came_late(kind.action(), answer.trace, effects);
+            return None;
         }
         self.renewal.is_under_way = false;
+        let failure = answer.outcome.as_ref().err();
+        effects.push(Effect::Audit(Box::new(AuditRecord {
+            reason: failure.map(reason_word),
+            trace: answer.trace,
+            ..self.record(kind.action(), failure.map_or(AuditOutcome::Ok, outcome_of))
+        })));
+        let pace = self.renewal.pace(kind);
         match answer.outcome {
-            Ok(session) => {
-                self.renewal.token = Pace::default();
-                self.login = Login::LoggedIn(Arc::new(session));
-                effects.push(Effect::Audit(Box::new(AuditRecord {
-                    trace: answer.trace,
-                    ..self.record(AuditAction::SessionRenew, AuditOutcome::Ok)
-                })));
+            Ok(renewed) => {
+                *pace = Pace::default();
+                return Some(renewed);
             }
-            Err(failure) => {
-                effects.push(Effect::Audit(Box::new(AuditRecord {
-                    reason: Some(reason_word(&failure)),
-                    trace: answer.trace,
-                    ..self.record(AuditAction::SessionRenew, outcome_of(&failure))
-                })));
-                let pace = &mut self.renewal.token;
-                if let Some(pause) = passing(&failure) {
-                    return pace.failed(pause, now);
-                }
-                self.renewal_refused(&failure, now, effects);
-            }
+            Err(failure) => match passing(&failure) {
+                Some(pause) => pace.failed(pause, now),
+                None => self.renewal_refused(&failure, now, effects),
+            },
         }
+        None
     }
 
     /// A call of a login that is over: its tries belong into the log all the same, where they
