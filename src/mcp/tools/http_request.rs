@@ -1,13 +1,12 @@
 use std::sync::Arc;
 
 use rmcp::model::Tool;
-use tokio::time::Instant;
 
-use super::{Name, Touch, describe, selector, wrong};
+use super::{Name, Touch, describe, reason, selector, take_lease, wrong};
 use crate::broker::handle::{HttpAnswer, HttpRequest};
 use crate::mcp::server::Peer;
 use crate::mcp::wire::{HttpHeader, HttpRequestArguments, HttpRequestReply};
-use crate::model::{CleanText, ErrorCode, HolderClass, MAX_REASON, Outgoing, Refusal};
+use crate::model::{CleanText, HolderClass, Outgoing, Refusal};
 
 const DESCRIPTION: &str = "Sends one HTTP request with a credential that you do not see: the broker puts it in, and only \
 sends it to the hosts, methods and paths that the person bound it to. Answers with what the host \
@@ -35,25 +34,13 @@ pub(super) async fn call(
 ) -> Result<HttpRequestReply, Refusal> {
     let request = request(&arguments)?;
     // One may take a new lease.
-    peer.shared
-        .leases
-        .take(peer.process, Instant::now())
-        .map_err(|wait| Refusal {
-            retry_after: Some(wait),
-            ..Refusal::new(ErrorCode::RateLimited)
-        })?;
+    take_lease(peer)?;
     let answer = peer.core.http_request(request).await?;
     Ok(reply(&answer))
 }
 
 fn request(arguments: &HttpRequestArguments) -> Result<HttpRequest, Refusal> {
-    let reason = match &arguments.reason {
-        Some(text) => Some(CleanText::exact(text, MAX_REASON).ok_or_else(|| {
-            let message = format!("`reason` is at most {MAX_REASON} printable characters");
-            wrong(&message)
-        })?),
-        None => None,
-    };
+    let reason = arguments.reason.as_deref().map(reason).transpose()?;
     let headers = arguments.headers.iter().flatten();
     let headers = headers.map(|header| (header.name.as_str(), header.value.as_str()));
     let outgoing = Outgoing::parse(

@@ -3,15 +3,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::model::Tool;
-use tokio::time::Instant;
 
-use super::{Name, Touch, describe, selector, wrong};
+use super::{Name, Touch, describe, reason, selector, take_lease, wrong};
 use crate::broker::handle::LeaseRequest;
 use crate::mcp::server::Peer;
 use crate::mcp::wire::{HowToUse, LeaseCreateArguments, LeaseCreateReply, LeaseReply};
 use crate::model::{
-    CleanText, ErrorCode, HolderClass, LeaseId, MAX_LEASE_TTL, MAX_REASON, MAX_REDEMPTIONS,
-    MIN_LEASE_TTL, Refusal, shell_word,
+    HolderClass, LeaseId, MAX_LEASE_TTL, MAX_REDEMPTIONS, MIN_LEASE_TTL, Refusal, shell_word,
 };
 
 const DESCRIPTION: &str = "Creates a lease: the right to use one credential for a short time. Answers with a handle, its \
@@ -34,13 +32,7 @@ pub(super) async fn call(
     arguments: LeaseCreateArguments,
 ) -> Result<LeaseCreateReply, Refusal> {
     let request = request(&arguments)?;
-    peer.shared
-        .leases
-        .take(peer.process, Instant::now())
-        .map_err(|wait| Refusal {
-            retry_after: Some(wait),
-            ..Refusal::new(ErrorCode::RateLimited)
-        })?;
+    take_lease(peer)?;
     // If this call is cancelled meanwhile the core gives the lease back (LC-8).
     let lease = peer.core.lease_create(request).await?;
     Ok(LeaseCreateReply {
@@ -63,13 +55,7 @@ fn request(arguments: &LeaseCreateArguments) -> Result<LeaseRequest, Refusal> {
         let message = format!("`max_redemptions` is 1 to {MAX_REDEMPTIONS}");
         return Err(wrong(&message));
     }
-    let reason = match &arguments.reason {
-        Some(text) => Some(CleanText::exact(text, MAX_REASON).ok_or_else(|| {
-            let message = format!("`reason` is at most {MAX_REASON} printable characters");
-            wrong(&message)
-        })?),
-        None => None,
-    };
+    let reason = arguments.reason.as_deref().map(reason).transpose()?;
     Ok(LeaseRequest {
         selector: selector(&arguments.selector)?,
         ttl,

@@ -38,12 +38,13 @@ use rmcp::service::{RequestContext, RoleServer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::reply;
 use super::server::Peer;
 use super::wire::{Need, Reply};
 use crate::broker::handle::{PolicyView, Standing};
-use crate::model::{Effect, ErrorCode, Refusal, Selector};
+use crate::model::{CleanText, Effect, ErrorCode, MAX_REASON, Refusal, Selector};
 
 pub(super) use login::Flow;
 
@@ -179,6 +180,22 @@ fn wrong(message: &str) -> Refusal {
 fn selector(text: &str) -> Result<Selector, Refusal> {
     Selector::parse(text)
         .map_err(|error| Refusal::new(ErrorCode::SelectorInvalid).with_message(&error.to_string()))
+}
+
+fn reason(text: &str) -> Result<CleanText, Refusal> {
+    CleanText::exact(text, MAX_REASON).ok_or_else(|| {
+        let message = format!("`reason` is at most {MAX_REASON} printable characters");
+        wrong(&message)
+    })
+}
+
+/// Counts one more new lease of a peer's, or says when there may be one (LM).
+fn take_lease(peer: &Peer) -> Result<(), Refusal> {
+    let taken = peer.shared.leases.take(peer.process, Instant::now());
+    taken.map_err(|wait| Refusal {
+        retry_after: Some(wait),
+        ..Refusal::new(ErrorCode::RateLimited)
+    })
 }
 
 /// What is missing before a lease can be made; nothing where nothing can help.
