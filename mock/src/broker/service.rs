@@ -63,8 +63,7 @@ impl BrokerService for Broker {
     ) -> ServiceResult<BrokerTokenResponse> {
         let call = call::of(&context)?;
         let answer = self.0.mint(&call, request.to_owned_message());
-        self.0.hand_out_nonce(&call, answer.is_ok());
-        self.0.finish(&call, "token.mint", answer)
+        self.0.finish_proven(&call, "token.mint", answer)
     }
 
     async fn exchange_workload_token(
@@ -74,8 +73,8 @@ impl BrokerService for Broker {
     ) -> ServiceResult<BrokerTokenResponse> {
         let call = call::of(&context)?;
         let answer = self.0.exchange_workload(&call, request.to_owned_message());
-        self.0.hand_out_nonce(&call, answer.is_ok());
-        self.0.finish(&call, "token.exchange_workload", answer)
+        self.0
+            .finish_proven(&call, "token.exchange_workload", answer)
     }
 
     async fn begin_spiffe_bootstrap(
@@ -85,8 +84,7 @@ impl BrokerService for Broker {
     ) -> ServiceResult<BeginSpiffeBootstrapResponse> {
         let call = call::of(&context)?;
         let answer = self.0.begin_bootstrap(&call, &request.to_owned_message());
-        self.0.hand_out_nonce(&call, answer.is_ok());
-        self.0.finish(&call, "spiffe.begin", answer)
+        self.0.finish_proven(&call, "spiffe.begin", answer)
     }
 
     async fn complete_spiffe_bootstrap(
@@ -98,8 +96,7 @@ impl BrokerService for Broker {
         let answer = self
             .0
             .complete_bootstrap(&call, &request.to_owned_message());
-        self.0.hand_out_nonce(&call, answer.is_ok());
-        self.0.finish(&call, "spiffe.complete", answer)
+        self.0.finish_proven(&call, "spiffe.complete", answer)
     }
 
     async fn list_broker_audit_events(
@@ -109,8 +106,7 @@ impl BrokerService for Broker {
     ) -> ServiceResult<ListBrokerAuditEventsResponse> {
         let call = call::of(&context)?;
         let answer = self.0.list_events(&call, &request.to_owned_message());
-        self.0.hand_out_nonce(&call, answer.is_ok());
-        self.0.finish(&call, "audit.list", answer)
+        self.0.finish_proven(&call, "audit.list", answer)
     }
 
     async fn revoke_broker_access(
@@ -132,8 +128,7 @@ impl BrokerService for Broker {
         {
             answer = Err(unsaved);
         }
-        self.0.hand_out_nonce(&call, answer.is_ok());
-        self.0.finish(&call, action, answer)
+        self.0.finish_proven(&call, action, answer)
     }
 
     async fn create_credential_lease(
@@ -143,8 +138,7 @@ impl BrokerService for Broker {
     ) -> ServiceResult<CreateCredentialLeaseResponse> {
         let call = call::of(&context)?;
         let answer = self.0.create(&call, request.to_owned_message());
-        self.0.hand_out_nonce(&call, answer.is_ok());
-        self.0.finish(&call, "lease.create", answer)
+        self.0.finish_proven(&call, "lease.create", answer)
     }
 
     async fn redeem_credential_lease(
@@ -154,8 +148,7 @@ impl BrokerService for Broker {
     ) -> ServiceResult<RedeemCredentialLeaseResponse> {
         let call = call::of(&context)?;
         let answer = self.0.redeem(&call, &request.to_owned_message());
-        self.0.hand_out_nonce(&call, answer.is_ok());
-        self.0.finish(&call, "lease.redeem", answer)
+        self.0.finish_proven(&call, "lease.redeem", answer)
     }
 
     async fn revoke_credential_lease(
@@ -172,8 +165,7 @@ impl BrokerService for Broker {
         {
             answer = Err(unsaved);
         }
-        self.0.hand_out_nonce(&call, answer.is_ok());
-        self.0.finish(&call, "lease.revoke", answer)
+        self.0.finish_proven(&call, "lease.revoke", answer)
     }
 }
 

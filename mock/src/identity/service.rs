@@ -81,8 +81,7 @@ impl IdentityGatewayService for Identity {
     ) -> ServiceResult<ExchangeMcpOauthDeviceAuthorizationResponse> {
         let call = call::of(&context)?;
         let answer = self.0.exchange(&call, &request.to_owned_message());
-        self.0.hand_out_nonce(&call, answer.is_ok());
-        self.0.finish(&call, "login.exchange", answer)
+        self.0.finish_proven(&call, "login.exchange", answer)
     }
 }
 
@@ -106,14 +105,20 @@ impl Shared {
         }
     }
 
-    /// Every success of a call with a proof hands out the next nonce.
-    pub(crate) fn hand_out_nonce(&self, call: &Call, success: bool) {
-        if success {
+    /// The same for a call with a proof: every success of one hands out the next nonce.
+    pub(crate) fn finish_proven<M>(
+        &self,
+        call: &Call,
+        action: &'static str,
+        answer: Result<M, Refusal>,
+    ) -> ServiceResult<M> {
+        if answer.is_ok() {
             let now = self.clock.now();
             let mut state = self.state();
             let mode = state.policy.server.nonce;
             call.trace().nonce = state.nonces.next(mode, now);
         }
+        self.finish(call, action, answer)
     }
 
     fn begin(
