@@ -12,7 +12,7 @@ use super::transport::{Call, Reply, Rpc, deadline, is_loopback};
 use super::wire::{
     self, BeginRequest, BeginResponse, ExchangeRequest, ExchangeResponse, TokenInfo,
 };
-use super::{AegisSettings, Inner, bad, success};
+use super::{AegisSettings, Inner, bad, half, success};
 use crate::broker::ports::{
     BeginDeviceAuthorization, DeviceAuthorization, DeviceExchange, Failure, Session, Tries,
 };
@@ -310,11 +310,7 @@ fn exchanged(
         "access_denied" => Ok(DeviceExchange::AccessDenied),
         "expired_token" => Ok(DeviceExchange::ExpiredToken),
         "success" => {
-            let token = answer
-                .broker_token
-                .map(|token| token.0)
-                .filter(is_token)
-                .ok_or(bad("broker_token"))?;
+            let token = broker_token(answer.broker_token)?;
             let bootstrap = answer.bootstrap_token.map(|token| token.0).filter(is_token);
             let brought = (token, bootstrap);
             session(settings, authorization, brought, answer.token_info, reply)
@@ -324,8 +320,14 @@ fn exchanged(
     }
 }
 
+/// The token of an answer that has to bring one.
+pub(super) fn broker_token(answered: Option<wire::Secret>) -> Result<SecretString, AegisError> {
+    let token = answered.map(|token| token.0).filter(is_token);
+    token.ok_or(bad("broker_token"))
+}
+
 /// Whether it can be sent as a bearer token (RFC 6750 §2.1, `b64token`).
-pub(super) fn is_token(token: &SecretString) -> bool {
+fn is_token(token: &SecretString) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
     (1..=MAX_TOKEN).contains(&token.len()) && token.expose().bytes().all(legal)
 }
@@ -374,10 +376,7 @@ fn session(
         scopes: believed.scopes,
         expires_at: reply.sent.boot.plus(believed.life),
         expires_at_unix: reply.sent.unix.plus(believed.life),
-        renew_at: reply
-            .sent
-            .boot
-            .plus(believed.life.checked_div(2).unwrap_or_default()),
+        renew_at: reply.sent.boot.plus(half(believed.life)),
         ends_at: reply.sent.boot.plus(believed.session_life),
         bootstrap: bootstrap.filter(|_| renews && believed.checked),
         binding_checked: believed.checked,

@@ -290,3 +290,8 @@ where
 const fn bad(field: &'static str) -> AegisError {
     AegisError::Protocol(ProtocolFault::Field(field))
 }
+
+/// When what lives so long is renewed (`aegis.md` 6 and 8).
+fn half(life: Duration) -> Duration {
+    life.checked_div(2).unwrap_or_default()
+}

@@ -13,14 +13,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use tokio::time::Instant;
 
-use super::device::{Asked, believe, is_token};
+use super::device::{Asked, believe, broker_token};
 use super::error::{AegisError, TokenFault};
 use super::transport::{Call, Reply, Rpc, deadline};
 use super::wire::{
     self, BeginBootstrapRequest, BeginBootstrapResponse, BrokerTokenResponse,
     CompleteBootstrapRequest, CompleteBootstrapResponse, ExchangeWorkloadRequest,
 };
-use super::{Inner, Renewing, bad, success};
+use super::{Inner, Renewing, bad, half, success};
 use crate::broker::ports::{Failure, Identity, Session, Tries};
 use crate::dpop::{DpopError, ProofKey};
 use crate::model::{MAX_TOKEN_TTL, PopKeyId, Principal, Scope, SessionId, TenantId};
@@ -198,11 +198,7 @@ fn renewed(
     answer: BrokerTokenResponse,
     reply: &Reply,
 ) -> Result<Session, AegisError> {
-    let token = answer
-        .broker_token
-        .map(|token| token.0)
-        .filter(is_token)
-        .ok_or(bad("broker_token"))?;
+    let token = broker_token(answer.broker_token)?;
     let info = answer
         .token_info
         .ok_or(AegisError::Token(TokenFault::InfoMissing))?;
@@ -244,11 +240,7 @@ fn bootstrap_token(
     session: &Session,
     answer: BrokerTokenResponse,
 ) -> Result<SecretString, AegisError> {
-    let token = answer
-        .broker_token
-        .map(|token| token.0)
-        .filter(is_token)
-        .ok_or(bad("broker_token"))?;
+    let token = broker_token(answer.broker_token)?;
     let fault = |fault| AegisError::Token(fault);
     let info = answer.token_info.ok_or(fault(TokenFault::InfoMissing))?;
     if info.thumbprint.as_deref() != Some(session.key.thumbprint()) {
@@ -392,8 +384,4 @@ fn certified(
     }
     let life = reply.server_now().until(svid.not_after);
     Ok((svid, life, reply.sent.boot))
-}
-
-fn half(life: Duration) -> Duration {
-    life.checked_div(2).unwrap_or_default()
 }

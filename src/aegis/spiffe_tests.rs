@@ -16,13 +16,14 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 
+use super::tests::read_request;
 use super::*;
 use crate::broker::ports::Disposition;
 use crate::dpop::ProofKey;
@@ -228,35 +229,16 @@ async fn serve(
     by: Arc<CertifiedIssuer<'static, KeyPair>>,
     lie: Lie,
 ) {
-    let mut read = Vec::new();
-    let (end, length) = loop {
-        let mut chunk = [0; 4096];
-        let count = stream.read(&mut chunk).await.unwrap_or(0);
-        if count == 0 {
-            return;
-        }
-        read.extend_from_slice(&chunk[..count]);
-        let text = String::from_utf8_lossy(&read).into_owned();
-        let Some(end) = text.find("\r\n\r\n") else {
-            continue;
-        };
-        let head = text.get(..end).unwrap();
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "));
-        let length: usize = length.map_or(0, |length| length.parse().unwrap());
-        if read.len() >= end + 4 + length {
-            break (end, length);
-        }
+    let Some((head, body)) = read_request(&mut stream).await else {
+        return;
     };
-    let head = String::from_utf8(read[..end].to_vec()).unwrap();
     let path = head.split(' ').nth(1).unwrap();
     let bearer = head
         .lines()
         .find_map(|line| line.strip_prefix("authorization: Bearer "));
     let asked = Asked {
         method: path.rsplit('/').next().unwrap().to_owned(),
-        body: serde_json::from_slice(&read[end + 4..end + 4 + length]).unwrap(),
+        body,
         bearer: bearer.map(str::to_owned),
         peer,
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 
@@ -145,35 +145,38 @@ fn client_of(base: &str, allow_missing_token_info: bool) -> AegisClient {
     AegisClient::new(settings, Arc::new(clock)).unwrap()
 }
 
-async fn serve(mut stream: TcpStream, scripts: Vec<Script>, log: Arc<Mutex<Vec<Seen>>>) {
+/// Reads one request: its head, and its body of JSON. `None` where the peer goes before.
+pub(super) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<(String, Value)> {
     let mut read = Vec::new();
-    let (head_end, length) = loop {
+    loop {
         let mut chunk = [0; 4096];
         let count = stream.read(&mut chunk).await.unwrap_or(0);
         if count == 0 {
-            return;
+            return None;
         }
         read.extend_from_slice(&chunk[..count]);
         let text = String::from_utf8_lossy(&read).into_owned();
-        let Some(end) = text.find("\r\n\r\n") else {
+        let Some((head, _)) = text.split_once("\r\n\r\n") else {
             continue;
         };
-        let length: usize = text
-            .get(..end)
-            .unwrap()
+        let length: usize = head
             .lines()
             .find_map(|line| line.strip_prefix("content-length: "))
             .map_or(0, |length| length.parse().unwrap());
-        if read.len() >= end + 4 + length {
-            break (end, length);
+        let body = head.len() + 4;
+        if let Some(body) = read.get(body..body + length) {
+            return Some((head.to_owned(), serde_json::from_slice(body).unwrap()));
         }
+    }
+}
+
+async fn serve(mut stream: TcpStream, scripts: Vec<Script>, log: Arc<Mutex<Vec<Seen>>>) {
+    let Some((head, body)) = read_request(&mut stream).await else {
+        return;
     };
     let index = {
         let mut log = log.lock().unwrap();
-        log.push(Seen {
-            head: String::from_utf8(read[..head_end].to_vec()).unwrap(),
-            body: serde_json::from_slice(&read[head_end + 4..head_end + 4 + length]).unwrap(),
-        });
+        log.push(Seen { head, body });
         log.len() - 1
     };
     // A peer that hangs up in between is what some tests are about.
