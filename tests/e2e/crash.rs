@@ -281,12 +281,13 @@ impl Killing {
         let mut last = self.last_request();
         if matches!(act, Act::Exchange) {
             let shown = peer.ask("login.begin", &json!({}));
+            // First: once it is armed the next poll may be its end, and nobody there to send to.
+            send(&mut peer, "login.wait", &json!({}));
             // Before the first poll, which comes an interval later.
             let code = find(&shown, "user_code").unwrap();
             self.house.server.mock.approve(&code).unwrap();
             last = self.last_request();
             self.arm(&daemon, when);
-            send(&mut peer, "login.wait", &json!({}));
         } else {
             self.arm(&daemon, when);
             send(&mut peer, "login.begin", &json!({}));
